@@ -1,0 +1,106 @@
+"""Checks on the arrays that users hand in: expected and received are named in every error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
+
+
+def as_vectors(name: str, vectors: Any, dim: int | None = None) -> Float32:
+    """``vectors`` as a C-contiguous (n, dim) float32 array, copied only where it has to be.
+
+    Raises
+    ------
+    TypeError
+        Not float32 (a silent cast from float64 would change scores).
+    ValueError
+        Not two-dimensional, another width than ``dim``, or NaN or infinite values.
+    """
+    array = np.asarray(vectors)
+    if array.dtype != np.float32:
+        raise TypeError(f"{name}: expected float32, got {array.dtype}; cast with astype('float32')")
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected two dimensions (n, dim), got shape {array.shape}")
+    if array.shape[1] == 0 or (dim is not None and array.shape[1] != dim):
+        expected = "at least one column" if dim is None else f"(n, {dim})"
+        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
+    array = np.ascontiguousarray(array)
+    if not _all_finite(array):
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity, first in row {row}")
+    return array
+
+
+def as_item_ids(name: str, item_ids: Any) -> Int64:
+    """``item_ids`` as a one-dimensional int64 array.
+
+    Raises
+    ------
+    TypeError
+        Not integers (floats lose ids above 2**53; missing values turn ids into floats).
+    ValueError
+        Not one-dimensional, or a value that does not fit in int64.
+    """
+    try:
+        array = np.asarray(item_ids)
+        if array.dtype == np.float64 and not hasattr(item_ids, "dtype"):
+            # NumPy turns Python integers into floats where int64 and uint64 values meet.
+            array = np.asarray(item_ids, object)
+    except OverflowError as error:
+        raise ValueError(f"{name}: expected values that fit in int64") from error
+    if array.size == 0 and array.ndim == 1:
+        return np.empty(0, np.int64)
+    if array.dtype == object:
+        array = _integers_from_objects(name, array)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension (n,), got shape {array.shape}")
+    # As Python integers: NumPy 1 compares uint64 with int64 as floats, which lose the difference.
+    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: expected values that fit in int64, got {array.max()}")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def check_unique(name: str, item_ids: Int64) -> None:
+    """``ValueError`` naming a few of the ids that occur more than once."""
+    values, counts = np.unique(item_ids, return_counts=True)
+    repeated = values[counts > 1]
+    if len(repeated):
+        raise ValueError(
+            f"{name}: expected each id once, got {len(repeated)} repeated, "
+            f"such as {repeated[:3].tolist()}"
+        )
+
+
+def normalize(vectors: Float32) -> Float32:
+    """Rows of ``vectors`` (n, dim) scaled to unit length; rows of zeros stay zeros."""
+    # In float64, as float32 squares of values beyond 1e±19 become infinite or zero.
+    squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    norms = np.sqrt(squares).astype(np.float32)[:, None]
+    return np.asarray(vectors / np.where(norms > 0, norms, 1), np.float32)
+
+
+def _all_finite(array: Float32) -> bool:
+    # A sum is finite only if every term is: one fast pass. A finite array may overflow the sum, so
+    # the slow test decides then.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):
+            return True
+    return bool(np.isfinite(array).all())
+
+
+def _integers_from_objects(name: str, array: NDArray[Any]) -> NDArray[np.int64]:
+    for value in array.ravel():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{name}: expected integers, got {value!r} ({type(value).__name__})")
+    try:
+        return array.astype(np.int64)
+    except OverflowError as error:
+        raise ValueError(f"{name}: expected values that fit in int64") from error

@@ -1,0 +1,22 @@
+"""The half that trains: a Keras layer for Merlin's item tower. Needs TensorFlow 2.12 and Merlin."""
+
+from merlin_poeem.blocks.export import encode_items, export_index, item_vectors, query_vectors
+from merlin_poeem.blocks.quantizer import IVFPQQuantizer
+from merlin_poeem.blocks.recall_callback import QuantizedRecall
+from merlin_poeem.blocks.two_tower import (
+    QuantizedTwoTowerModel,
+    QuantizedTwoTowerModelV2,
+    find_quantizer,
+)
+
+__all__ = [
+    "IVFPQQuantizer",
+    "QuantizedRecall",
+    "QuantizedTwoTowerModel",
+    "QuantizedTwoTowerModelV2",
+    "encode_items",
+    "export_index",
+    "find_quantizer",
+    "item_vectors",
+    "query_vectors",
+]

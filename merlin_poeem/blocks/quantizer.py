@@ -1,0 +1,299 @@
+"""IVFPQQuantizer: the last layer of an item tower, which trains the index with the towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+
+from merlin_poeem.blocks import coarse, moving_means, product, warm_start
+from merlin_poeem.blocks.rotation import procrustes
+from merlin_poeem.item_codes import Quantization
+from merlin_poeem.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
+
+
+@tf.keras.utils.register_keras_serializable(package="merlin_poeem")
+class IVFPQQuantizer(tf.keras.layers.Layer):
+    """Replaces item vectors by their reconstruction from a list and codes, learned with the model.
+
+    Input and output are (batch, dim) float32, raw space. Three phases, all kept in the layer's
+    variables, so that a saved model goes on where it stopped:
+
+    1. *warm-up*, ``warmup_steps`` training steps: vectors pass unchanged; the latest are kept as a
+       sample;
+    2. *start*, once: k-means of the sample gives the coarse centroids, OPQ of the residuals the
+       rotation and the codebook;
+    3. *joint*: the output is the reconstruction x̂. Its gradient goes straight through to x (Poeem,
+       SIGIR 2021, section 3.3), and the layer adds its own loss, a mean over the batch: the
+       distortion ‖x − x̂‖², which draws x to x̂, and the imbalance of the lists. Centroids and
+       codebook follow the vectors as moving means, the rotation by Procrustes solutions: no
+       optimizer has a part in them.
+
+    In training, a random half of the rows pass unchanged in the joint phase too
+    (``float_share``; compare quantization noise, Fan et al., ICLR 2021): the float vectors then
+    stay as good as those of a model without quantizer, and the codes gain from it.
+
+    In inference the output is x̂ once the start has been made; inside :meth:`float_mode` it is x.
+    """
+
+    def __init__(
+        self,
+        n_lists: int,
+        pq_dim: int,
+        pq_bits: int = 8,
+        *,
+        metric: Metric = "inner_product",
+        rotation: bool = True,
+        warmup_steps: int = 1000,
+        sample_size: int | None = None,
+        float_share: float = 0.5,
+        commitment: float = 0.25,
+        balance: float = 1.0,
+        balance_sharpness: float = 10.0,
+        rotation_interval: int = 500,
+        seed: int = 0,
+        name: str = "ivfpq_quantizer",
+        **kwargs: Any,
+    ) -> None:
+        """
+        Parameters
+        ----------
+        n_lists, pq_dim, pq_bits
+            As in :class:`~merlin_poeem.params.IVFPQParams`; ``pq_bits`` 4 or 8.
+        metric
+            How the model scores: ``"inner_product"`` of the towers' outputs, or their ``"cosine"``:
+            vectors are then normalised on their way in and out (and the query tower ends in
+            ``L2Norm``).
+        rotation
+            Learn a rotation: OPQ at the start, then solved again every ``rotation_interval`` steps
+            (Procrustes, on the sample), so that it follows the moving embeddings.
+        warmup_steps
+            Training steps before the start. It waits for a full sample in any case.
+        sample_size
+            Vectors that the start is made from, and that the moving means look back on; None is
+            at least 32 per centroid and 64 per codeword.
+        float_share
+            Share of the training rows that pass unquantized in the joint phase, 0 to below 1.
+        commitment, balance
+            Weights of the distortion and of the imbalance in the loss.
+        balance_sharpness
+            Inverse temperature of the soft assignment that ``balance`` looks at.
+        seed
+            Of the start's clustering and of the choice of float rows.
+        """
+        # Codes are chosen by tiny differences of distances: float32 under any mixed precision.
+        kwargs["dtype"] = "float32"
+        super().__init__(name=name, **kwargs)
+        self.params = IVFPQParams(n_lists=n_lists, pq_dim=pq_dim, pq_bits=pq_bits, metric=metric)
+        if metric == "l2":
+            raise ValueError(
+                "metric: expected inner_product or cosine, as two towers score; got 'l2'"
+            )
+        if self.params.pq_bits not in TRAINABLE_PQ_BITS:
+            raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {pq_bits}")
+        self.learns_rotation = bool(rotation)
+        self.warmup_steps = int(warmup_steps)
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps: expected at least 0, got {warmup_steps}")
+        if sample_size is None:
+            sample_size = warm_start.sample_size(n_lists, self.params.pq_book_size)
+        self.sample_size = positive_int("sample_size", sample_size)
+        if self.sample_size < n_lists:
+            raise ValueError(
+                f"sample_size: expected at least n_lists = {n_lists}, got {sample_size}"
+            )
+        if not 0 <= float_share < 1:
+            raise ValueError(f"float_share: expected 0 <= share < 1, got {float_share}")
+        self.float_share = float(float_share)
+        self.commitment = float(commitment)
+        self.balance = float(balance)
+        self.balance_sharpness = float(balance_sharpness)
+        self.rotation_interval = positive_int("rotation_interval", rotation_interval)
+        self.seed = int(seed)
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Create the variables; ``ValueError`` unless ``pq_dim`` divides the input's width."""
+        dim = int(input_shape[-1])
+        n_lists, pq_dim = self.params.n_lists, self.params.pq_dim
+        books = (pq_dim, self.params.pq_book_size, self.params.pq_len(dim))
+        self.coarse_centroids = self._state("coarse_centroids", (n_lists, dim))
+        self.list_counts = self._state("list_counts", (n_lists,))
+        self.codebook = self._state("codebook", books)
+        self.code_counts = self._state("code_counts", books[:2])
+        identity = tf.keras.initializers.Identity()
+        self.rotation = self._state("rotation", (dim, dim), initializer=identity)
+        self.sample = self._state("sample", (self.sample_size, dim))
+        self.n_sampled = self._state("n_sampled", (), tf.int64)
+        self.step = self._state("step", (), tf.int64)
+        self.is_started = self._state("is_started", (), tf.bool)
+        self.passes_float = self._state("passes_float", (), tf.bool)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool = False, testing: bool = False) -> tf.Tensor:
+        """(batch, dim) item vectors to their reconstructions, see the class."""
+        inputs = self._normalized(inputs)
+        if training:
+            self._advance(tf.stop_gradient(inputs))
+            outputs, loss = tf.cond(
+                self.is_started, lambda: self._joint(inputs), lambda: (inputs, tf.constant(0.0))
+            )
+            self.add_loss(loss)
+            return outputs
+        quantizes = tf.logical_and(self.is_started, tf.logical_not(self.passes_float))
+        return tf.cond(quantizes, lambda: self._reconstruct(inputs), lambda: inputs)
+
+    def quantization(self) -> Quantization:
+        """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
+        if not self.built or not bool(self.is_started.numpy()):
+            steps = int(self.step.numpy()) if self.built else 0
+            raise RuntimeError(
+                f"{self.name}: expected a started quantizer, got one after {steps} training steps; "
+                f"it starts after warmup_steps = {self.warmup_steps} and a sample of "
+                f"{self.sample_size} item vectors"
+            )
+        rotation = self.rotation.numpy() if self.learns_rotation else None
+        return Quantization(self.coarse_centroids.numpy(), self.codebook.numpy(), rotation)
+
+    @contextmanager
+    def float_mode(self) -> Iterator[None]:
+        """Inference inside this context passes float vectors: the tower as without quantizer."""
+        before = self.passes_float.numpy()
+        self.passes_float.assign(True)
+        try:
+            yield
+        finally:
+            self.passes_float.assign(before)
+
+    def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs to make the layer again."""
+        config = {
+            **super().get_config(),
+            "n_lists": self.params.n_lists,
+            "pq_dim": self.params.pq_dim,
+            "pq_bits": self.params.pq_bits,
+            "metric": self.params.metric,
+            "rotation": self.learns_rotation,
+            "warmup_steps": self.warmup_steps,
+            "sample_size": self.sample_size,
+            "float_share": self.float_share,
+            "commitment": self.commitment,
+            "balance": self.balance,
+            "balance_sharpness": self.balance_sharpness,
+            "rotation_interval": self.rotation_interval,
+            "seed": self.seed,
+        }
+        del config["dtype"]
+        return config
+
+    def _advance(self, vectors: tf.Tensor) -> None:
+        """Count the step, renew the sample, and start or rotate when it is time."""
+        step = self.step.assign_add(1)
+        kept = vectors[: self.sample_size]
+        n_kept = tf.cast(tf.shape(kept)[0], tf.int64)
+        slots = (self.n_sampled + tf.range(n_kept)) % self.sample_size
+        self.sample.scatter_update(tf.IndexedSlices(kept, slots))
+        n_sampled = self.n_sampled.assign_add(n_kept)
+        is_due = tf.logical_and(step > self.warmup_steps, n_sampled >= self.sample_size)
+        starts = tf.logical_and(is_due, tf.logical_not(self.is_started))
+        tf.cond(starts, lambda: _without_output(self._start), _nothing)
+        if self.learns_rotation:
+            turns = tf.logical_and(self.is_started, step % self.rotation_interval == 0)
+            tf.cond(turns, lambda: _without_output(self._rotate), _nothing)
+
+    # A function of its own, so that it is traced once and not in each of the many traces that
+    # Keras makes of a layer when it trains and saves.
+    @tf.function
+    def _start(self) -> None:
+        sample = self.sample.read_value()
+        centroids = warm_start.initial_centroids(sample, self.params.n_lists, self.seed)
+        codebook, rotation = warm_start.initial_codebook(
+            warm_start.residuals_of(sample, centroids),
+            self.params.pq_dim,
+            self.params.pq_book_size,
+            rotate=self.learns_rotation,
+            seed=self.seed,
+        )
+        self.rotation.assign(rotation)
+        self.coarse_centroids.assign(tf.matmul(centroids, rotation))
+        self.codebook.assign(codebook)
+        x_rot = tf.matmul(sample, rotation)
+        self._follow(x_rot, *self._encode(x_rot), keep=tf.constant(0.0))
+        self.is_started.assign(True)
+
+    @tf.function
+    def _rotate(self) -> None:
+        sample = self.sample.read_value()
+        codes = self._encode(tf.matmul(sample, self.rotation))
+        self.rotation.assign(procrustes(sample, self._decode(*codes)))
+
+    def _normalized(self, vectors: tf.Tensor) -> tf.Tensor:
+        return tf.math.l2_normalize(vectors, 1) if self.params.metric == "cosine" else vectors
+
+    def _reconstruct(self, vectors: tf.Tensor) -> tf.Tensor:
+        """x̂ of (n, dim) vectors, raw space both."""
+        decoded = self._decode(*self._encode(tf.matmul(vectors, self.rotation)))
+        return self._normalized(tf.matmul(decoded, self.rotation, transpose_b=True))
+
+    def _encode(self, x_rot: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """List ids (n,) and codes (n, pq_dim), int64, of rotated vectors."""
+        list_ids = coarse.nearest_lists(x_rot, self.coarse_centroids)
+        residuals = x_rot - tf.gather(self.coarse_centroids, list_ids)
+        return list_ids, product.nearest_codes(residuals, self.codebook)
+
+    def _decode(self, list_ids: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
+        """Rotated (n, dim) reconstructions."""
+        return tf.gather(self.coarse_centroids, list_ids) + product.decode(codes, self.codebook)
+
+    def _joint(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x_rot = tf.matmul(x, self.rotation)
+        fixed = tf.stop_gradient(x_rot)
+        list_ids, codes = self._encode(fixed)
+        decoded = self._decode(list_ids, codes)
+        distortion = tf.reduce_mean(tf.reduce_sum((x_rot - decoded) ** 2, axis=1))
+        imbalance = coarse.imbalance(x_rot, self.coarse_centroids, self.balance_sharpness)
+        x_hat = tf.matmul(decoded, self.rotation, transpose_b=True)
+        share_kept = 1 - tf.cast(tf.shape(x)[0], x.dtype) / self.sample_size
+        self._follow(fixed, list_ids, codes, keep=tf.maximum(share_kept, 0.0))
+        mixed = x - tf.stop_gradient(self._quantized_rows(x) * (x - x_hat))
+        return self._normalized(mixed), self.commitment * distortion + self.balance * imbalance
+
+    def _follow(
+        self, x_rot: tf.Tensor, list_ids: tf.Tensor, codes: tf.Tensor, *, keep: tf.Tensor
+    ) -> None:
+        """Move centroids and codebook towards the rotated (n, dim) vectors that they encoded."""
+        residuals = x_rot - tf.gather(self.coarse_centroids, list_ids)
+        centroids, list_counts = moving_means.follow(
+            self.coarse_centroids, self.list_counts, x_rot, list_ids, keep
+        )
+        codebook, code_counts = product.follow(
+            self.codebook, self.code_counts, residuals, codes, keep
+        )
+        self.coarse_centroids.assign(centroids)
+        self.list_counts.assign(list_counts)
+        self.codebook.assign(codebook)
+        self.code_counts.assign(code_counts)
+
+    def _quantized_rows(self, x: tf.Tensor) -> tf.Tensor:
+        """(batch, 1) float: 0 for the rows that pass unquantized in this step, 1 for the others."""
+        seed = tf.stack([tf.cast(self.seed, tf.int64), self.step.read_value()])
+        draws = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed=seed)
+        return tf.cast(draws >= self.float_share, x.dtype)
+
+    def _state(
+        self, name: str, shape: tuple[int, ...], dtype: Any = tf.float32, initializer: Any = "zeros"
+    ) -> tf.Variable:
+        return self.add_weight(name, shape, dtype=dtype, initializer=initializer, trainable=False)
+
+
+def _without_output(function: Callable[[], Any]) -> None:
+    function()
+
+
+def _nothing() -> None:
+    return None

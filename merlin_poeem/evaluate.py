@@ -1,0 +1,267 @@
+"""How good an index is, and what it costs: quality, agreement with exact search, balance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merlin_poeem import reference
+from merlin_poeem.arrays import (
+    Float32,
+    Int64,
+    as_item_ids,
+    as_vectors,
+    check_unique,
+    normalize,
+)
+from merlin_poeem.index import Index
+from merlin_poeem.params import METRICS, Metric, check_n_probes, positive_int
+from merlin_poeem.ragged import Candidates, IdLists
+
+CHUNK_BYTES = 64 << 20
+
+
+def recall_at_k(found: Any, relevant: Any, k: int) -> float:
+    """Share of a query's relevant items among its first ``k`` results, mean over queries.
+
+    Parameters
+    ----------
+    found
+        :class:`Candidates`, or item ids (n_queries, width ≥ k) best first, short rows padded with
+        an id that is relevant to no query.
+    relevant
+        One list of item ids per query (:class:`IdLists` or a sequence of sequences). Queries
+        without any relevant item are left out of the mean.
+
+    Raises
+    ------
+    ValueError
+        ``k`` below 1, another number of lists than queries, no query with a relevant item, or an
+        array narrower than ``k``.
+    """
+    hits, n_relevant = _judge(found, relevant, k)
+    return float((hits.sum(axis=1) / n_relevant).mean())
+
+
+def precision_at_k(found: Any, relevant: Any, k: int) -> float:
+    """Share of relevant items among ``k`` results, a missing result counting as a miss; the mean.
+
+    Parameters and errors are those of :func:`recall_at_k`.
+    """
+    hits, _ = _judge(found, relevant, k)
+    return float(hits.mean())
+
+
+def ndcg_at_k(found: Any, relevant: Any, k: int) -> float:
+    """Σ over hits of 1 / log₂(rank + 1), divided by the best sum there could be; the mean.
+
+    Parameters and errors are those of :func:`recall_at_k`.
+    """
+    hits, n_relevant = _judge(found, relevant, k)
+    gains = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(gains)[np.minimum(n_relevant, k) - 1]
+    return float((hits @ gains / ideal).mean())
+
+
+def agreement(found: Candidates, exact: Candidates, k: int) -> float:
+    """Share of the exact first ``k`` items that are among the first ``k`` found, mean over queries.
+
+    Raises ``ValueError`` as :func:`recall_at_k` does.
+    """
+    exact_ids, exists = _first(exact, k)
+    lengths = np.concatenate([[0], exists.sum(axis=1)])
+    return recall_at_k(found, IdLists(np.cumsum(lengths), exact_ids[exists]), k)
+
+
+def exact_search(
+    item_ids: Any,
+    vectors: Float32,
+    queries: Float32,
+    *,
+    k: int,
+    metric: Metric = "inner_product",
+    exclude: Any = None,
+) -> Candidates:
+    """The ``k`` best items by their float vectors, every item scored; ties by lower item id.
+
+    Parameters
+    ----------
+    item_ids
+        (n_items,) integers, each once.
+    vectors, queries
+        (n_items, dim) and (n_queries, dim) float32.
+    metric
+        As in :class:`~merlin_poeem.params.IVFPQParams`.
+    exclude
+        One list of item ids per query, never returned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype or shape, NaN, repeated ids, ``k`` below 1, an unknown metric.
+    """
+    item_ids = as_item_ids("item_ids", item_ids)
+    check_unique("item_ids", item_ids)
+    vectors = as_vectors("vectors", vectors)
+    queries = as_vectors("queries", queries, vectors.shape[1])
+    k = positive_int("k", k)
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {metric!r}")
+    if len(item_ids) != len(vectors):
+        raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
+    excluded = None if exclude is None else IdLists.of("exclude", exclude, len(queries))
+    if metric == "cosine":
+        vectors, queries = normalize(vectors), normalize(queries)
+    square_norms = (vectors**2).sum(axis=1) if metric == "l2" else None
+    results = []
+    step = max(1, CHUNK_BYTES // (4 * max(1, len(vectors))))
+    for start in range(0, len(queries), step):
+        chunk = queries[start : start + step]
+        scores = chunk @ vectors.T
+        if square_norms is not None:
+            scores = 2 * scores - square_norms - (chunk**2).sum(axis=1, keepdims=True)
+        for i, row in enumerate(scores, start):
+            kept: Int64 = np.arange(len(item_ids))
+            if excluded is not None:
+                kept = np.flatnonzero(~np.isin(item_ids, excluded.row(i)))
+            results.append(_best(row[kept], item_ids[kept], k))
+    return Candidates.from_rows(results)
+
+
+@dataclass(frozen=True)
+class ListBalance:
+    """How evenly the items are spread over the lists."""
+
+    max_over_mean: float
+    """Longest list over the mean length; 1 is perfect balance."""
+
+    coefficient_of_variation: float
+    """Standard deviation of the lengths over their mean; 0 is perfect balance."""
+
+    empty_lists: int
+    """Lists without an item."""
+
+    expected_items_scanned: float
+    """Items in the list of a random item: what one probe scans if queries fall like items.
+
+    ``n_items / n_lists`` at perfect balance."""
+
+
+def list_balance(index: Index) -> ListBalance:
+    """The balance of ``index``'s lists; ``ValueError`` where it holds no items."""
+    _check_holds_items(index)
+    sizes = index.list_sizes
+    mean = float(sizes.mean())
+    return ListBalance(
+        max_over_mean=float(sizes.max()) / mean,
+        coefficient_of_variation=float(sizes.std()) / mean,
+        empty_lists=int((sizes == 0).sum()),
+        expected_items_scanned=float((sizes.astype(np.float64) ** 2).sum() / index.n_items),
+    )
+
+
+def items_scanned(index: Index, queries: Float32, n_probes: int | None = None) -> Int64:
+    """(n_queries,) int64, items in the lists that each raw (n_queries, dim) query visits.
+
+    Raises ``TypeError`` or ``ValueError`` as a search does.
+    """
+    queries = as_vectors("queries", queries, index.dim)
+    n_probes = check_n_probes(
+        index.params.n_probes if n_probes is None else n_probes, index.n_lists
+    )
+    scanned = np.empty(len(queries), np.int64)
+    step = max(1, CHUNK_BYTES // (8 * index.n_lists))
+    for start in range(0, len(queries), step):
+        chunk = slice(start, start + step)
+        queries_rot = index.quantization.rotate(queries[chunk])
+        scores = reference.list_scores(index.quantization, queries_rot, index.params.metric)
+        probes = np.argsort(-scores, axis=1, kind="stable")[:, :n_probes]
+        scanned[chunk] = index.list_sizes[probes].sum(axis=1)
+    return scanned
+
+
+@dataclass(frozen=True)
+class BytesPerItem:
+    """What an item costs in memory and on disk, in bytes."""
+
+    codes: float
+    """Its packed codes."""
+
+    item_id: float
+    """Its id, int64."""
+
+    shared: float
+    """Its part of what all items share: centroids, codebook, rotation and list offsets."""
+
+    @property
+    def total(self) -> float:
+        """The sum."""
+        return self.codes + self.item_id + self.shared
+
+
+def bytes_per_item(index: Index) -> BytesPerItem:
+    """The exact bytes of ``index``'s arrays per item; ``ValueError`` where it holds no items."""
+    _check_holds_items(index)
+    quantization = index.quantization
+    shared: list[NDArray[Any]] = [
+        quantization.coarse_centroids,
+        quantization.codebook,
+        index.list_offsets,
+    ]
+    if quantization.rotation is not None:
+        shared.append(quantization.rotation)
+    return BytesPerItem(
+        codes=index.packed_codes.nbytes / index.n_items,
+        item_id=index.item_ids.nbytes / index.n_items,
+        shared=sum(array.nbytes for array in shared) / index.n_items,
+    )
+
+
+def _judge(found: Any, relevant: Any, k: int) -> tuple[NDArray[np.bool_], Int64]:
+    """Hits (n, k) and the number of relevant items (n,), of the queries that have any."""
+    ids, exists = _first(found, positive_int("k", k))
+    lists = IdLists.of("relevant", relevant, len(ids))
+    # Ids may be any int64, so pairs of query and item are numbered by the ids' own order.
+    known, numbers = np.unique(np.concatenate([ids.ravel(), lists.values]), return_inverse=True)
+    queries = np.arange(len(ids))
+    of_found = queries[:, None] * len(known) + numbers[: ids.size].reshape(ids.shape)
+    of_relevant = np.repeat(queries, lists.lengths) * len(known) + numbers[ids.size :]
+    of_relevant = np.unique(of_relevant)
+    hits = np.isin(of_found, of_relevant) & exists
+    n_relevant = np.bincount(of_relevant // max(1, len(known)), minlength=len(ids))
+    judged = n_relevant > 0
+    if not judged.any():
+        raise ValueError("relevant: expected a query with a relevant item, got none")
+    return hits[judged], n_relevant[judged]
+
+
+def _first(found: Any, k: int) -> tuple[Int64, NDArray[np.bool_]]:
+    """The first ``k`` ids of each query (n, k), and where there is one."""
+    if isinstance(found, Candidates):
+        width = max(k, int(found.counts.max(initial=0)))
+        ids = found.padded(width, fill_id=0)[1][:, :k]
+        return ids, np.arange(k) < found.counts[:, None]
+    ids = np.asarray(found)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(f"found: expected integer item ids, got {ids.dtype}")
+    if ids.ndim != 2 or ids.shape[1] < k:
+        raise ValueError(f"found: expected shape (n_queries, at least {k}), got {ids.shape}")
+    return np.asarray(ids[:, :k], np.int64), np.ones((len(ids), k), bool)
+
+
+def _best(scores: Float32, item_ids: Int64, k: int) -> tuple[Float32, Int64]:
+    """The ``k`` best of (n,) scores, best first, equal scores by item id."""
+    if len(scores) > k:
+        # All items as good as the k-th: the lowest ids of those are the ones to keep.
+        chosen = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+        scores, item_ids = scores[chosen], item_ids[chosen]
+    order = np.lexsort((item_ids, -scores))[:k]
+    return scores[order], item_ids[order]
+
+
+def _check_holds_items(index: Index) -> None:
+    if not index.n_items:
+        raise ValueError("index: expected at least one item, got an empty index")

@@ -1,0 +1,1 @@
+"""Search backends: one protocol, the same answers."""

@@ -1,0 +1,439 @@
+"""Search on the CPU: Faiss scans our codes, and what Faiss leaves open is settled here.
+
+Faiss returns the best of the scanned items by its own score, ties in no stated order. A query's
+answer is taken only once it is certain: the k-th result must beat every item that Faiss has not
+returned. Where it does not (a tie across the boundary, excluded items, the norms of cosine), that
+query alone is scanned again for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merlin_poeem import reference
+from merlin_poeem.arrays import Float32, Int64, as_vectors, normalize
+from merlin_poeem.fit import import_faiss
+from merlin_poeem.index import Index
+from merlin_poeem.params import Metric, check_n_probes, positive_int
+from merlin_poeem.ragged import Candidates, IdLists
+from merlin_poeem.search.convert_faiss import build_ivfpq
+
+CHUNK_BYTES = 64 << 20
+# How many more results an unsettled query asks for next time.
+GROWTH = 4
+# Small enough to even out the threads, large enough for the matrix products to pay.
+SHARES_PER_THREAD = 2
+MIN_SHARE = 32
+# Lists whose scores differ by less than this part of the largest are chosen by the definition.
+LIST_TIE = 1e-6
+
+
+class FaissSearcher:
+    """An index opened in Faiss, answering as :mod:`merlin_poeem.reference` defines.
+
+    Opening copies the codes into Faiss' lists; a cosine index is decoded once for its norms, and an
+    ``l2`` index keeps a table of ``n_lists * pq_dim * pq_book_size`` float32 where that is below
+    Faiss' ``precomputed_table_max_bytes``.
+
+    Raises ``ImportError`` where faiss-cpu is not installed.
+    """
+
+    backend = "faiss"
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._faiss = import_faiss()
+        metric: Metric = "l2" if index.params.metric == "l2" else "inner_product"
+        quantization = index.quantization
+        # Distances are unchanged when all is shifted, and more exact the shorter the vectors.
+        self._origin = np.zeros(index.dim, np.float32)
+        if metric == "l2" and quantization.encodes_residual:
+            self._origin = quantization.coarse_centroids.mean(axis=0)
+        self._centroids = quantization.coarse_centroids - self._origin
+        centred = replace(quantization, coarse_centroids=self._centroids)
+        # Faiss' ids are our rows, whatever the items' ids are.
+        self._ivfpq = build_ivfpq(index, centred, np.arange(index.n_items), metric)
+        self._list_chooser, self._norms = self._ivfpq.quantizer, None
+        compared = self._centroids
+        if index.params.metric == "cosine":
+            compared = normalize(self._centroids)
+            self._list_chooser, self._norms = self._faiss.IndexFlatIP(index.dim), _ItemNorms(index)
+            self._list_chooser.add(compared)
+        self._longest_centroid = float(np.linalg.norm(compared, axis=1).max())
+
+    def search(
+        self,
+        queries: Float32,
+        *,
+        k: int,
+        n_probes: int | None = None,
+        exclude: Any = None,
+        allow: Any = None,
+    ) -> Candidates:
+        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
+        queries, k = as_vectors("queries", queries, self.index.dim), positive_int("k", k)
+        n_probes = self.index.params.n_probes if n_probes is None else n_probes
+        n_probes = check_n_probes(n_probes, self.index.n_lists)
+        item_filter = _Filter.of(self.index, exclude, allow, len(queries))
+        if self.index.params.metric == "cosine":
+            queries = normalize(queries)
+        queries_rot = self.index.quantization.rotate(queries)
+
+        def search_share(share: slice) -> Candidates:
+            batch = self._open_batch(queries_rot[share], n_probes, item_filter.of_queries(share))
+            return self._search_batch(batch, k)
+
+        width = max(min(k, self.index.n_items), n_probes)
+        return _concatenate(self._in_threads(search_share, len(queries), width))
+
+    def _in_threads(
+        self, search_share: Callable[[slice], Candidates], n_queries: int, width: int
+    ) -> list[Candidates]:
+        """``search_share`` of every share of the queries, as many at once as Faiss has threads.
+
+        Each share stays on one thread from its lists to its candidates: they wait for each other
+        once, where Faiss' own threads would in every step.
+        """
+        n_threads = self._faiss.omp_get_max_threads()
+        n_shares = SHARES_PER_THREAD * n_threads if n_threads > 1 else 1
+        longest = max(MIN_SHARE, -(-n_queries // n_shares))
+        shares = list(_blocks(n_queries, 12 * width * n_threads, longest))
+        if len(shares) == 1:
+            return [search_share(shares[0])]
+        # The setting is the calling thread's own: Faiss keeps its threads everywhere else.
+        with ThreadPoolExecutor(
+            n_threads, initializer=self._faiss.omp_set_num_threads, initargs=(1,)
+        ) as pool:
+            return list(pool.map(search_share, shares))
+
+    def _open_batch(self, queries_rot: Float32, n_probes: int, item_filter: _Filter) -> _Batch:
+        probes, list_scores = self._choose_lists(queries_rot, n_probes)
+        n_scanned = self.index.list_sizes[probes].sum(axis=1)
+        return _Batch(queries_rot - self._origin, probes, list_scores, n_scanned, item_filter)
+
+    def _choose_lists(self, queries_rot: Float32, n_probes: int) -> tuple[Int64, Float32]:
+        """The best lists of each query (n, n_probes), and what Faiss adds to items' scores."""
+        queries = queries_rot - self._origin
+        one_more = min(n_probes + 1, self.index.n_lists)
+        scores, probes = self._list_chooser.search(queries, one_more)
+        tied = np.empty(0, np.int64)
+        if one_more > n_probes:
+            gap = np.abs(scores[:, n_probes - 1] - scores[:, n_probes])
+            tied = np.flatnonzero(gap <= LIST_TIE * self._largest_list_score(queries))
+        probes = np.ascontiguousarray(probes[:, :n_probes])
+        if len(tied):
+            probes[tied] = self._by_definition(queries_rot[tied], n_probes)
+        if self.index.params.metric == "inner_product" and not len(tied):
+            return probes, np.ascontiguousarray(scores[:, :n_probes])
+        # Cosine chooses by another score than it adds; Faiss' own of l2 come from
+        # ‖q‖² − 2⟨q, c⟩ + ‖c‖², which is inexact where q is close to c.
+        return probes, self._list_scores(queries, probes)
+
+    def _largest_list_score(self, queries: Float32) -> Float32:
+        """(n,), what no list's score exceeds in size: the scale of its rounding errors."""
+        lengths = np.linalg.norm(queries, axis=1)
+        if self.index.params.metric == "l2":
+            return np.asarray((lengths + self._longest_centroid) ** 2)
+        return np.asarray(lengths * self._longest_centroid)
+
+    def _by_definition(self, queries_rot: Float32, n_probes: int) -> Int64:
+        scores = reference.list_scores(
+            self.index.quantization, queries_rot, self.index.params.metric
+        )
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :n_probes]
+        return np.ascontiguousarray(best)
+
+    def _list_scores(self, queries: Float32, probes: Int64) -> Float32:
+        """Faiss' score of each query's ``probes``: ⟨q, c⟩ or ‖q − c‖², shape of ``probes``."""
+        score = self._faiss.fvec_inner_products_by_idx
+        if self.index.params.metric == "l2":
+            score = self._faiss.fvec_L2sqr_by_idx
+        scores = np.empty(probes.shape, np.float32)
+        pointers = map(self._faiss.swig_ptr, (scores, queries, self._centroids, probes))
+        score(*pointers, self.index.dim, *probes.shape)
+        return scores
+
+    def _search_batch(self, batch: _Batch, k: int) -> Candidates:
+        n_queries = len(batch.n_scanned)
+        k = min(k, int(batch.n_scanned.max(initial=0)))
+        scores: Float32 = np.empty((n_queries, k), np.float32)
+        rows: Int64 = np.full((n_queries, k), -1, np.int64)
+        # One more than k shows whether a tie crosses the boundary; for cosine that is too few.
+        first_width = (k + 1) * (1 if self._norms is None else GROWTH)
+        work = _by_width(batch.item_filter.n_excluded, first_width) if k else []
+        while work:
+            chosen, width = work.pop()
+            part = batch.take(chosen)
+            width = min(width, int(part.n_scanned.max()) or 1)
+            part_scores, part_rows, settled = self._settle(part, *self._scan(part, width), k)
+            if len(chosen) == n_queries and width >= k:
+                # The common case, without a copy; what is not settled yet is overwritten.
+                scores, rows = part_scores[:, :k], part_rows[:, :k]
+            else:
+                done, columns = chosen[settled], min(k, width)
+                scores[done, :columns] = part_scores[settled, :k]
+                rows[done, :columns] = part_rows[settled, :k]
+            work += _split(chosen[~settled], width * GROWTH)
+        return self._candidates(scores, rows)
+
+    def _candidates(self, scores: Float32, rows: Int64) -> Candidates:
+        """Both (n, k), best first, rows −1 where there is no item."""
+        found = rows >= 0
+        if found.all():
+            counts = np.full(len(rows), rows.shape[1])
+            return Candidates(counts, scores.ravel(), self.index.item_ids[rows].ravel())
+        return Candidates(found.sum(axis=1), scores[found], self.index.item_ids[rows[found]])
+
+    def _scan(self, batch: _Batch, width: int) -> tuple[Float32, Int64]:
+        """The ``width`` best items by Faiss' score: (scores, rows), both (n, width), best first.
+
+        Rows are −1, and scores −inf, where the lists hold fewer.
+        """
+        n_queries = len(batch.queries_rot)
+        scores: Float32 = np.empty((n_queries, width), np.float32)
+        rows: Int64 = np.full((n_queries, width), -1, np.int64)
+        if batch.item_filter.allowed is None:
+            self._scan_lists(batch, slice(None), None, scores, rows)
+        else:
+            for i in range(n_queries):
+                allowed = batch.item_filter.allowed_rows(i)
+                if len(allowed):
+                    selector = self._faiss.IDSelectorBatch(allowed)
+                    self._scan_lists(batch, slice(i, i + 1), selector, scores, rows)
+        if self.index.params.metric == "l2":
+            # Rounding may leave a distance a little below zero.
+            scores = np.minimum(-scores, 0)
+        if rows.size and rows[:, -1].min() < 0:
+            scores[rows < 0] = -np.inf
+        return scores, rows
+
+    def _scan_lists(
+        self, batch: _Batch, queries: slice, selector: Any, scores: Float32, rows: Int64
+    ) -> None:
+        n_queries, width = scores[queries].shape
+        params = self._faiss.SearchParametersIVF(nprobe=batch.probes.shape[1], sel=selector)
+        arrays = (batch.queries_rot, batch.probes, batch.list_scores, scores, rows)
+        x, probes, list_scores, scores_out, rows_out = (
+            self._faiss.swig_ptr(array[queries]) for array in arrays
+        )
+        self._ivfpq.search_preassigned_c(
+            n_queries, x, width, probes, list_scores, scores_out, rows_out, False, params
+        )
+
+    def _settle(
+        self, batch: _Batch, scores: Float32, rows: Int64, k: int
+    ) -> tuple[Float32, Int64, NDArray[np.bool_]]:
+        """Scanned items put in their final order, and for which queries the first k are certain."""
+        complete = (rows[:, -1] < 0) | (batch.n_scanned <= rows.shape[1])
+        # No item that was not returned scores above the last one that was.
+        bound = scores[:, -1]
+        if self._norms is not None:
+            bound = self._norms.bound(bound, batch.probes)
+            scores = self._norms.rescale(scores, rows)
+        batch.item_filter.drop_excluded(scores, rows)
+        _sort_rows(scores, rows, self.index.item_ids)
+        if rows.shape[1] < k:
+            return scores, rows, complete
+        return scores, rows, complete | (scores[:, k - 1] > bound)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Queries with the lists they visit."""
+
+    queries_rot: Float32
+    """(n, dim), rotated, relative to the searcher's origin."""
+
+    probes: Int64
+    """(n, n_probes)."""
+
+    list_scores: Float32
+    """(n, n_probes), Faiss' score of each probe."""
+
+    n_scanned: Int64
+    """(n,), items in the visited lists."""
+
+    item_filter: _Filter
+
+    def take(self, chosen: Int64) -> _Batch:
+        if len(chosen) == len(self.n_scanned):
+            return self
+        return _Batch(
+            self.queries_rot[chosen],
+            self.probes[chosen],
+            self.list_scores[chosen],
+            self.n_scanned[chosen],
+            self.item_filter.take(chosen),
+        )
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """What each query must not, or may only, return.
+
+    A (query, row) pair is one number, ``query * n_items + row``, and a filter a sorted array of
+    them. Ids that the index does not hold have no pair.
+    """
+
+    queries: Int64
+    """(n,), the numbers that the pairs know these queries by."""
+
+    n_items: int
+    excluded: Int64 | None
+    allowed: Int64 | None
+
+    @classmethod
+    def of(cls, index: Index, exclude: Any, allow: Any, n_queries: int) -> _Filter:
+        excluded: Int64 | None = None
+        allowed: Int64 | None = None
+        if exclude is not None:
+            excluded = _pairs(index, IdLists.of("exclude", exclude, n_queries))
+        if allow is not None:
+            allowed = _pairs(index, IdLists.of("allow", allow, n_queries))
+        if excluded is not None and allowed is not None:
+            allowed = np.setdiff1d(allowed, excluded, assume_unique=True)
+            excluded = None
+        return cls(np.arange(n_queries), index.n_items, excluded, allowed)
+
+    def of_queries(self, block: slice) -> _Filter:
+        return replace(self, queries=self.queries[block])
+
+    def take(self, chosen: Int64) -> _Filter:
+        return replace(self, queries=self.queries[chosen])
+
+    @property
+    def n_excluded(self) -> Int64:
+        """(n,), excluded items of each query."""
+        if self.excluded is None:
+            return np.zeros(len(self.queries), np.int64)
+        first = np.searchsorted(self.excluded, self.queries * self.n_items)
+        last = np.searchsorted(self.excluded, (self.queries + 1) * self.n_items)
+        return np.asarray(last - first)
+
+    def allowed_rows(self, i: int) -> Int64:
+        """Rows that query ``i`` may return."""
+        assert self.allowed is not None
+        first = self.queries[i] * self.n_items
+        start, stop = np.searchsorted(self.allowed, (first, first + self.n_items))
+        return np.asarray(self.allowed[start:stop] - first)
+
+    def drop_excluded(self, scores: Float32, rows: Int64) -> None:
+        """Mark excluded items in ``rows`` (n, width) as absent: row −1, score −inf."""
+        if self.excluded is None or not len(self.excluded):
+            return
+        pairs = self.queries[:, None] * self.n_items + rows
+        place = np.searchsorted(self.excluded, pairs)
+        np.minimum(place, len(self.excluded) - 1, out=place)
+        # An absent row makes the pair of another query's last item.
+        dropped = (self.excluded[place] == pairs) & (rows >= 0)
+        rows[dropped], scores[dropped] = -1, -np.inf
+
+
+class _ItemNorms:
+    """‖x̂‖ of every item, and its range in every list, for cosine over inner products."""
+
+    def __init__(self, index: Index) -> None:
+        self._norms = np.empty(index.n_items, np.float32)
+        packed_rows = _blocks(index.n_items, 16 * index.dim)
+        codes = index.codes
+        for rows in packed_rows:
+            decoded = reference.decode_rotated(
+                index.quantization, index.list_ids[rows], codes[rows]
+            )
+            self._norms[rows] = np.linalg.norm(decoded, axis=1)
+        self._norms[self._norms == 0] = 1
+        self._shortest = np.full(index.n_lists, np.inf, np.float32)
+        self._longest = np.zeros(index.n_lists, np.float32)
+        filled = np.flatnonzero(index.list_sizes)
+        if len(filled):
+            starts = index.list_offsets[filled]
+            self._shortest[filled] = np.minimum.reduceat(self._norms, starts)
+            self._longest[filled] = np.maximum.reduceat(self._norms, starts)
+
+    def rescale(self, inner_products: Float32, rows: Int64) -> Float32:
+        """Cosines of the items in ``rows``; both (n, width). Absent rows stay −inf."""
+        if not len(self._norms):
+            return inner_products
+        return np.asarray(inner_products / self._norms[rows], np.float32)
+
+    def bound(self, inner_products: Float32, probes: Int64) -> Float32:
+        """(n,): no item of the lists ``probes`` with at most this inner product has more cosine."""
+        shortest = self._shortest[probes].min(axis=1)
+        longest = self._longest[probes].max(axis=1)
+        return np.asarray(
+            inner_products / np.where(inner_products > 0, shortest, longest), np.float32
+        )
+
+
+def _pairs(index: Index, lists: IdLists) -> Int64:
+    rows = index.rows_of(lists.values)
+    queries = np.repeat(np.arange(len(lists)), lists.lengths)
+    pairs = np.sort(queries[rows >= 0] * index.n_items + rows[rows >= 0])
+    # Without repeats, as np.unique does, whose hashing is several times slower here.
+    return pairs[np.diff(pairs, prepend=-1) > 0]
+
+
+def _blocks(n: int, bytes_each: int, longest: int | None = None) -> Iterator[slice]:
+    """Slices of 0..n of at most ``CHUNK_BYTES`` and ``longest``; one empty slice where n is 0."""
+    step = max(1, CHUNK_BYTES // max(1, bytes_each))
+    step = step if longest is None else min(step, longest)
+    for start in range(0, max(n, 1), step):
+        yield slice(start, min(start + step, n))
+
+
+def _split(chosen: Int64, width: int) -> list[tuple[Int64, int]]:
+    """``chosen`` queries in groups whose ``width`` results each fit in memory together."""
+    if not len(chosen):
+        return []
+    return [(chosen[block], width) for block in _blocks(len(chosen), 12 * width)]
+
+
+def _by_width(n_more: Int64, width: int) -> list[tuple[Int64, int]]:
+    """Queries grouped by the results to ask for, ``width + n_more`` rounded up to 2ⁱ ``width``.
+
+    A query that excludes much then does not slow down the others.
+    """
+    doublings = np.ceil(np.log2((width + n_more) / width)).astype(np.int64)
+    groups = []
+    for power in np.unique(doublings).tolist():
+        groups += _split(np.flatnonzero(doublings == power), width << power)
+    return groups
+
+
+def _sort_rows(scores: Float32, rows: Int64, item_ids: Int64) -> None:
+    """Sort each query's items in place by falling score, equal scores by item id.
+
+    Only queries that are not strictly falling yet are touched: few, where Faiss' order stands.
+    """
+    unsorted = _not_falling(scores)
+    if len(unsorted):
+        order = np.argsort(-scores[unsorted], axis=1)
+        _reorder(scores, rows, unsorted, order)
+        # By two keys, which is slow, only where there are ties; absent items are no tie.
+        tied = unsorted[_not_falling(np.where(rows[unsorted] < 0, np.nan, scores[unsorted]))]
+        _reorder(scores, rows, tied, np.lexsort((item_ids[rows[tied]], -scores[tied])))
+
+
+def _not_falling(scores: Float32) -> Int64:
+    return np.flatnonzero((scores[:, 1:] >= scores[:, :-1]).any(axis=1))
+
+
+def _reorder(scores: Float32, rows: Int64, queries: Int64, order: Int64) -> None:
+    scores[queries] = np.take_along_axis(scores[queries], order, axis=1)
+    rows[queries] = np.take_along_axis(rows[queries], order, axis=1)
+
+
+def _concatenate(parts: list[Candidates]) -> Candidates:
+    if len(parts) == 1:
+        return parts[0]
+    return Candidates(
+        np.concatenate([part.counts for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.item_ids for part in parts]),
+    )

@@ -1,0 +1,72 @@
+"""Write the golden indexes: ``python tests/golden/make.py FOLDER [NAME ...]``; see README.md."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from merlin_poeem import reference
+from merlin_poeem.index import Index
+from merlin_poeem.index_format import save_index
+from merlin_poeem.item_codes import ItemCodes, Quantization
+from merlin_poeem.params import IVFPQParams
+
+K = 5
+N_LISTS = 4
+# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table
+CASES = {
+    "v1-plain": (8, 2, 3, "inner_product", False, True, 24, False),
+    "v1-rotated-4-bits": (4, 3, 2, "cosine", True, True, 24, False),
+    "v1-table-10-bits": (10, 2, 1, "l2", False, False, 24, True),
+    "v1-empty": (4, 2, 2, "inner_product", False, True, 0, True),
+}
+
+
+def make(folder: Path, name: str) -> None:
+    """Save the case ``name`` in ``folder``, and what it has to answer beside it."""
+    pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with_table = CASES[name]
+    rng = np.random.default_rng(sorted(CASES).index(name))
+    dim = pq_dim * pq_len
+    rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0].astype(np.float32)
+    quantization = Quantization(
+        rng.normal(size=(N_LISTS, dim)).astype(np.float32),
+        rng.normal(size=(pq_dim, 1 << pq_bits, pq_len)).astype(np.float32),
+        rotation if rotated else None,
+        encodes_residual,
+    )
+    item_codes = ItemCodes(
+        (1 << 41) + 7 * np.arange(n_items),
+        rng.integers(0, N_LISTS - 1, n_items),  # the last list stays empty
+        rng.integers(0, 1 << pq_bits, (n_items, pq_dim)).astype(quantization.code_dtype),
+    )
+    params = IVFPQParams(n_lists=N_LISTS, pq_dim=pq_dim, pq_bits=pq_bits, metric=metric, n_probes=3)
+    titles = [None if i == 3 else f"títle {i}" for i in range(n_items)]
+    table = pd.DataFrame({"item_id": item_codes.item_ids, "title": titles, "year": 1990})
+    index = Index.from_codes(
+        params,
+        quantization,
+        item_codes,
+        item_table=table if with_table else None,
+        info={"golden": name},
+    )
+    save_index(index, folder / name)
+    queries = rng.normal(size=(3, dim)).astype(np.float32)
+    found = reference.search(index, queries, k=K)
+    expected = {
+        "params": params.to_dict(),
+        "info": index.info,
+        "k": K,
+        "queries": queries.tolist(),
+        "counts": found.counts.tolist(),
+        "item_ids": found.item_ids.tolist(),
+        "scores": found.scores.tolist(),
+        "item_table": json.loads(table.to_json(orient="records")) if with_table else None,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(expected) + "\n")
+
+
+if __name__ == "__main__":
+    for case in sys.argv[2:] or CASES:
+        make(Path(sys.argv[1]), case)

@@ -1,0 +1,146 @@
+"""Small indexes for tests: made from codes, so that the truth is known without training."""
+
+from typing import Any
+
+import numpy as np
+
+from merlin_poeem import Index, ItemCodes, IVFPQParams, Quantization
+
+FIRST_ID = 2**40
+
+
+def random_rotation(rng: np.random.Generator, dim: int) -> np.ndarray:
+    """(dim, dim) float32 orthogonal."""
+    return np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+
+
+def random_quantization(
+    rng: np.random.Generator,
+    *,
+    n_lists: int = 8,
+    pq_dim: int = 4,
+    pq_bits: int = 8,
+    pq_len: int = 4,
+    rotation: bool = False,
+    spread: float = 1.0,
+    encodes_residual: bool = True,
+) -> Quantization:
+    """Centroids ``spread`` times as far apart as the codewords are."""
+    dim = pq_dim * pq_len
+    codewords = rng.standard_normal((pq_dim, 1 << pq_bits, pq_len))
+    return Quantization(
+        (spread * rng.standard_normal((n_lists, dim))).astype(np.float32),
+        (0.5 * codewords).astype(np.float32),
+        random_rotation(rng, dim) if rotation else None,
+        encodes_residual,
+    )
+
+
+def random_index(
+    metric: str = "inner_product",
+    *,
+    n_items: int = 400,
+    n_probes: int = 3,
+    seed: int = 0,
+    n_repeated: int = 60,
+    filled_lists: int | None = None,
+    **quantization: Any,
+) -> Index:
+    """Random codes, ids above 2**40 in no order, the last two lists empty.
+
+    ``n_repeated`` items share the list and codes of one of five others.
+    """
+    rng = np.random.default_rng(seed)
+    trained = random_quantization(rng, **quantization)
+    filled = max(1, trained.n_lists - 2) if filled_lists is None else filled_lists
+    list_ids = rng.integers(0, filled, n_items)
+    codes = rng.integers(0, trained.pq_book_size, (n_items, trained.pq_dim))
+    if n_items > n_repeated + 5:
+        originals = rng.integers(n_repeated, n_repeated + 5, n_repeated)
+        list_ids[:n_repeated], codes[:n_repeated] = list_ids[originals], codes[originals]
+    item_ids = FIRST_ID + rng.permutation(n_items) * 3
+    params = IVFPQParams(
+        n_lists=trained.n_lists,
+        pq_dim=trained.pq_dim,
+        pq_bits=trained.pq_bits,
+        metric=metric,  # type: ignore[arg-type]
+        n_probes=min(n_probes, trained.n_lists),
+    )
+    item_codes = ItemCodes(item_ids, list_ids, codes.astype(trained.code_dtype))
+    return Index.from_codes(params, trained, item_codes)
+
+
+def random_queries(index: Index, n_queries: int, seed: int = 1) -> np.ndarray:
+    """(n_queries, dim) float32."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n_queries, index.dim)).astype(np.float32)
+
+
+def random_id_lists(index: Index, n_queries: int, longest: int, seed: int = 2) -> list[np.ndarray]:
+    """Ids of the index, with repeats, and some that it does not hold; the first list is empty."""
+    rng = np.random.default_rng(seed)
+    lists = [np.empty(0, np.int64)]
+    for _ in range(n_queries - 1):
+        held = rng.choice(index.item_ids, rng.integers(0, longest))
+        lists.append(np.concatenate([held, [5, FIRST_ID + 1]]))
+    return lists[:n_queries]
+
+
+def assert_answers(
+    index: Index,
+    got: Any,
+    queries: np.ndarray,
+    *,
+    k: int,
+    n_probes: int | None = None,
+    exclude: Any = None,
+    allow: Any = None,
+) -> None:
+    """``got`` is what the definition returns.
+
+    Scores to 1e-5 of the largest; ids may swap only among items whose scores are that close; items
+    of the same list and codes come, and are cut off at k, strictly by id.
+    """
+    from merlin_poeem import reference
+
+    eligible = reference.search(
+        index, queries, k=max(1, len(index)), n_probes=n_probes, exclude=exclude, allow=allow
+    )
+    assert len(got) == len(queries)
+    assert got.scores.dtype == np.float32
+    assert got.item_ids.dtype == np.int64
+    assert got.counts.dtype == np.int64
+    np.testing.assert_array_equal(got.counts, np.minimum(eligible.counts, k))
+    tolerance = 1e-5 * float(np.abs(eligible.scores).max(initial=1e-30))
+    kind_of = _kinds(index)
+    for i in range(len(got)):
+        scores, item_ids = got[i]
+        if not len(scores):
+            continue
+        true_scores, true_ids = eligible[i]
+        np.testing.assert_allclose(scores, true_scores[: len(scores)], rtol=0, atol=tolerance)
+        assert (np.diff(scores) <= 0).all()
+        assert len(set(item_ids.tolist())) == len(item_ids)
+        true_score = dict(zip(true_ids.tolist(), true_scores.tolist(), strict=True))
+        for score, item_id in zip(scores.tolist(), item_ids.tolist(), strict=True):
+            assert abs(true_score[item_id] - score) <= tolerance
+        _assert_kinds_by_id(item_ids, true_ids, kind_of)
+
+
+def _kinds(index: Index) -> dict[int, bytes]:
+    """Item id → its list and codes."""
+    return {
+        int(item_id): list_id.tobytes() + codes.tobytes()
+        for item_id, list_id, codes in zip(index.item_ids, index.list_ids, index.codes, strict=True)
+    }
+
+
+def _assert_kinds_by_id(
+    item_ids: np.ndarray, eligible: np.ndarray, kind_of: dict[int, bytes]
+) -> None:
+    returned: dict[bytes, list[int]] = {}
+    for item_id in item_ids.tolist():
+        returned.setdefault(kind_of[item_id], []).append(item_id)
+    for kind, ids in returned.items():
+        lowest = sorted(item_id for item_id in eligible.tolist() if kind_of[item_id] == kind)
+        assert ids == lowest[: len(ids)]

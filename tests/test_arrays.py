@@ -1,0 +1,178 @@
+"""The checks on arrays that users hand in."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from merlin_poeem.arrays import as_item_ids, as_vectors, check_unique, normalize
+
+INT64 = np.iinfo(np.int64)
+
+
+# Vectors.
+
+
+def test_vectors_are_not_copied_without_need() -> None:
+    vectors = np.ones((3, 2), np.float32)
+    assert as_vectors("vectors", vectors, 2) is vectors
+    turned = as_vectors("vectors", vectors.T)
+    assert turned.flags.c_contiguous
+    np.testing.assert_array_equal(turned, vectors.T)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, object])
+def test_vectors_of_another_dtype(dtype: type) -> None:
+    with pytest.raises(TypeError, match=r"queries: expected float32, got .*cast"):
+        as_vectors("queries", np.ones((3, 2), dtype))
+
+
+def test_vectors_as_lists_are_float64() -> None:
+    with pytest.raises(TypeError, match="expected float32, got float64"):
+        as_vectors("queries", [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "message"),
+    [
+        ((3,), None, r"expected two dimensions \(n, dim\), got shape \(3,\)"),
+        ((1, 2, 3), None, "expected two dimensions"),
+        ((3, 0), None, "expected shape at least one column"),
+        ((3, 2), 4, r"expected shape \(n, 4\), got \(3, 2\)"),
+        ((3, 0), 4, r"expected shape \(n, 4\)"),
+    ],
+)
+def test_vectors_of_another_shape(shape: tuple[int, ...], dim: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_vectors("queries", np.ones(shape, np.float32), dim)
+
+
+@given(
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=6),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
+    st.data(),
+)
+def test_one_value_that_is_not_finite(
+    shape: tuple[int, int], value: float, data: st.DataObject
+) -> None:
+    vectors = np.ones(shape, np.float32)
+    row, column = (data.draw(st.integers(0, size - 1)) for size in shape)
+    vectors[row, column] = value
+    with pytest.raises(ValueError, match=f"NaN or infinity, first in row {row}"):
+        as_vectors("vectors", vectors)
+
+
+def test_huge_values_are_finite() -> None:
+    vectors = np.full((4, 4), np.finfo(np.float32).max)
+    np.testing.assert_array_equal(as_vectors("vectors", vectors), vectors)
+
+
+def test_no_vectors() -> None:
+    assert as_vectors("vectors", np.empty((0, 3), np.float32), 3).shape == (0, 3)
+
+
+# Ids.
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.int8, np.uint16, np.int32, np.int64, np.dtype(">i8")]),
+        hnp.array_shapes(min_dims=1, max_dims=1, min_side=0),
+    )
+)
+def test_integers_of_any_width(item_ids: np.ndarray) -> None:
+    got = as_item_ids("item_ids", item_ids)
+    assert got.dtype == np.int64
+    np.testing.assert_array_equal(got, item_ids)
+
+
+@given(st.lists(st.integers(INT64.min, INT64.max)))
+def test_python_integers(item_ids: list[int]) -> None:
+    assert as_item_ids("item_ids", item_ids).tolist() == item_ids
+    assert as_item_ids("item_ids", np.array(item_ids, object)).tolist() == item_ids
+
+
+@pytest.mark.parametrize(
+    "item_ids",
+    [
+        [1 << 63],
+        [1, 1 << 63],
+        [-1, 1 << 63],
+        [1 << 64],
+        [-(1 << 63) - 1],
+        np.array([1, 1 << 63], np.uint64),
+        np.array([1, 1 << 63], object),
+        pd.Series([1 << 63], dtype="UInt64"),
+    ],
+)
+def test_ids_that_overflow(item_ids: Any) -> None:
+    with pytest.raises(ValueError, match="item_ids: expected values that fit in int64"):
+        as_item_ids("item_ids", item_ids)
+
+
+@pytest.mark.parametrize(
+    "item_ids",
+    [
+        [1.0, 2.0],
+        [1, None],
+        [1, float("nan")],
+        [True, False],
+        ["1", "2"],
+        np.array([1.0]),
+        np.array([1.0], np.float32),
+        np.array([True]),
+        np.array([1, True], object),
+        np.array([1], "timedelta64[s]"),
+        np.array(["2020-01-01"], "datetime64[D]"),
+        pd.Series([1, None]),
+        pd.Series([1, None], dtype="Int64"),
+    ],
+)
+def test_ids_that_are_no_integers(item_ids: Any) -> None:
+    with pytest.raises(TypeError, match="item_ids: expected integers, got"):
+        as_item_ids("item_ids", item_ids)
+
+
+@pytest.mark.parametrize("item_ids", [[[1, 2]], 7, np.zeros((2, 0), np.int64)])
+def test_ids_of_another_shape(item_ids: Any) -> None:
+    with pytest.raises(ValueError, match="item_ids: expected one dimension"):
+        as_item_ids("item_ids", item_ids)
+
+
+@pytest.mark.parametrize("item_ids", [[], (), np.empty(0), pd.Series([], dtype=object)])
+def test_no_ids(item_ids: Any) -> None:
+    got = as_item_ids("item_ids", item_ids)
+    assert got.dtype == np.int64
+    assert got.shape == (0,)
+
+
+def test_nullable_integers_without_nulls() -> None:
+    assert as_item_ids("item_ids", pd.Series([3, 4], dtype="Int64")).tolist() == [3, 4]
+
+
+def test_check_unique() -> None:
+    check_unique("item_ids", np.array([3, 1, 2]))
+    with pytest.raises(ValueError, match=r"item_ids: .*got 2 repeated, such as \[3, 7\]"):
+        check_unique("item_ids", np.array([7, 3, 1, 3, 7, 3]))
+
+
+# Normalising.
+
+
+MAGNITUDES = st.floats(2**-100, 2**100, width=32)
+
+
+@given(
+    hnp.arrays(np.float32, (4, 3), elements=MAGNITUDES | MAGNITUDES.map(lambda x: -x) | st.just(0))
+)
+def test_normalize(vectors: np.ndarray) -> None:
+    got = normalize(vectors)
+    assert got.dtype == np.float32
+    zero = ~vectors.any(axis=1)
+    np.testing.assert_array_equal(got[zero], 0)
+    np.testing.assert_allclose(np.linalg.norm(got[~zero], axis=1), 1, rtol=1e-5)
+    assert (got * vectors >= 0).all()
