@@ -7,7 +7,8 @@ the two and by what is returned.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, TypeAlias
 
 import merlin.models.tf as mm
 import numpy as np
@@ -18,12 +19,17 @@ from merlin.schema import Schema, Tags
 
 from merlin_poeem import reference
 from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
-from merlin_poeem.blocks.two_tower import find_quantizer, item_tower_of, query_tower_of
+from merlin_poeem.blocks.two_tower import (
+    find_quantizer,
+    has_quantizer,
+    item_tower_of,
+    query_tower_of,
+)
 from merlin_poeem.index import Index
 from merlin_poeem.item_codes import ItemCodes
 from merlin_poeem.params import positive_int
 
-Frames = Dataset | pd.DataFrame
+Frames: TypeAlias = Dataset | pd.DataFrame
 
 
 def export_index(
@@ -96,12 +102,7 @@ def item_vectors(
     For models with a quantizer and without. Parameters and errors as of :func:`encode_items`.
     """
     tower = item_tower_of(model)
-    quantizers = [m for m in tower.submodules if hasattr(m, "float_mode")]
-    if not quantizers:
-        return _collect(
-            _tower_batches(tower, items, batch_size, id_column, Tags.ITEM_ID, first_of_each_id=True)
-        )
-    with find_quantizer(model).float_mode():
+    with find_quantizer(model).float_mode() if has_quantizer(model) else nullcontext():
         return _collect(
             _tower_batches(tower, items, batch_size, id_column, Tags.ITEM_ID, first_of_each_id=True)
         )

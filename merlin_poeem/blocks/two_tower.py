@@ -102,13 +102,18 @@ def find_quantizer(model: tf.keras.Model) -> IVFPQQuantizer:
     found = list(_quantizers(item_tower))
     if len(found) != 1:
         raise ValueError(f"item tower: expected one IVFPQQuantizer, got {len(found)}")
-    last = _last_layer(item_tower)
-    if last is not found[0]:
+    quantizer, last = found[0], _last_layer(item_tower)
+    if last != quantizer:
         raise ValueError(
             f"item tower: expected the quantizer to be the last layer, got {last.name} after it; "
             "normalise before the quantizer, not with l2_normalization=True or post="
         )
-    return found[0]
+    return quantizer
+
+
+def has_quantizer(model: tf.keras.Model) -> bool:
+    """Whether a quantizer is anywhere in the model, at its place or not."""
+    return any(True for _ in _quantizers(model))
 
 
 def item_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:

@@ -117,13 +117,10 @@ def _repeat(
     times: int, step: Callable[..., tuple[tf.Tensor, ...]], *state: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
     """``state`` after ``times`` of ``step``, a loop of the graph: AutoGraph does not reach here."""
-    return tf.while_loop(
-        lambda *_: True,
-        step,
-        state,
-        maximum_iterations=times,
-        parallel_iterations=1,
+    final: tuple[tf.Tensor, ...] = tf.while_loop(
+        lambda *_: True, step, state, maximum_iterations=times, parallel_iterations=1
     )
+    return final
 
 
 def _join_chunks(chunks: tf.Tensor, n_points: tf.Tensor) -> tf.Tensor:

@@ -122,7 +122,7 @@ class FaissSearcher:
         queries = queries_rot - self._origin
         one_more = min(n_probes + 1, self.index.n_lists)
         scores, probes = self._list_chooser.search(queries, one_more)
-        tied = np.empty(0, np.int64)
+        tied: Int64 = np.empty(0, np.int64)
         if one_more > n_probes:
             gap = np.abs(scores[:, n_probes - 1] - scores[:, n_probes])
             tied = np.flatnonzero(gap <= LIST_TIE * self._largest_list_score(queries))
