@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int32, Int64, as_vectors, normalize
 from merlin_poeem.item_codes import Quantization
-from merlin_poeem.params import Metric, check_n_probes, positive_int
-from merlin_poeem.ragged import Candidates, IdLists
+from merlin_poeem.params import Metric
+from merlin_poeem.ragged import Candidates
+from merlin_poeem.request import SearchRequest
 
 if TYPE_CHECKING:
     from merlin_poeem.index import Index
@@ -96,25 +97,18 @@ def search(
     allow: Any = None,
 ) -> Candidates:
     """The ``k`` best items of the ``n_probes`` best lists of each query: ``Searcher.search``."""
-    queries, k = as_vectors("queries", queries, index.dim), positive_int("k", k)
-    n_probes = index.params.n_probes if n_probes is None else n_probes
-    n_probes = check_n_probes(n_probes, index.n_lists)
-    excluded = None if exclude is None else IdLists.of("exclude", exclude, len(queries))
-    allowed = None if allow is None else IdLists.of("allow", allow, len(queries))
-    if index.params.metric == "cosine":
-        queries = normalize(queries)
-    queries_rot = index.quantization.rotate(queries)
-    of_lists = list_scores(index.quantization, queries_rot, index.params.metric)
+    request = SearchRequest.of(index, queries, k, n_probes, exclude, allow)
+    of_lists = list_scores(index.quantization, request.queries_rot, index.params.metric)
     results = []
-    for i in range(len(queries)):
-        probes = np.argsort(-of_lists[i], kind="stable")[:n_probes]
+    for i, query_rot in enumerate(request.queries_rot):
+        probes = np.argsort(-of_lists[i], kind="stable")[: request.n_probes]
         rows = np.flatnonzero(np.isin(index.list_ids, probes))
-        if excluded is not None:
-            rows = rows[~np.isin(index.item_ids[rows], excluded.row(i))]
-        if allowed is not None:
-            rows = rows[np.isin(index.item_ids[rows], allowed.row(i))]
-        scores = item_scores(index, queries_rot[i], rows)
-        best = np.lexsort((index.item_ids[rows], -scores))[:k]
+        if request.exclude is not None:
+            rows = rows[~np.isin(index.item_ids[rows], request.exclude.row(i))]
+        if request.allow is not None:
+            rows = rows[np.isin(index.item_ids[rows], request.allow.row(i))]
+        scores = item_scores(index, query_rot, rows)
+        best = np.lexsort((index.item_ids[rows], -scores))[: request.k]
         results.append((scores[best], index.item_ids[rows[best]]))
     return Candidates.from_rows(results)
 

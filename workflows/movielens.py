@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from merlin.io import Dataset
-from merlin.models.tf.core.base import PredictionOutput
-from merlin.models.tf.transforms.bias import LogitsTemperatureScaler, PopularityLogitsCorrection
+from merlin.models.tf.transforms.bias import PopularityLogitsCorrection
 
 from merlin_poeem import Candidates, IdLists, save_index
 from merlin_poeem.arrays import Float32
@@ -30,6 +29,7 @@ from merlin_poeem.blocks import (
     IVFPQQuantizer,
     QuantizedRecall,
     QuantizedTwoTowerModel,
+    Temperature,
     export_index,
     item_vectors,
     query_vectors,
@@ -41,14 +41,14 @@ from workflows.movielens_features import Features, make_features
 from workflows.plot import plot_quality
 
 DIM = 64
-TEMPERATURE = 0.2
+TEMPERATURE = 0.15
 LEARNING_RATE = 0.005
 N_LISTS = 32
 PQ_DIM = 8
 N_PROBES = (1, 2, 4, 8, 16, 32)
 DEFAULT_PROBES = 8
 BATCH_SIZE = 1024
-EPOCHS = 10
+EPOCHS = 6
 K = 20
 WARMUP_SHARE = 0.5
 SHOWN_USERS = 3
@@ -60,19 +60,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def tower() -> mm.MLPBlock:
     """The layers above a tower's embeddings."""
     return mm.MLPBlock([DIM], no_activation_last_layer=True)
-
-
-@tf.keras.utils.register_keras_serializable(package="merlin_poeem.workflows")
-class Temperature(LogitsTemperatureScaler):
-    """Divides the logits by ``temperature``.
-
-    Merlin's own layer leaves them as they are in ``TwoTowerModel`` (it waits for the outputs of
-    ``TwoTowerModelV2``), and cosines between −1 and 1 then hardly learn.
-    """
-
-    def call_outputs(self, outputs: PredictionOutput, **kwargs: object) -> PredictionOutput:
-        """The same outputs with other logits."""
-        return outputs.copy_with_updates(predictions=outputs.predictions / self.temperature)
 
 
 def model_parts(features: Features) -> dict[str, object]:

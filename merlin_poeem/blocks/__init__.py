@@ -3,6 +3,7 @@
 from merlin_poeem.blocks.export import encode_items, export_index, item_vectors, query_vectors
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
 from merlin_poeem.blocks.recall_callback import QuantizedRecall
+from merlin_poeem.blocks.temperature import Temperature
 from merlin_poeem.blocks.two_tower import (
     QuantizedTwoTowerModel,
     QuantizedTwoTowerModelV2,
@@ -14,6 +15,7 @@ __all__ = [
     "QuantizedRecall",
     "QuantizedTwoTowerModel",
     "QuantizedTwoTowerModelV2",
+    "Temperature",
     "encode_items",
     "export_index",
     "find_quantizer",

@@ -6,7 +6,7 @@ codes of the very vectors that the model scores. What would break that is refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import merlin.models.tf as mm
@@ -14,6 +14,7 @@ import tensorflow as tf
 from merlin.schema import Schema
 
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
+from merlin_poeem.blocks.temperature import Temperature
 
 
 def QuantizedTwoTowerModel(
@@ -21,6 +22,10 @@ def QuantizedTwoTowerModel(
     query_tower: mm.Block,
     quantizer: IVFPQQuantizer,
     item_tower: mm.Block | None = None,
+    *,
+    prediction_tasks: Any = None,
+    logits_temperature: float = 1.0,
+    samplers: Sequence[Any] = (),
     **kwargs: Any,
 ) -> mm.RetrievalModel:
     """``mm.TwoTowerModel`` with ``quantizer`` as the last layer of its item tower.
@@ -29,6 +34,9 @@ def QuantizedTwoTowerModel(
     ----------
     schema, query_tower, item_tower, **kwargs
         As of ``mm.TwoTowerModel``; the item tower is a copy of the query tower where none is given.
+    prediction_tasks, logits_temperature, samplers
+        As of ``mm.TwoTowerModel``, except that the temperature acts here: Merlin's release leaves
+        the logits of this model as they are.
     quantizer
         A new quantizer. With metric ``cosine`` the query tower is normalised here, and the item
         tower by the quantizer.
@@ -37,7 +45,8 @@ def QuantizedTwoTowerModel(
     ------
     ValueError
         ``l2_normalization=True`` or ``post=``, which would act after the quantizer; a tower that
-        ends in a ReLU, or a query tower that holds a quantizer.
+        ends in a ReLU, or a query tower that holds a quantizer; a temperature or samplers beside
+        ``prediction_tasks``, which has its own.
     """
     _refuse_layers_after(kwargs)
     item_tower = query_tower.copy() if item_tower is None else item_tower
@@ -45,8 +54,17 @@ def QuantizedTwoTowerModel(
         _check_tower(name, tower)
     if quantizer.params.metric == "cosine":
         query_tower = query_tower.connect(mm.L2Norm())
+    if prediction_tasks is None:
+        scaling = None if logits_temperature == 1 else Temperature(logits_temperature)
+        prediction_tasks = mm.ItemRetrievalTask(schema, list(samplers), post_logits=scaling)
+    elif logits_temperature != 1 or samplers:
+        raise ValueError("logits_temperature, samplers: expected none beside prediction_tasks")
     return mm.TwoTowerModel(
-        schema, query_tower=query_tower, item_tower=item_tower.connect(quantizer), **kwargs
+        schema,
+        query_tower=query_tower,
+        item_tower=item_tower.connect(quantizer),
+        prediction_tasks=prediction_tasks,
+        **kwargs,
     )
 
 
@@ -113,7 +131,9 @@ def find_quantizer(model: tf.keras.Model) -> IVFPQQuantizer:
 
 def has_quantizer(model: tf.keras.Model) -> bool:
     """Whether a quantizer is anywhere in the model, at its place or not."""
-    return any(True for _ in _quantizers(model))
+    # Not of the model itself: Keras' state of a compiled model cannot always be walked through.
+    towers = (query_tower_of(model), item_tower_of(model))
+    return any(True for tower in towers for _ in _quantizers(tower))
 
 
 def item_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:

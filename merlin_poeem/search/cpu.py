@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem import reference
-from merlin_poeem.arrays import Float32, Int64, as_vectors, normalize
+from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.fit import import_faiss
 from merlin_poeem.index import Index
-from merlin_poeem.params import Metric, check_n_probes, positive_int
+from merlin_poeem.params import Metric
 from merlin_poeem.ragged import Candidates, IdLists
+from merlin_poeem.request import SearchRequest
 from merlin_poeem.search.convert_faiss import build_ivfpq
 
 CHUNK_BYTES = 64 << 20
@@ -77,20 +78,16 @@ class FaissSearcher:
         allow: Any = None,
     ) -> Candidates:
         """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
-        queries, k = as_vectors("queries", queries, self.index.dim), positive_int("k", k)
-        n_probes = self.index.params.n_probes if n_probes is None else n_probes
-        n_probes = check_n_probes(n_probes, self.index.n_lists)
-        item_filter = _Filter.of(self.index, exclude, allow, len(queries))
-        if self.index.params.metric == "cosine":
-            queries = normalize(queries)
-        queries_rot = self.index.quantization.rotate(queries)
+        request = SearchRequest.of(self.index, queries, k, n_probes, exclude, allow)
+        item_filter = _Filter.of(self.index, request)
 
         def search_share(share: slice) -> Candidates:
-            batch = self._open_batch(queries_rot[share], n_probes, item_filter.of_queries(share))
-            return self._search_batch(batch, k)
+            queries_rot = request.queries_rot[share]
+            batch = self._open_batch(queries_rot, request.n_probes, item_filter.of_queries(share))
+            return self._search_batch(batch, request.k)
 
-        width = max(min(k, self.index.n_items), n_probes)
-        return _concatenate(self._in_threads(search_share, len(queries), width))
+        width = max(min(request.k, self.index.n_items), request.n_probes)
+        return _concatenate(self._in_threads(search_share, len(request), width))
 
     def _in_threads(
         self, search_share: Callable[[slice], Candidates], n_queries: int, width: int
@@ -289,17 +286,13 @@ class _Filter:
     allowed: Int64 | None
 
     @classmethod
-    def of(cls, index: Index, exclude: Any, allow: Any, n_queries: int) -> _Filter:
-        excluded: Int64 | None = None
-        allowed: Int64 | None = None
-        if exclude is not None:
-            excluded = _pairs(index, IdLists.of("exclude", exclude, n_queries))
-        if allow is not None:
-            allowed = _pairs(index, IdLists.of("allow", allow, n_queries))
+    def of(cls, index: Index, request: SearchRequest) -> _Filter:
+        excluded = None if request.exclude is None else _pairs(index, request.exclude)
+        allowed = None if request.allow is None else _pairs(index, request.allow)
         if excluded is not None and allowed is not None:
             allowed = np.setdiff1d(allowed, excluded, assume_unique=True)
             excluded = None
-        return cls(np.arange(n_queries), index.n_items, excluded, allowed)
+        return cls(np.arange(len(request)), index.n_items, excluded, allowed)
 
     def of_queries(self, block: slice) -> _Filter:
         return replace(self, queries=self.queries[block])

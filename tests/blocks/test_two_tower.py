@@ -206,6 +206,17 @@ def test_callback_reports_both_recalls():
     assert history["max_over_mean_list"][-1] >= 1
 
 
+def test_temperature_acts_on_both_models():
+    for build in (v1, v2):
+        losses = []
+        for temperature in (1.0, 0.1):
+            tf.keras.utils.set_random_seed(0)
+            model = build(make_quantizer(metric="cosine"), logits_temperature=temperature)
+            losses.append(train(model).history["loss"][0])
+        # Cosines of untrained towers ten times as large: a softmax far from even.
+        assert abs(losses[1] - losses[0]) > 0.1
+
+
 # --- the pitfalls --------------------------------------------------------------------------------
 
 
@@ -214,6 +225,10 @@ def test_callback_reports_both_recalls():
     [
         (lambda q: v1(q, l2_normalization=True), "l2_normalization: expected False"),
         (lambda q: v1(q, post=mm.L2Norm()), "post: expected None"),
+        (
+            lambda q: v1(q, prediction_tasks=mm.ItemRetrievalTask(SCHEMA), logits_temperature=0.1),
+            "logits_temperature, samplers: expected none beside prediction_tasks",
+        ),
         (
             lambda q: QuantizedTwoTowerModel(SCHEMA, mm.MLPBlock([DIM]), q),
             "query_tower: expected no activation in the last layer, got relu",

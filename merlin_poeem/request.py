@@ -1,0 +1,43 @@
+"""What a search is asked for, checked once and alike for every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from merlin_poeem.arrays import Float32, as_vectors, normalize
+from merlin_poeem.params import check_n_probes, positive_int
+from merlin_poeem.ragged import IdLists
+
+if TYPE_CHECKING:
+    from merlin_poeem.index import Index
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """The arguments of :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
+
+    queries_rot: Float32
+    """(n_queries, dim) float32, rotated; of unit length where the metric is cosine."""
+
+    k: int
+    n_probes: int
+    exclude: IdLists | None
+    allow: IdLists | None
+
+    @classmethod
+    def of(
+        cls, index: Index, queries: Any, k: Any, n_probes: Any, exclude: Any, allow: Any
+    ) -> SearchRequest:
+        """Check what came from outside; raises what ``Searcher.search`` promises."""
+        queries, k = as_vectors("queries", queries, index.dim), positive_int("k", k)
+        n_probes = index.params.n_probes if n_probes is None else n_probes
+        n_probes = check_n_probes(n_probes, index.n_lists)
+        exclude = None if exclude is None else IdLists.of("exclude", exclude, len(queries))
+        allow = None if allow is None else IdLists.of("allow", allow, len(queries))
+        if index.params.metric == "cosine":
+            queries = normalize(queries)
+        return cls(index.quantization.rotate(queries), k, n_probes, exclude, allow)
+
+    def __len__(self) -> int:
+        return len(self.queries_rot)
