@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
 import merlin.models.tf as mm
@@ -213,6 +214,7 @@ def main() -> None:
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", "Initializing an NVTabular Dataset in CPU mode")
     comparison = compare(
         make_pairs(arguments.seed, arguments.pairs),
         seed=arguments.seed,
