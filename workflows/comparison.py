@@ -43,12 +43,14 @@ class Comparison:
 
     def add_exact(self, method: str, item_ids: Int64, vectors: Float32) -> None:
         """Exact search over float item vectors."""
+        start = time.perf_counter()
         found = exact_search(
             item_ids, vectors, self.queries, k=self.k, metric="inner_product", exclude=self.exclude
         )
         self._add(
             method,
             found,
+            microseconds_per_query=self._microseconds_since(start),
             bytes_per_item=vectors.shape[1] * 4,
             items_scanned=float(len(vectors)),
             build_seconds=0.0,
@@ -68,10 +70,12 @@ class Comparison:
         searcher = open_searcher(index, "faiss")
         params = index.params
         for n_probes in sorted({min(n, params.n_lists) for n in self.n_probes}):
+            start = time.perf_counter()
             found = searcher.search(self.queries, k=self.k, n_probes=n_probes, exclude=self.exclude)
             self._add(
                 method,
                 found,
+                microseconds_per_query=self._microseconds_since(start),
                 n_lists=params.n_lists,
                 pq_dim=params.pq_dim,
                 pq_bits=params.pq_bits,
@@ -84,18 +88,20 @@ class Comparison:
 
     def table(self) -> str:
         """The rows as text, one line a method and ``n_probes``."""
-        names = list(self.quality_names)
-        titles = ["method", "n_probes", *names, "bytes/item", "max/mean list", "scanned", "build s"]
-        keys = [
-            "method",
-            "n_probes",
-            *names,
-            "bytes_per_item",
-            "max_over_mean_list",
-            "items_scanned",
-            "build_seconds",
+        titles = {
+            "method": "method",
+            "n_probes": "n_probes",
+            **{name: name for name in self.quality_names},
+            "bytes_per_item": "bytes/item",
+            "max_over_mean_list": "max/mean list",
+            "items_scanned": "scanned",
+            "microseconds_per_query": "µs/query",
+            "build_seconds": "build s",
+        }
+        lines = [
+            [*titles.values()],
+            *([_text(key, row[key]) for key in titles] for row in self.rows),
         ]
-        lines = [titles, *([_text(key, row[key]) for key in keys] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(
@@ -115,6 +121,10 @@ class Comparison:
         known = {"method", "seed", *_SHAPE}
         return tuple(name for name in self.rows[0] if name not in known)
 
+    def _microseconds_since(self, start: float) -> float:
+        """Per query of the batch; one run, so a rough figure."""
+        return 1e6 * (time.perf_counter() - start) / len(self.queries)
+
     def _add(self, method: str, found: Candidates, **facts: Any) -> None:
         shape: Mapping[str, Any] = {**dict.fromkeys(_SHAPE), **facts}
         self.rows.append({"method": method, "seed": self.seed, **self.quality(found), **shape})
@@ -129,6 +139,7 @@ _SHAPE = (
     "max_over_mean_list",
     "items_scanned",
     "build_seconds",
+    "microseconds_per_query",
 )
 
 
@@ -163,10 +174,19 @@ def _faiss_index(dim: int, factory: str) -> faiss.Index:
     return built
 
 
+_DIGITS = {
+    "n_probes": 0,
+    "items_scanned": 0,
+    "bytes_per_item": 0,
+    "max_over_mean_list": 2,
+    "microseconds_per_query": 0,
+    "build_seconds": 2,
+}
+
+
 def _text(key: str, value: Any) -> str:
     if value is None:
         return "all" if key == "n_probes" else "–"
     if isinstance(value, str):
         return value
-    digits = {"n_probes": 0, "items_scanned": 0, "bytes_per_item": 0, "max_over_mean_list": 2}
-    return f"{value:.{digits.get(key, 2 if key == 'build_seconds' else 4)}f}"
+    return f"{value:.{_DIGITS.get(key, 4)}f}"

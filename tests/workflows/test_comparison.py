@@ -30,6 +30,7 @@ KEYS = [
     "max_over_mean_list",
     "items_scanned",
     "build_seconds",
+    "microseconds_per_query",
 ]
 
 

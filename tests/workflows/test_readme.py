@@ -1,0 +1,63 @@
+"""The README's example runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from merlin.io import Dataset
+from merlin.schema import ColumnSchema, Schema, Tags
+
+pytestmark = pytest.mark.left
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+N_USERS, N_ITEMS = 200, 300
+# Five epochs of these make a few steps more than the quantizer's warm-up of 1000.
+N_PAIRS = 1024 * 202
+
+
+def _column(name: str, size: int, *tags: Tags) -> ColumnSchema:
+    domain = {"min": 0, "max": size - 1, "name": name}
+    tags = (*tags, Tags.CATEGORICAL)
+    return ColumnSchema(name, dtype=np.int64, tags=tags, properties={"domain": domain})
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    example = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    rng = np.random.default_rng(0)
+    user_ids = rng.integers(0, N_USERS, N_PAIRS)
+    item_ids = (user_ids + rng.integers(0, 20, N_PAIRS)) % N_ITEMS
+    schema = Schema(
+        [
+            _column("user_id", N_USERS, Tags.USER, Tags.USER_ID),
+            _column("item_id", N_ITEMS, Tags.ITEM, Tags.ITEM_ID),
+        ]
+    )
+    pairs = pd.DataFrame({"user_id": user_ids, "item_id": item_ids})
+    users = pd.DataFrame({"user_id": np.arange(N_USERS)})
+    users["seen_items"] = [np.array([user]) for user in users["user_id"]]
+    names = {
+        "train": Dataset(pairs, schema=schema),
+        "items": pd.DataFrame({"item_id": np.arange(N_ITEMS)}),
+        "users": users,
+    }
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        exec(compile(example, str(README), "exec"), names)
+    finally:
+        os.chdir(here)
+    found = names["found"]
+    assert list(found.columns) == ["user_id", "rank", "item_id", "score"]
+    assert found.groupby("user_id").size().max() <= 20
+    assert (found["item_id"] != found["user_id"]).all()
+    # The items of a user are the twenty after its own number.
+    right = (found["item_id"] - found["user_id"]) % N_ITEMS < 20
+    assert right.mean() > 0.5
