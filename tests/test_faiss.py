@@ -205,7 +205,7 @@ def test_a_query_is_scanned_again_only_while_uncertain(monkeypatch: pytest.Monke
     monkeypatch.setattr(cpu.FaissSearcher, "_scan", record)
     queries = random_queries(index, 20)
     got = searcher.search(queries, k=5)
-    assert scanned[0] == (20, 6 * cpu.GROWTH)
+    assert scanned[0] == (20, 6 * cpu.COSINE_WIDTH)
     assert len(scanned) > 1
     assert all(width <= 3000 for _, width in scanned)
     assert_answers(index, got, queries, k=5)

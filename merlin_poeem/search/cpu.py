@@ -28,6 +28,11 @@ from merlin_poeem.search.convert_faiss import build_ivfpq
 CHUNK_BYTES = 64 << 20
 # How many more results an unsettled query asks for next time.
 GROWTH = 4
+# The same for the first search for cosines, the cosine at which few are needed, and what their
+# rounding may amount to.
+COSINE_WIDTH = 3
+EXPECTED_COSINE = 0.5
+COSINE_ROUNDING = 2e-6
 # Small enough to even out the threads, large enough for the matrix products to pay.
 SHARES_PER_THREAD = 2
 MIN_SHARE = 32
@@ -50,21 +55,23 @@ class FaissSearcher:
     def __init__(self, index: Index) -> None:
         self.index = index
         self._faiss = import_faiss()
-        metric: Metric = "l2" if index.params.metric == "l2" else "inner_product"
+        # Cosines are scanned for as distances: see _Cosines.
+        self._scans_distances = index.params.metric != "inner_product"
+        metric: Metric = "l2" if self._scans_distances else "inner_product"
         quantization = index.quantization
         # Distances are unchanged when all is shifted, and more exact the shorter the vectors.
         self._origin = np.zeros(index.dim, np.float32)
-        if metric == "l2" and quantization.encodes_residual:
+        if index.params.metric == "l2" and quantization.encodes_residual:
             self._origin = quantization.coarse_centroids.mean(axis=0)
         self._centroids = quantization.coarse_centroids - self._origin
         centred = replace(quantization, coarse_centroids=self._centroids)
         # Faiss' ids are our rows, whatever the items' ids are.
         self._ivfpq = build_ivfpq(index, centred, np.arange(index.n_items), metric)
-        self._list_chooser, self._norms = self._ivfpq.quantizer, None
+        self._list_chooser, self._cosines = self._ivfpq.quantizer, None
         compared = self._centroids
         if index.params.metric == "cosine":
             compared = normalize(self._centroids)
-            self._list_chooser, self._norms = self._faiss.IndexFlatIP(index.dim), _ItemNorms(index)
+            self._list_chooser, self._cosines = self._faiss.IndexFlatIP(index.dim), _Cosines(index)
             self._list_chooser.add(compared)
         self._longest_centroid = float(np.linalg.norm(compared, axis=1).max())
 
@@ -111,11 +118,16 @@ class FaissSearcher:
 
     def _open_batch(self, queries_rot: Float32, n_probes: int, item_filter: _Filter) -> _Batch:
         probes, list_scores = self._choose_lists(queries_rot, n_probes)
+        queries = queries_rot - self._origin
+        if self._cosines is not None:
+            queries = self._cosines.scale * queries
+        if list_scores is None:
+            list_scores = self._list_scores(queries, probes)
         n_scanned = self.index.list_sizes[probes].sum(axis=1)
-        return _Batch(queries_rot - self._origin, probes, list_scores, n_scanned, item_filter)
+        return _Batch(queries, probes, list_scores, n_scanned, item_filter)
 
-    def _choose_lists(self, queries_rot: Float32, n_probes: int) -> tuple[Int64, Float32]:
-        """The best lists of each query (n, n_probes), and what Faiss adds to items' scores."""
+    def _choose_lists(self, queries_rot: Float32, n_probes: int) -> tuple[Int64, Float32 | None]:
+        """The best lists of each query (n, n_probes), and Faiss' scores of them if they serve."""
         queries = queries_rot - self._origin
         one_more = min(n_probes + 1, self.index.n_lists)
         scores, probes = self._list_chooser.search(queries, one_more)
@@ -126,11 +138,11 @@ class FaissSearcher:
         probes = np.ascontiguousarray(probes[:, :n_probes])
         if len(tied):
             probes[tied] = self._by_definition(queries_rot[tied], n_probes)
-        if self.index.params.metric == "inner_product" and not len(tied):
-            return probes, np.ascontiguousarray(scores[:, :n_probes])
-        # Cosine chooses by another score than it adds; Faiss' own of l2 come from
-        # ‖q‖² − 2⟨q, c⟩ + ‖c‖², which is inexact where q is close to c.
-        return probes, self._list_scores(queries, probes)
+        if self._scans_distances or len(tied):
+            # Cosine chooses lists by another score; Faiss' own of l2 come from
+            # ‖q‖² − 2⟨q, c⟩ + ‖c‖², which is inexact where q is close to c.
+            return probes, None
+        return probes, np.ascontiguousarray(scores[:, :n_probes])
 
     def _largest_list_score(self, queries: Float32) -> Float32:
         """(n,), what no list's score exceeds in size: the scale of its rounding errors."""
@@ -149,7 +161,7 @@ class FaissSearcher:
     def _list_scores(self, queries: Float32, probes: Int64) -> Float32:
         """Faiss' score of each query's ``probes``: ⟨q, c⟩ or ‖q − c‖², shape of ``probes``."""
         score = self._faiss.fvec_inner_products_by_idx
-        if self.index.params.metric == "l2":
+        if self._scans_distances:
             score = self._faiss.fvec_L2sqr_by_idx
         scores = np.empty(probes.shape, np.float32)
         pointers = map(self._faiss.swig_ptr, (scores, queries, self._centroids, probes))
@@ -161,8 +173,8 @@ class FaissSearcher:
         k = min(k, int(batch.n_scanned.max(initial=0)))
         scores: Float32 = np.empty((n_queries, k), np.float32)
         rows: Int64 = np.full((n_queries, k), -1, np.int64)
-        # One more than k shows whether a tie crosses the boundary; for cosine that is too few.
-        first_width = (k + 1) * (1 if self._norms is None else GROWTH)
+        # One more than k shows whether a tie crosses the boundary; cosine needs some more.
+        first_width = k + 1 if self._cosines is None else (k + 1) * COSINE_WIDTH
         work = _by_width(batch.item_filter.n_excluded, first_width) if k else []
         while work:
             chosen, width = work.pop()
@@ -203,7 +215,7 @@ class FaissSearcher:
                 if len(allowed):
                     selector = self._faiss.IDSelectorBatch(allowed)
                     self._scan_lists(batch, slice(i, i + 1), selector, scores, rows)
-        if self.index.params.metric == "l2":
+        if self._scans_distances:
             # Rounding may leave a distance a little below zero.
             scores = np.minimum(-scores, 0)
         if rows.size and rows[:, -1].min() < 0:
@@ -230,9 +242,9 @@ class FaissSearcher:
         complete = (rows[:, -1] < 0) | (batch.n_scanned <= rows.shape[1])
         # No item that was not returned scores above the last one that was.
         bound = scores[:, -1]
-        if self._norms is not None:
-            bound = self._norms.bound(bound, batch.probes)
-            scores = self._norms.rescale(scores, rows)
+        if self._cosines is not None:
+            bound = self._cosines.bound(batch, bound)
+            scores = self._cosines.of(batch, scores, rows)
         batch.item_filter.drop_excluded(scores, rows)
         _sort_rows(scores, rows, self.index.item_ids)
         if rows.shape[1] < k:
@@ -328,40 +340,58 @@ class _Filter:
         rows[dropped], scores[dropped] = -1, -np.inf
 
 
-class _ItemNorms:
-    """‖x̂‖ of every item, and its range in every list, for cosine over inner products."""
+class _Cosines:
+    """Cosines with the reconstructions, from the distances that Faiss scans for.
+
+    Faiss keeps no norm of an item, and so can't rank by ⟨q, x̂⟩ / ‖x̂‖. It ranks by the distance of
+    x̂ to the query scaled to length s, where cos = (s² + ‖x̂‖² − distance) / (2 s ‖x̂‖). At one
+    distance that depends little on ‖x̂‖ around s · cos: few more than k distances settle k cosines,
+    several times fewer than inner products would.
+    """
 
     def __init__(self, index: Index) -> None:
-        self._norms = np.empty(index.n_items, np.float32)
-        packed_rows = _blocks(index.n_items, 16 * index.dim)
+        self._norms: Float32 = np.empty(index.n_items, np.float32)
         codes = index.codes
-        for rows in packed_rows:
+        for rows in _blocks(index.n_items, 16 * index.dim):
             decoded = reference.decode_rotated(
                 index.quantization, index.list_ids[rows], codes[rows]
             )
             self._norms[rows] = np.linalg.norm(decoded, axis=1)
-        self._norms[self._norms == 0] = 1
-        self._shortest = np.full(index.n_lists, np.inf, np.float32)
-        self._longest = np.zeros(index.n_lists, np.float32)
+        zero = self._norms == 0
+        # The cosine with nothing is 0; otherwise the bound below is of norms above 0.
+        self._lowest_bound = 0 if zero.any() else -np.inf
+        longest = self._norms.max(initial=0) or np.float32(1)
+        norms = np.where(zero, longest, self._norms)
+        self._shortest: Float32 = np.full(index.n_lists, longest, np.float32)
+        self._longest: Float32 = np.full(index.n_lists, longest, np.float32)
         filled = np.flatnonzero(index.list_sizes)
         if len(filled):
-            starts = index.list_offsets[filled]
-            self._shortest[filled] = np.minimum.reduceat(self._norms, starts)
-            self._longest[filled] = np.maximum.reduceat(self._norms, starts)
+            self._shortest[filled] = np.minimum.reduceat(norms, index.list_offsets[filled])
+            self._longest[filled] = np.maximum.reduceat(norms, index.list_offsets[filled])
+        typical = norms.mean() if index.n_items else longest
+        self.scale: np.float32 = np.float32(typical / EXPECTED_COSINE)
 
-    def rescale(self, inner_products: Float32, rows: Int64) -> Float32:
-        """Cosines of the items in ``rows``; both (n, width). Absent rows stay −inf."""
+    def of(self, batch: _Batch, scores: Float32, rows: Int64) -> Float32:
+        """Cosines of the items in ``rows``; scores −distance, both (n, width). −inf stays."""
         if not len(self._norms):
-            return inner_products
-        return np.asarray(inner_products / self._norms[rows], np.float32)
+            return scores
+        return self._from_distances(batch, scores, self._norms[rows])
 
-    def bound(self, inner_products: Float32, probes: Int64) -> Float32:
-        """(n,): no item of the lists ``probes`` with at most this inner product has more cosine."""
-        shortest = self._shortest[probes].min(axis=1)
-        longest = self._longest[probes].max(axis=1)
-        return np.asarray(
-            inner_products / np.where(inner_products > 0, shortest, longest), np.float32
-        )
+    def bound(self, batch: _Batch, scores: Float32) -> Float32:
+        """(n,): no item of the visited lists at this distance or beyond it has more cosine."""
+        ends = (self._shortest[batch.probes].min(axis=1), self._longest[batch.probes].max(axis=1))
+        # Convex in the norm, so that the largest is at an end.
+        cosines = [self._from_distances(batch, scores[:, None], end[:, None]) for end in ends]
+        largest = np.maximum(*cosines)[:, 0] + np.float32(COSINE_ROUNDING)
+        return np.asarray(np.maximum(largest, self._lowest_bound), np.float32)
+
+    def _from_distances(self, batch: _Batch, scores: Float32, norms: Float32) -> Float32:
+        lengths = np.einsum("nd,nd->n", batch.queries_rot, batch.queries_rot)[:, None]
+        inner_products = (lengths + norms**2 + scores) / (2 * self.scale)
+        # With a query or an item of zeros it is 0 exactly: rounding must not make an order.
+        nothing = ((lengths == 0) | (norms == 0)) & (scores > -np.inf)
+        inner_products[nothing] = 0
+        return np.asarray(inner_products / np.where(norms > 0, norms, 1), np.float32)
 
 
 def _pairs(index: Index, lists: IdLists) -> Int64:
