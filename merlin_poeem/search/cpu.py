@@ -43,8 +43,8 @@ LIST_TIE = 1e-6
 class FaissSearcher:
     """An index opened in Faiss, answering as :mod:`merlin_poeem.reference` defines.
 
-    Opening copies the codes into Faiss' lists; a cosine index is decoded once for its norms, and an
-    ``l2`` index keeps a table of ``n_lists * pq_dim * pq_book_size`` float32 where that is below
+    Opening copies the codes into Faiss' lists. A cosine index is decoded once for its norms; it and
+    an ``l2`` index keep a table of ``n_lists * pq_dim * pq_book_size`` float32 where that is below
     Faiss' ``precomputed_table_max_bytes``.
 
     Raises ``ImportError`` where faiss-cpu is not installed.
