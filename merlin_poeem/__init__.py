@@ -7,6 +7,7 @@ from merlin_poeem.fit import fit
 from merlin_poeem.index import Index
 from merlin_poeem.index_format import IndexFormatError, load_index, save_index
 from merlin_poeem.item_codes import ItemCodes, Quantization
+from merlin_poeem.item_set import ItemSet
 from merlin_poeem.params import IVFPQParams
 from merlin_poeem.ragged import Candidates, IdLists
 from merlin_poeem.search.frames import search_frame
@@ -21,6 +22,7 @@ __all__ = [
     "Index",
     "IndexFormatError",
     "ItemCodes",
+    "ItemSet",
     "Quantization",
     "Searcher",
     "fit",

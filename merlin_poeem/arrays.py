@@ -1,7 +1,13 @@
-"""Checks on the arrays that users hand in: expected and received are named in every error."""
+"""Checks on the arrays that users hand in: expected and received are named in every error.
+
+An array stays in the library that it is of, NumPy or CuPy: what is on the device is checked there,
+and only the outcome is read.
+"""
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,8 +18,32 @@ Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 
 
+def array_module(*arrays: Any) -> ModuleType:
+    """CuPy if any of ``arrays`` is its, or else NumPy."""
+    if any(type(array).__module__.partition(".")[0] == "cupy" for array in arrays):
+        return sys.modules["cupy"]
+    return np
+
+
+def to_host(array: Any) -> NDArray[Any]:
+    """A NumPy array as it is, a CuPy array copied into one."""
+    host: NDArray[Any] = array if array_module(array) is np else array.get()
+    return host
+
+
+def check_on_host(name: str, array: Any) -> None:
+    """``TypeError`` where ``array`` is CuPy's."""
+    if array_module(array) is not np:
+        raise TypeError(
+            f"{name}: expected NumPy, as this searcher runs on the CPU; got a CuPy array: "
+            "copy it with .get()"
+        )
+
+
 def as_vectors(name: str, vectors: Any, dim: int | None = None) -> Float32:
     """``vectors`` as a C-contiguous (n, dim) float32 array, copied only where it has to be.
+
+    A CuPy array stays on its device.
 
     Raises
     ------
@@ -22,7 +52,8 @@ def as_vectors(name: str, vectors: Any, dim: int | None = None) -> Float32:
     ValueError
         Not two-dimensional, another width than ``dim``, or NaN or infinite values.
     """
-    array = np.asarray(vectors)
+    xp = array_module(vectors)
+    array: Float32 = xp.asarray(vectors)
     if array.dtype != np.float32:
         raise TypeError(f"{name}: expected float32, got {array.dtype}; cast with astype('float32')")
     if array.ndim != 2:
@@ -30,15 +61,15 @@ def as_vectors(name: str, vectors: Any, dim: int | None = None) -> Float32:
     if array.shape[1] == 0 or (dim is not None and array.shape[1] != dim):
         expected = "at least one column" if dim is None else f"(n, {dim})"
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
-    array = np.ascontiguousarray(array)
+    array = xp.ascontiguousarray(array)
     if not _all_finite(array):
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        row = int(xp.flatnonzero(~xp.isfinite(array).all(axis=1))[0])
         raise ValueError(f"{name}: expected finite values, got NaN or infinity, first in row {row}")
     return array
 
 
 def as_item_ids(name: str, item_ids: Any) -> Int64:
-    """``item_ids`` as a one-dimensional int64 array.
+    """``item_ids`` as a one-dimensional int64 array; a CuPy array stays on its device.
 
     Raises
     ------
@@ -47,15 +78,16 @@ def as_item_ids(name: str, item_ids: Any) -> Int64:
     ValueError
         Not one-dimensional, or a value that does not fit in int64.
     """
+    xp = array_module(item_ids)
     try:
-        array = np.asarray(item_ids)
+        array = xp.asarray(item_ids)
         if array.dtype == np.float64 and not hasattr(item_ids, "dtype"):
             # NumPy turns Python integers into floats where int64 and uint64 values meet.
             array = np.asarray(item_ids, object)
     except OverflowError as error:
         raise ValueError(f"{name}: expected values that fit in int64") from error
     if array.size == 0 and array.ndim == 1:
-        return np.empty(0, np.int64)
+        array = xp.empty(0, np.int64)
     if array.dtype == object:
         array = _integers_from_objects(name, array)
     if array.dtype.kind not in "iu":
@@ -63,9 +95,11 @@ def as_item_ids(name: str, item_ids: Any) -> Int64:
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one dimension (n,), got shape {array.shape}")
     # As Python integers: NumPy 1 compares uint64 with int64 as floats, which lose the difference.
-    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{name}: expected values that fit in int64, got {array.max()}")
-    return np.ascontiguousarray(array, np.int64)
+    largest = int(array.max()) if array.dtype == np.uint64 and array.size else 0
+    if largest > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: expected values that fit in int64, got {largest}")
+    contiguous: Int64 = xp.ascontiguousarray(array, np.int64)
+    return contiguous
 
 
 def check_unique(name: str, item_ids: Int64) -> None:
@@ -90,10 +124,11 @@ def normalize(vectors: Float32) -> Float32:
 def _all_finite(array: Float32) -> bool:
     # A sum is finite only if every term is: one fast pass. A finite array may overflow the sum, so
     # the slow test decides then.
+    xp = array_module(array)
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum()):
+        if xp.isfinite(array.sum()):
             return True
-    return bool(np.isfinite(array).all())
+    return bool(xp.isfinite(array).all())
 
 
 def _integers_from_objects(name: str, array: NDArray[Any]) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from merlin_poeem.arrays import (
     normalize,
 )
 from merlin_poeem.index import Index
+from merlin_poeem.item_set import as_item_filter
 from merlin_poeem.params import METRICS, Metric, check_n_probes, positive_int
 from merlin_poeem.ragged import Candidates, IdLists
 
@@ -96,7 +97,7 @@ def exact_search(
     metric
         As in :class:`~merlin_poeem.params.IVFPQParams`.
     exclude
-        One list of item ids per query, never returned.
+        Item ids never returned: one list per query, or an :class:`~merlin_poeem.item_set.ItemSet`.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def exact_search(
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {metric!r}")
     if len(item_ids) != len(vectors):
         raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
-    excluded = None if exclude is None else IdLists.of("exclude", exclude, len(queries))
+    excluded = as_item_filter("exclude", exclude, len(queries))
     if metric == "cosine":
         vectors, queries = normalize(vectors), normalize(queries)
     square_norms = (vectors**2).sum(axis=1) if metric == "l2" else None
@@ -241,6 +242,7 @@ def _judge(found: Any, relevant: Any, k: int) -> tuple[NDArray[np.bool_], Int64]
 def _first(found: Any, k: int) -> tuple[Int64, NDArray[np.bool_]]:
     """The first ``k`` ids of each query (n, k), and where there is one."""
     if isinstance(found, Candidates):
+        found = found.to_host()
         width = max(k, int(found.counts.max(initial=0)))
         ids = found.padded(width, fill_id=0)[1][:, :k]
         return ids, np.arange(k) < found.counts[:, None]

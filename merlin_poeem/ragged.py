@@ -1,4 +1,7 @@
-"""Rows of unequal length, as offsets and values: id lists going in, candidates coming out."""
+"""Rows of unequal length, as offsets and values: id lists going in, candidates coming out.
+
+Their arrays are NumPy's or CuPy's, all of one library, and stay where they are.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from merlin_poeem.arrays import Float32, Int64, as_item_ids
+from merlin_poeem.arrays import Float32, Int64, array_module, as_item_ids, to_host
+
+
+def offsets_of(lengths: Int64) -> Int64:
+    """(n + 1,) int64, where each row of (n,) ``lengths`` starts, and the last ends."""
+    xp = array_module(lengths)
+    offsets: Int64 = xp.zeros(len(lengths) + 1, np.int64)
+    offsets[1:] = xp.cumsum(lengths)
+    return offsets
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +37,24 @@ class IdLists:
 
     def __post_init__(self) -> None:
         offsets = as_item_ids("offsets", self.offsets)
-        object.__setattr__(self, "values", as_item_ids("values", self.values))
-        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(self.values):
-            raise ValueError(f"offsets: expected to run from 0 to {len(self.values)}")
-        if (np.diff(offsets) < 0).any():
+        values = as_item_ids("values", self.values)
+        xp = array_module(offsets)
+        if array_module(values) is not xp:
+            raise TypeError(
+                f"values: expected an array of {xp.__name__}, as offsets is; "
+                f"got {array_module(values).__name__}"
+            )
+        fit = falls = False
+        if len(offsets):
+            fits = (offsets[0] == 0) & (offsets[-1] == len(values))
+            # Read together: from a device each read waits for it.
+            fit, falls = xp.stack((fits, (xp.diff(offsets) < 0).any())).tolist()
+        if not fit:
+            raise ValueError(f"offsets: expected to run from 0 to {len(values)}")
+        if falls:
             raise ValueError("offsets: expected never to fall")
         object.__setattr__(self, "offsets", offsets)
+        object.__setattr__(self, "values", values)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -39,22 +62,21 @@ class IdLists:
     @property
     def lengths(self) -> Int64:
         """(n_queries,) int64."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def row(self, i: int) -> Int64:
         """The ids of query ``i``."""
-        return self.values[self.offsets[i] : self.offsets[i + 1]]
-
-    def take(self, rows: Int64) -> IdLists:
-        """The lists of ``rows``, in that order."""
-        return IdLists.from_rows([self.row(int(i)) for i in rows])
+        start, stop = self.offsets[i : i + 2].tolist()
+        return self.values[start:stop]
 
     @classmethod
     def from_rows(cls, rows: Sequence[Any]) -> IdLists:
         """From one sequence of integer ids per query; None counts as an empty one."""
         parts = [as_item_ids("id list", () if row is None else row) for row in rows]
+        xp = array_module(*parts)
         offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        return cls(offsets, np.concatenate(parts) if parts else np.empty(0, np.int64))
+        values = xp.concatenate([xp.empty(0, np.int64), *map(xp.asarray, parts)])
+        return cls(xp.asarray(offsets), values)
 
     @classmethod
     def of(cls, name: str, lists: Any, n_queries: int) -> IdLists:
@@ -98,7 +120,22 @@ class Candidates:
     @property
     def offsets(self) -> Int64:
         """(n_queries + 1,) int64, where each row starts and the last ends."""
-        return np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+        return offsets_of(self.counts)
+
+    @property
+    def query_numbers(self) -> Int64:
+        """(counts.sum(),) int64, the number of the query that each result is of."""
+        xp = array_module(self.counts)
+        # Not repeat, which in CuPy takes no counts from the device.
+        results = xp.arange(len(self.scores))
+        numbers: Int64 = xp.searchsorted(self.offsets[1:], results, side="right")
+        return numbers
+
+    def to_host(self) -> Candidates:
+        """The same in NumPy arrays; itself where it is that already."""
+        if array_module(self.scores) is np:
+            return self
+        return Candidates(to_host(self.counts), to_host(self.scores), to_host(self.item_ids))
 
     def padded(self, k: int, *, fill_id: int, fill_score: float = -np.inf) -> tuple[Float32, Int64]:
         """(scores, item_ids), both (n_queries, k), short rows filled with what the caller names.
@@ -110,16 +147,18 @@ class Candidates:
             return self.scores.reshape(shape), self.item_ids.reshape(shape)
         if len(self) and self.counts.max() > k:
             raise ValueError(f"k: expected at least {self.counts.max()} (the longest row), got {k}")
-        filled = np.arange(k) < self.counts[:, None]
-        scores = np.full(filled.shape, fill_score, np.float32)
-        item_ids = np.full(filled.shape, fill_id, np.int64)
+        xp = array_module(self.counts)
+        filled = xp.arange(k) < self.counts[:, None]
+        scores: Float32 = xp.full(filled.shape, fill_score, np.float32)
+        item_ids: Int64 = xp.full(filled.shape, fill_id, np.int64)
         scores[filled], item_ids[filled] = self.scores, self.item_ids
         return scores, item_ids
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[Float32, Int64]]) -> Candidates:
         """From one (scores, item_ids) pair per query."""
+        xp = array_module(*(scores for scores, _ in rows))
         counts = np.array([len(scores) for scores, _ in rows], np.int64)
-        scores = np.concatenate([np.empty(0, np.float32), *(scores for scores, _ in rows)])
-        item_ids = np.concatenate([np.empty(0, np.int64), *(ids for _, ids in rows)])
-        return cls(counts, scores, item_ids)
+        scores = xp.concatenate([xp.empty(0, np.float32), *(scores for scores, _ in rows)])
+        item_ids = xp.concatenate([xp.empty(0, np.int64), *(ids for _, ids in rows)])
+        return cls(xp.asarray(counts), scores, item_ids)

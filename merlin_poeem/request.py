@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from merlin_poeem.arrays import Float32, as_vectors, normalize
+from merlin_poeem.arrays import Float32, as_vectors, check_on_host, normalize
+from merlin_poeem.item_set import ItemFilter, as_item_filter
 from merlin_poeem.params import check_n_probes, positive_int
 from merlin_poeem.ragged import IdLists
 
@@ -22,19 +23,26 @@ class SearchRequest:
 
     k: int
     n_probes: int
-    exclude: IdLists | None
-    allow: IdLists | None
+    exclude: ItemFilter | None
+    allow: ItemFilter | None
 
     @classmethod
     def of(
         cls, index: Index, queries: Any, k: Any, n_probes: Any, exclude: Any, allow: Any
     ) -> SearchRequest:
-        """Check what came from outside; raises what ``Searcher.search`` promises."""
+        """Check what came from outside; raises what ``Searcher.search`` promises.
+
+        For searchers on the host: CuPy arrays are a ``TypeError``.
+        """
+        check_on_host("queries", queries)
         queries, k = as_vectors("queries", queries, index.dim), positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         n_probes = check_n_probes(n_probes, index.n_lists)
-        exclude = None if exclude is None else IdLists.of("exclude", exclude, len(queries))
-        allow = None if allow is None else IdLists.of("allow", allow, len(queries))
+        exclude = as_item_filter("exclude", exclude, len(queries))
+        allow = as_item_filter("allow", allow, len(queries))
+        for name, given in (("exclude", exclude), ("allow", allow)):
+            if isinstance(given, IdLists):
+                check_on_host(name, given.values)
         if index.params.metric == "cosine":
             queries = normalize(queries)
         return cls(index.quantization.rotate(queries), k, n_probes, exclude, allow)

@@ -1,15 +1,38 @@
-"""What every test may use: the folder of real data, and how hard hypothesis searches."""
+"""What every test may use: real data, stand-ins for CuPy and cuDF, how hard hypothesis searches."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
+from tests.device_arrays import make_cupy
+
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The stand-in of :mod:`tests.device_arrays`, in the place of CuPy."""
+    module = make_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+@pytest.fixture
+def cudf(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The stand-in of :mod:`tests.device_frames`, in the place of cuDF and pylibcudf."""
+    from tests.device_frames import make_cudf  # needs PyArrow, which few tests do
+
+    module, pylibcudf = make_cudf()
+    monkeypatch.setitem(sys.modules, "cudf", module)
+    monkeypatch.setitem(sys.modules, "pylibcudf", pylibcudf)
+    return module
 
 
 @pytest.fixture(scope="session")

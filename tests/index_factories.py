@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from merlin_poeem import Index, ItemCodes, IVFPQParams, Quantization
+from merlin_poeem import Index, ItemCodes, ItemSet, IVFPQParams, Quantization
 
 FIRST_ID = 2**40
 
@@ -84,6 +84,12 @@ def random_id_lists(index: Index, n_queries: int, longest: int, seed: int = 2) -
         held = rng.choice(index.item_ids, rng.integers(0, longest))
         lists.append(np.concatenate([held, [5, FIRST_ID + 1]]))
     return lists[:n_queries]
+
+
+def random_item_set(index: Index, n_items: int, seed: int = 2) -> ItemSet:
+    """``n_items`` ids of the index, and some that it does not hold."""
+    held = np.random.default_rng(seed).choice(index.item_ids, n_items, replace=False)
+    return ItemSet([*held.tolist(), 5, FIRST_ID + 1])
 
 
 def assert_answers(

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from merlin_poeem.arrays import as_item_ids, as_vectors, check_unique, normalize
+from merlin_poeem.arrays import (
+    array_module,
+    as_item_ids,
+    as_vectors,
+    check_unique,
+    normalize,
+    to_host,
+)
+from tests.device_arrays import counting_reads, ndarray, share_memory
 
 INT64 = np.iinfo(np.int64)
 
@@ -176,3 +184,52 @@ def test_normalize(vectors: np.ndarray) -> None:
     np.testing.assert_array_equal(got[zero], 0)
     np.testing.assert_allclose(np.linalg.norm(got[~zero], axis=1), 1, rtol=1e-5)
     assert (got * vectors >= 0).all()
+
+
+# On a device.
+
+
+def test_array_module(cupy: Any) -> None:
+    on_host, on_device = np.arange(3), cupy.arange(3)
+    assert array_module() is array_module([1], on_host) is np
+    assert array_module(on_device) is array_module(on_host, on_device) is cupy
+    assert to_host(on_host) is on_host
+    np.testing.assert_array_equal(to_host(on_device), on_host, strict=True)
+
+
+def test_vectors_stay_on_the_device(cupy: Any) -> None:
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    given = cupy.asarray(vectors)
+    with counting_reads() as reads:
+        got = as_vectors("queries", given, 2)
+    assert reads == [1]
+    assert share_memory(got, given)
+    overflowing = cupy.asarray(np.full((2, 2), 3e38, np.float32))
+    assert share_memory(as_vectors("queries", overflowing), overflowing)
+    columns = as_vectors("queries", cupy.asarray(np.asfortranarray(vectors)))
+    assert columns.strides == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "error", "message"),
+    [
+        (np.zeros((2, 2)), TypeError, "queries: expected float32, got float64"),
+        (np.zeros(2, np.float32), ValueError, "queries: expected two dimensions"),
+        (np.zeros((2, 3), np.float32), ValueError, r"expected shape \(n, 2\), got \(2, 3\)"),
+        (np.array([[0, 1], [np.nan, 1]], np.float32), ValueError, "first in row 1"),
+    ],
+)
+def test_bad_vectors_on_the_device(
+    cupy: Any, vectors: np.ndarray, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        as_vectors("queries", cupy.asarray(vectors), 2)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint64])
+def test_ids_stay_on_the_device(cupy: Any, dtype: Any) -> None:
+    with counting_reads() as reads:
+        got = as_item_ids("item_ids", cupy.asarray(np.array([5, 3], dtype)))
+    assert len(reads) == (dtype == np.uint64)
+    assert type(got) is ndarray
+    np.testing.assert_array_equal(got.get(), np.array([5, 3]), strict=True)

@@ -14,6 +14,7 @@ from tests.index_factories import (
     assert_answers,
     random_id_lists,
     random_index,
+    random_item_set,
     random_quantization,
     random_queries,
 )
@@ -209,6 +210,28 @@ def test_a_query_is_scanned_again_only_while_uncertain(monkeypatch: pytest.Monke
     assert len(scanned) > 1
     assert all(width <= 3000 for _, width in scanned)
     assert_answers(index, got, queries, k=5)
+
+
+@pytest.mark.parametrize("name", ["exclude", "allow"])
+def test_an_item_set_is_one_scan_for_all_queries(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = random_index(n_repeated=0)
+    scanned: list[int] = []
+    scan_lists = cpu.FaissSearcher._scan_lists
+
+    def record(self: Any, batch: Any, queries: slice, *arguments: Any) -> None:
+        scanned.append(len(batch.n_scanned[queries]))
+        assert batch.item_filter.excluded is None
+        assert batch.item_filter.allowed is None
+        scan_lists(self, batch, queries, *arguments)
+
+    monkeypatch.setattr(cpu.FaissSearcher, "_scan_lists", record)
+    queries = random_queries(index, 20)
+    item_set = random_item_set(index, 200)
+    got = open_searcher(index, "faiss").search(queries, k=5, **{name: item_set})
+    assert scanned == [20]
+    assert_answers(index, got, queries, k=5, **{name: item_set})
 
 
 def test_reconstructions_at_the_origin() -> None:

@@ -9,8 +9,19 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from merlin_poeem import Index, open_searcher, search_frame
-from merlin_poeem.search import frames
+from merlin_poeem import (
+    Candidates,
+    IdLists,
+    Index,
+    ItemSet,
+    open_searcher,
+    reference,
+    search_frame,
+)
+from merlin_poeem.arrays import array_module
+from tests import device_frames
+from tests.device_arrays import counting_reads, hidden, share_memory
+from tests.device_frames import peek
 from tests.index_factories import random_id_lists, random_index, random_queries
 
 N = 7
@@ -145,6 +156,17 @@ def test_every_kind_of_id_column(
     np.testing.assert_array_equal(got["item_id"], expected.item_ids)
 
 
+def test_item_sets(searcher: Any, index: Index, queries: np.ndarray) -> None:
+    lists, item_set = random_id_lists(index, N, 150), ItemSet(index.item_ids[::3])
+    frame = frame_of(queries, seen=lists)
+    got = search_frame(searcher, frame, k=40, exclude="seen", allow=item_set)
+    expected = searcher.search(queries, k=40, exclude=lists, allow=item_set)
+    np.testing.assert_array_equal(got["item_id"], expected.item_ids)
+    got = search_frame(searcher, frame, k=40, exclude=item_set)
+    expected = searcher.search(queries, k=40, exclude=item_set)
+    np.testing.assert_array_equal(got["item_id"], expected.item_ids)
+
+
 @pytest.mark.parametrize("empty", [[[]] * N, [None] * N])
 def test_columns_of_empty_lists(searcher: Any, queries: np.ndarray, empty: list[Any]) -> None:
     frame = frame_of(queries, seen=pd.Series(empty, dtype=object))
@@ -153,13 +175,30 @@ def test_columns_of_empty_lists(searcher: Any, queries: np.ndarray, empty: list[
     assert len(search_frame(searcher, frame, k=5, allow="seen")) == 0
 
 
+def empty_frame() -> pd.DataFrame:
+    return pd.DataFrame({"embedding": pd.Series([], dtype=object)})
+
+
 def test_no_rows(searcher: Any, queries: np.ndarray) -> None:
     wide = pd.DataFrame(queries, columns=[f"e{i}" for i in range(queries.shape[1])])[:0]
-    got = search_frame(searcher, wide, k=5, vectors=list(wide.columns))
-    assert list(got.columns) == ["query_id", "rank", "item_id", "score"]
-    assert len(got) == 0
-    lists = search_frame(searcher, wide, k=5, vectors=list(wide.columns), form="list")
-    assert len(lists) == 0
+    of_lists = frame_of(queries, seen=[[1]] * N)[:0]
+    for frame, arguments in (
+        (wide, {"vectors": list(wide.columns)}),
+        (of_lists, {"exclude": "seen"}),
+        (empty_frame(), {}),
+    ):
+        long = search_frame(searcher, frame, k=5, **arguments)
+        assert list(long.columns) == ["query_id", "rank", "item_id", "score"]
+        assert len(long) == 0
+        assert long[["rank", "item_id", "score"]].dtypes.tolist() == [
+            np.int64,
+            np.int64,
+            np.float32,
+        ]
+        lists = search_frame(searcher, frame, k=5, form="list", **arguments)
+        assert list(lists.columns) == ["query_id", "item_id", "score", "count"]
+        assert len(lists) == 0
+        assert lists[["item_id", "score", "count"]].dtypes.tolist() == [object, object, np.int64]
 
 
 def doubled(queries: np.ndarray) -> pd.DataFrame:
@@ -235,30 +274,256 @@ def test_bad_input(
         search_frame(searcher, make(queries), **{"k": 5, **arguments})
 
 
-class FakeCudfColumn:
-    """The part of cuDF's list column that is used, over pandas, as cuDF needs a GPU."""
-
-    def __init__(self, rows: list[Any]) -> None:
-        self.dtype, self.list = "list", self
-        self._rows = rows
-        self.leaves = pd.Series(np.concatenate([row for row in rows if row is not None]))
-
-    def len(self) -> pd.Series:
-        return pd.Series([None if row is None else len(row) for row in self._rows], dtype="Int32")
+# cuDF, by a stand-in, as it needs a GPU.
 
 
-FakeCudfColumn.__module__ = "cudf.core.series"
+class DeviceSearcher:
+    """The definition as a searcher on the device: CuPy in gives CuPy out, NumPy NumPy."""
+
+    backend = "gpu"
+    on_device = True
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+
+    def search(self, queries: Any, *, exclude: Any, allow: Any, **search: Any) -> Candidates:
+        xp = array_module(queries)
+        found = reference.search(
+            self.index,
+            hidden(queries),
+            exclude=hidden_filter(exclude, xp),
+            allow=hidden_filter(allow, xp),
+            **search,
+        )
+        return Candidates(*map(xp.asarray, (found.counts, found.scores, found.item_ids)))
 
 
-def test_cudf_list_columns_are_read_without_python_objects(queries: np.ndarray) -> None:
-    np.testing.assert_array_equal(
-        frames._vectors_of_lists("embedding", FakeCudfColumn(list(queries))), queries
+def hidden_filter(given: Any, xp: Any) -> Any:
+    """``exclude`` or ``allow``, once it is shown to be of the library of the queries."""
+    if not isinstance(given, IdLists):
+        return given
+    assert array_module(given.offsets) is array_module(given.values) is xp
+    return IdLists(hidden(given.offsets), hidden(given.values))
+
+
+def device_frame(queries: np.ndarray, **columns: Any) -> Any:
+    return device_frames.DataFrame(
+        {
+            "user": device_frames.Series((np.arange(len(queries)) + 100).tolist()),
+            "embedding": device_frames.ListSeries.of(list(queries), np.float32),
+            **columns,
+        }
     )
-    lengths, values = frames._read_lists(
-        "seen", FakeCudfColumn([np.array([1, 2]), None, np.array([3])])
-    )
-    assert lengths.tolist() == [2, -1, 1]
-    assert values.tolist() == [1, 2, 3]
+
+
+def id_column(lists: Any) -> Any:
+    return device_frames.ListSeries.of(lists, np.int64)
+
+
+def assert_frames_match(got: Any, expected: pd.DataFrame) -> None:
+    """A frame of the device holds what one of pandas does."""
+    assert type(got) is device_frames.DataFrame
+    assert list(got.columns) == list(expected.columns)
+    for name in expected.columns:
+        column = got[name]
+        if expected[name].dtype == object:
+            assert column.dtype.element_type == (np.float32 if name == "score" else np.int64)
+            for ours, theirs in zip(peek(column), expected[name], strict=True):
+                np.testing.assert_array_equal(ours, theirs, strict=True)
+        else:
+            assert column.dtype == expected[name].dtype
+            assert peek(column) == expected[name].tolist()
+
+
+@pytest.mark.parametrize("form", ["long", "list"])
+@pytest.mark.parametrize("query_id", ["user", None])
+def test_cudf_stays_on_the_device(
+    cudf: Any, index: Index, queries: np.ndarray, form: Any, query_id: Any
+) -> None:
+    seen: list[Any] = [None, *random_id_lists(index, N, 60)[1:]]
+    allowed = [index.item_ids[i::2] for i in range(N)]
+    search = {"k": 5, "query_id": query_id, "form": form}
+    for filters in ({}, {"exclude": "seen", "allow": "allowed"}, {"allow": ItemSet(allowed[0])}):
+        frame = device_frame(queries, seen=id_column(seen), allowed=id_column(allowed))
+        with counting_reads() as reads:
+            got = search_frame(DeviceSearcher(index), frame, **search, **filters)
+        # What is read are the outcomes of checks, one or two at a time.
+        assert max(reads) <= 2
+        assert_frames_match(
+            got,
+            search_frame(
+                open_searcher(index, "reference"),
+                frame_of(queries, seen=seen, allowed=allowed),
+                **search,
+                **filters,
+            ),
+        )
+
+
+def test_cudf_shares_its_memory_with_the_searcher(
+    cudf: Any, searcher: Any, index: Index, queries: np.ndarray
+) -> None:
+    given: dict[str, Any] = {}
+    results: list[Candidates] = []
+
+    class Spy(DeviceSearcher):
+        def search(self, queries: Any, **search: Any) -> Candidates:
+            given.update(search, queries=queries)
+            results.append(super().search(queries, **search))
+            return results[0]
+
+    frame = device_frame(queries, seen=id_column([[1, 2]] * N))
+    got = search_frame(Spy(index), frame, k=5, exclude="seen", form="list")
+    assert share_memory(given["queries"], frame["embedding"].list.leaves.values)
+    assert share_memory(given["exclude"].values, frame["seen"].list.leaves.values)
+    assert share_memory(got["score"].list.leaves.values, results[0].scores)
+
+
+def test_columns_of_cudf_as_vectors(cudf: Any, index: Index, queries: np.ndarray) -> None:
+    names = [f"e{i}" for i in range(queries.shape[1])]
+    columns = {
+        name: device_frames.Series(cudf_array(queries[:, i])) for i, name in enumerate(names)
+    }
+    frame = device_frames.DataFrame(columns)
+    with counting_reads() as reads:
+        got = search_frame(DeviceSearcher(index), frame, k=5, vectors=names)
+    assert max(reads) <= 2
+    expected = reference.search(index, queries, k=5)
+    assert peek(got["item_id"]) == expected.item_ids.tolist()
+    host = search_frame(open_searcher(index), frame, k=5, vectors=names)
+    assert peek(host["item_id"]) == expected.item_ids.tolist()
+
+
+def cudf_array(values: np.ndarray) -> Any:
+    return device_frames.cupy.asarray(np.ascontiguousarray(values))
+
+
+@pytest.mark.parametrize("form", ["long", "list"])
+def test_cudf_with_a_searcher_on_the_host(
+    cudf: Any, searcher: Any, index: Index, queries: np.ndarray, form: Any
+) -> None:
+    seen: list[Any] = [None, *random_id_lists(index, N, 60)[1:]]
+    search = {"k": 5, "query_id": "user", "exclude": "seen", "form": form}
+    got = search_frame(searcher, device_frame(queries, seen=id_column(seen)), **search)
+    assert_frames_match(got, search_frame(searcher, frame_of(queries, seen=seen), **search))
+
+
+@pytest.mark.parametrize("form", ["long", "list"])
+def test_pandas_with_a_searcher_on_the_device(
+    searcher: Any, index: Index, queries: np.ndarray, form: Any
+) -> None:
+    frame = frame_of(queries, seen=random_id_lists(index, N, 60))
+    search = {"k": 5, "query_id": "user", "exclude": "seen", "form": form}
+    got = search_frame(DeviceSearcher(index), frame, **search)
+    pd.testing.assert_frame_equal(got, search_frame(searcher, frame, **search))
+
+
+@pytest.mark.parametrize("device", [True, False])
+@pytest.mark.parametrize("lists", [[None] * N, [[]] * N])
+def test_cudf_columns_of_empty_lists(
+    cudf: Any, index: Index, queries: np.ndarray, device: bool, lists: list[Any]
+) -> None:
+    searcher = DeviceSearcher(index) if device else open_searcher(index)
+    untyped = device_frames.Series(lists) if lists[0] is None else id_column(lists)
+    for column in (id_column(lists), untyped, device_frames.ListSeries.of(lists, object)):
+        frame = device_frame(queries, seen=column)
+        got = search_frame(searcher, frame, k=5, exclude="seen")
+        expected = reference.search(index, queries, k=5)
+        assert peek(got["item_id"]) == expected.item_ids.tolist()
+        assert len(search_frame(searcher, frame, k=5, allow="seen")) == 0
+
+
+@pytest.mark.parametrize("device", [True, False])
+def test_cudf_without_rows(cudf: Any, index: Index, queries: np.ndarray, device: bool) -> None:
+    searcher = DeviceSearcher(index) if device else open_searcher(index)
+    frame = device_frame(queries[:0], seen=id_column([]))
+    for form in ("long", "list"):
+        got = search_frame(searcher, frame, k=5, exclude="seen", form=form)
+        assert_frames_match(got, search_frame(searcher, empty_frame(), k=5, form=form))
+
+
+@pytest.mark.parametrize("device", [True, False])
+@pytest.mark.parametrize(
+    ("make", "arguments", "error", "message"),
+    [
+        (
+            lambda q: {"embedding": floats([*q[:3], None, *q[4:]])},
+            {},
+            ValueError,
+            "'embedding': expected 16 values, as in row 0; got a null in row 3",
+        ),
+        (
+            lambda q: {"embedding": floats([None, *q[1:]])},
+            {},
+            ValueError,
+            "'embedding': expected a vector; got a null in row 0",
+        ),
+        (
+            lambda q: {"embedding": floats([*q[:4], q[4][:9], *q[5:]])},
+            {},
+            ValueError,
+            "got 9 values in row 4",
+        ),
+        (
+            lambda q: {"embedding": floats([*q[:2], [None] * 16, *q[3:]])},
+            {},
+            ValueError,
+            "'embedding': expected finite values.*first in row 2",
+        ),
+        (
+            lambda q: {"embedding": device_frames.ListSeries.of(list(q), np.float64)},
+            {},
+            TypeError,
+            "'embedding': expected float32, got float64",
+        ),
+        (
+            lambda q: {"embedding": device_frames.ListSeries.of([["a"]] * N, object)},
+            {},
+            TypeError,
+            r"'embedding': expected lists of numbers, got ListDtype\(object\)",
+        ),
+        (lambda q: {}, {"vectors": ["user"]}, TypeError, "'user': expected float32, got int64"),
+        (
+            lambda q: {
+                "a": device_frames.Series(cudf_array(q[:, 0])),
+                "b": device_frames.Series(cudf_array(q[:, 1]), np.arange(N) != 4),
+            },
+            {"vectors": ["a", "b"]},
+            ValueError,
+            "columns 'a' to 'b': expected finite values, .*first in row 4",
+        ),
+        (lambda q: {}, {"allow": "user"}, TypeError, "'user': expected lists, got int64"),
+        (
+            lambda q: {"seen": id_column([[1, None]] * N)},
+            {"exclude": "seen"},
+            ValueError,
+            "'seen': expected no nulls inside lists, got 7",
+        ),
+        (
+            lambda q: {"seen": floats([[1.5]] * N)},
+            {"exclude": "seen"},
+            TypeError,
+            "'seen': expected integers, got float32",
+        ),
+    ],
+)
+def test_bad_cudf_frames(
+    cudf: Any,
+    index: Index,
+    queries: np.ndarray,
+    device: bool,
+    make: Any,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    searcher = DeviceSearcher(index) if device else open_searcher(index)
+    with pytest.raises(error, match=message):
+        search_frame(searcher, device_frame(queries, **make(queries)), **{"k": 5, **arguments})
+
+
+def floats(rows: Any) -> Any:
+    return device_frames.ListSeries.of(rows, np.float32)
 
 
 def test_importing_imports_no_frame_library() -> None:

@@ -1,6 +1,7 @@
 """One contract for every backend: what :mod:`merlin_poeem.reference` defines, each must return."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from merlin_poeem import (
     IdLists,
     Index,
     ItemCodes,
+    ItemSet,
     IVFPQParams,
     Searcher,
     open_searcher,
@@ -19,11 +21,14 @@ from merlin_poeem import (
 )
 from merlin_poeem.evaluate import exact_search
 from merlin_poeem.params import METRICS
+from merlin_poeem.search.plan import MAX_PQ_BITS
+from tests.gpu_openers import GPU_OPENERS
 from tests.index_factories import (
     FIRST_ID,
     assert_answers,
     random_id_lists,
     random_index,
+    random_item_set,
     random_quantization,
     random_queries,
 )
@@ -32,8 +37,11 @@ from tests.index_factories import (
 OPENERS: dict[str, Callable[[Index], Searcher]] = {
     "reference": lambda index: open_searcher(index, "reference"),
     "faiss": lambda index: open_searcher(index, "faiss"),
+    **GPU_OPENERS,
 }
 FILTERS = {"none": (), "exclude": ("exclude",), "allow": ("allow",), "both": ("exclude", "allow")}
+# Whether exclude and allow are lists, one a query, or one set for all.
+FORMS = [("lists", "set"), ("set", "lists"), ("set", "set"), ("set", None), (None, "set")]
 
 
 @pytest.fixture(params=OPENERS)
@@ -73,6 +81,83 @@ def test_answers(
             check(searcher, queries, k=k, n_probes=n_probes, **chosen)
 
 
+@pytest.mark.parametrize("forms", FORMS, ids=lambda forms: f"{forms[0]}-{forms[1]}")
+@pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_answers_with_item_sets(
+    open_index: Callable[[Index], Searcher],
+    metric: str,
+    rotation: bool,
+    forms: tuple[str | None, str | None],
+) -> None:
+    index = random_index(metric, rotation=rotation)
+    queries = random_queries(index, 12)
+    exclude = {
+        "lists": random_id_lists(index, 12, 150, seed=2),
+        "set": random_item_set(index, 150, seed=4),
+        None: None,
+    }[forms[0]]
+    allow = {
+        "lists": random_id_lists(index, 12, 300, seed=3),
+        "set": random_item_set(index, 250, seed=5),
+        None: None,
+    }[forms[1]]
+    searcher = open_index(index)
+    for n_probes in (None, 1, 8):
+        for k in (1, 10, 1000):
+            check(searcher, queries, k=k, n_probes=n_probes, exclude=exclude, allow=allow)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_item_set_is_its_ids_for_every_query(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    # Stated without ItemSet.row, by which the definition knows a set.
+    index = random_index(metric)
+    queries, searcher = random_queries(index, 12), open_index(index)
+    item_set = random_item_set(index, 200)
+    for name in ("exclude", "allow"):
+        as_set = searcher.search(queries, k=400, n_probes=8, **{name: item_set})
+        as_lists = searcher.search(queries, k=400, n_probes=8, **{name: [item_set.item_ids] * 12})
+        np.testing.assert_array_equal(as_set.counts, as_lists.counts)
+        np.testing.assert_array_equal(as_set.item_ids, as_lists.item_ids)
+        held = np.isin(index.item_ids, item_set.item_ids).sum()
+        left = held if name == "allow" else len(index) - held
+        assert as_set.counts.tolist() == [left] * 12
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_sets_that_leave_all_or_nothing(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    index = random_index(metric)
+    queries, searcher = random_queries(index, 5), open_index(index)
+    plain = searcher.search(queries, k=10)
+    nothing, everything, unknown = ItemSet([]), ItemSet(index.item_ids), ItemSet([5, -1])
+    for harmless in ({"exclude": nothing}, {"exclude": unknown}, {"allow": everything}):
+        got = check(searcher, queries, k=10, **harmless)
+        np.testing.assert_array_equal(got.item_ids, plain.item_ids)
+    for fatal in (
+        {"allow": nothing},
+        {"allow": unknown},
+        {"exclude": everything},
+        {"exclude": everything, "allow": everything},
+        {"exclude": everything, "allow": [index.item_ids] * 5},
+        {"exclude": [index.item_ids] * 5, "allow": everything},
+        {"exclude": [[]] * 5, "allow": nothing},
+    ):
+        assert check(searcher, queries, k=10, **fatal).counts.tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_item_set_of_an_empty_index(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    index = random_index(metric, n_items=0)
+    search = {"exclude": ItemSet([1]), "allow": ItemSet([1, 2])}
+    got = check(open_index(index), random_queries(index, 3), k=5, **search)
+    assert got.counts.tolist() == [0] * 3
+    assert len(check(open_index(index), random_queries(index, 0), k=5, **search)) == 0
+
+
 def test_every_parameter_changes_the_answer() -> None:
     # Otherwise a backend that ignored one would pass the test above.
     index = random_index("inner_product", rotation=True)
@@ -83,6 +168,8 @@ def test_every_parameter_changes_the_answer() -> None:
         reference.search(index, queries, k=10, n_probes=1),
         reference.search(index, queries, k=10, exclude=random_id_lists(index, 12, 150)),
         reference.search(index, queries, k=10, allow=random_id_lists(index, 12, 300)),
+        reference.search(index, queries, k=10, exclude=random_item_set(index, 150)),
+        reference.search(index, queries, k=10, allow=random_item_set(index, 250)),
         *(
             reference.search(random_index(metric, rotation=rotation), queries, k=10)
             for metric, rotation in (("cosine", True), ("l2", True), ("inner_product", False))
@@ -100,6 +187,10 @@ def test_other_code_widths(
     open_index: Callable[[Index], Searcher], metric: str, pq_bits: int
 ) -> None:
     index = random_index(metric, pq_bits=pq_bits, pq_dim=3)
+    if pq_bits > MAX_PQ_BITS and open_index in GPU_OPENERS.values():
+        with pytest.raises(ValueError, match="pq_bits: expected at most 8 on the GPU, got 12"):
+            open_index(index)
+        return
     check(open_index(index), random_queries(index, 8), k=20)
 
 
@@ -118,7 +209,11 @@ def test_queries_fill_several_shares_and_threads(
 ) -> None:
     index = random_index(metric, n_items=150)
     queries = random_queries(index, 150)
-    check(open_index(index), queries, k=5, exclude=random_id_lists(index, 150, 40))
+    lists, item_set = random_id_lists(index, 150, 40), random_item_set(index, 60)
+    searcher = open_index(index)
+    check(searcher, queries, k=5, exclude=lists)
+    check(searcher, queries, k=5, exclude=lists, allow=item_set)
+    check(searcher, queries, k=5, exclude=item_set, allow=lists)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -273,6 +368,20 @@ def test_bad_input(
         searcher.search(**arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["queries", "exclude", "allow"])
+def test_searchers_on_the_host_refuse_device_arrays(
+    open_index: Callable[[Index], Searcher], cupy: Any, name: str
+) -> None:
+    searcher = open_index(random_index())
+    if searcher.on_device:
+        pytest.skip("on the device")
+    given: dict[str, Any] = {"queries": np.zeros((2, 16), np.float32)}
+    lists = IdLists(cupy.asarray([0, 1, 1]), cupy.asarray([7]))
+    given[name] = cupy.asarray(given["queries"]) if name == "queries" else lists
+    with pytest.raises(TypeError, match=f"{name}: expected NumPy, .*got a CuPy array"):
+        searcher.search(**given, k=5)
+
+
 @st.composite
 def searches(draw: st.DrawFn) -> tuple[Index, np.ndarray, dict[str, object]]:
     """Small catalogs with few different codes, and any search of them."""
@@ -296,9 +405,9 @@ def searches(draw: st.DrawFn) -> tuple[Index, np.ndarray, dict[str, object]]:
     }
     for name in ("exclude", "allow"):
         if draw(st.booleans()):
-            ids = st.sampled_from([*index.item_ids.tolist(), -1, 3])
-            lists = st.lists(st.lists(ids), min_size=n_queries, max_size=n_queries)
-            search[name] = draw(lists)
+            ids = st.lists(st.sampled_from([*index.item_ids.tolist(), -1, 3]))
+            lists = st.lists(ids, min_size=n_queries, max_size=n_queries)
+            search[name] = draw(lists | ids.map(ItemSet))
     return index, random_queries(index, n_queries, draw(st.integers(0, 2**16))), search
 
 
@@ -309,6 +418,11 @@ def test_any_search(name: str, case: tuple[Index, np.ndarray, dict[str, object]]
     got = check(OPENERS[name](index), queries, **search)
     for i in range(len(queries)):
         if "exclude" in search:
-            assert not np.isin(got[i][1], search["exclude"][i]).any()  # type: ignore[index]
+            assert not np.isin(got[i][1], ids_for(search["exclude"], i)).any()
         if "allow" in search:
-            assert np.isin(got[i][1], search["allow"][i]).all()  # type: ignore[index]
+            assert np.isin(got[i][1], ids_for(search["allow"], i)).all()
+
+
+def ids_for(given: Any, i: int) -> Any:
+    """The ids that ``exclude`` or ``allow`` holds for query ``i``."""
+    return given.item_ids if isinstance(given, ItemSet) else given[i]

@@ -20,6 +20,7 @@ from merlin_poeem import reference
 from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.fit import import_faiss
 from merlin_poeem.index import Index
+from merlin_poeem.item_set import ItemFilter, ItemSet
 from merlin_poeem.params import Metric
 from merlin_poeem.ragged import Candidates, IdLists
 from merlin_poeem.request import SearchRequest
@@ -51,6 +52,7 @@ class FaissSearcher:
     """
 
     backend = "faiss"
+    on_device = False
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -208,7 +210,8 @@ class FaissSearcher:
         scores: Float32 = np.empty((n_queries, width), np.float32)
         rows: Int64 = np.full((n_queries, width), -1, np.int64)
         if batch.item_filter.allowed is None:
-            self._scan_lists(batch, slice(None), None, scores, rows)
+            selector = self._selector_of_all(batch.item_filter)
+            self._scan_lists(batch, slice(None), selector, scores, rows)
         else:
             for i in range(n_queries):
                 allowed = batch.item_filter.allowed_rows(i)
@@ -221,6 +224,12 @@ class FaissSearcher:
         if rows.size and rows[:, -1].min() < 0:
             scores[rows < 0] = -np.inf
         return scores, rows
+
+    def _selector_of_all(self, item_filter: _Filter) -> Any:
+        """Faiss' selector of the rows that any query may return, None where that is every row."""
+        if item_filter.eligible is None:
+            return None
+        return self._faiss.IDSelectorBitmap(np.packbits(item_filter.eligible, bitorder="little"))
 
     def _scan_lists(
         self, batch: _Batch, queries: slice, selector: Any, scores: Float32, rows: Int64
@@ -287,24 +296,28 @@ class _Filter:
     """What each query must not, or may only, return.
 
     A (query, row) pair is one number, ``query * n_items + row``, and a filter a sorted array of
-    them. Ids that the index does not hold have no pair.
+    them. Ids that the index does not hold have no pair. Item sets, the same for all queries, are
+    one mask of the rows: pairs tell only of rows in it.
     """
 
     queries: Int64
     """(n,), the numbers that the pairs know these queries by."""
 
     n_items: int
+    eligible: NDArray[np.bool_] | None
+    """(n_items,), the rows that the sets leave; None where there is no set."""
     excluded: Int64 | None
     allowed: Int64 | None
 
     @classmethod
     def of(cls, index: Index, request: SearchRequest) -> _Filter:
-        excluded = None if request.exclude is None else _pairs(index, request.exclude)
-        allowed = None if request.allow is None else _pairs(index, request.allow)
+        eligible = _eligible(index, request)
+        excluded = _pairs(index, request.exclude, eligible)
+        allowed = _pairs(index, request.allow, eligible)
         if excluded is not None and allowed is not None:
             allowed = np.setdiff1d(allowed, excluded, assume_unique=True)
             excluded = None
-        return cls(np.arange(len(request)), index.n_items, excluded, allowed)
+        return cls(np.arange(len(request)), index.n_items, eligible, excluded, allowed)
 
     def of_queries(self, block: slice) -> _Filter:
         return replace(self, queries=self.queries[block])
@@ -394,10 +407,37 @@ class _Cosines:
         return np.asarray(inner_products / np.where(norms > 0, norms, 1), np.float32)
 
 
-def _pairs(index: Index, lists: IdLists) -> Int64:
+def _eligible(index: Index, request: SearchRequest) -> NDArray[np.bool_] | None:
+    """(n_items,), whether the request's item sets leave a row; None where it has none."""
+    if not isinstance(request.exclude, ItemSet) and not isinstance(request.allow, ItemSet):
+        return None
+    eligible: NDArray[np.bool_] = np.ones(index.n_items, bool)
+    if isinstance(request.allow, ItemSet):
+        eligible = _mask(index, request.allow)
+    if isinstance(request.exclude, ItemSet):
+        eligible &= ~_mask(index, request.exclude)
+    return eligible
+
+
+def _mask(index: Index, item_set: ItemSet) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = np.zeros(index.n_items, bool)
+    rows = index.rows_of(item_set.item_ids)
+    mask[rows[rows >= 0]] = True
+    return mask
+
+
+def _pairs(
+    index: Index, lists: ItemFilter | None, eligible: NDArray[np.bool_] | None
+) -> Int64 | None:
+    """The pairs of ``lists`` whose rows are eligible; None where there are no lists."""
+    if not isinstance(lists, IdLists):
+        return None
     rows = index.rows_of(lists.values)
+    told = rows >= 0
+    if eligible is not None:
+        told[told] = eligible[rows[told]]
     queries = np.repeat(np.arange(len(lists)), lists.lengths)
-    pairs = np.sort(queries[rows >= 0] * index.n_items + rows[rows >= 0])
+    pairs = np.sort(queries[told] * index.n_items + rows[told])
     # Without repeats, as np.unique does, whose hashing is several times slower here.
     return pairs[np.diff(pairs, prepend=-1) > 0]
 

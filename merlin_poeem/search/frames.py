@@ -1,7 +1,8 @@
 """Frames in, frames out: query vectors and id lists from columns, candidates back as columns.
 
-pandas and cuDF take the same path; :func:`_read_lists` and :func:`_list_column` alone know that
-they keep list columns differently.
+pandas and cuDF take the same path; :func:`_matrix`, :func:`_read_lists` and :func:`_list_column`
+alone know that they keep columns differently. What a searcher on the device gets from a cuDF frame,
+and gives for it, stays there: CuPy arrays, which share the columns' memory where that is possible.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
+from merlin_poeem.arrays import Float32, Int64, array_module, as_item_ids, as_vectors
+from merlin_poeem.item_set import ItemFilter, ItemSet
 from merlin_poeem.params import positive_int
-from merlin_poeem.ragged import Candidates, IdLists
+from merlin_poeem.ragged import Candidates, IdLists, offsets_of
 from merlin_poeem.search.searcher import Searcher
 
 Form = Literal["long", "list"]
@@ -32,12 +34,14 @@ def search_frame(
     k: int,
     vectors: str | Sequence[str] = "embedding",
     query_id: str | None = None,
-    exclude: str | None = None,
-    allow: str | None = None,
+    exclude: str | ItemSet | None = None,
+    allow: str | ItemSet | None = None,
     n_probes: int | None = None,
     form: Form = "long",
 ) -> Any:
     """Search for every row of ``frame``; a frame of the same kind comes back, pandas or cuDF.
+
+    Nothing of a cuDF frame is copied through the host where the searcher is ``on_device``.
 
     Parameters
     ----------
@@ -50,8 +54,8 @@ def search_frame(
         The column that names the queries in the result; None takes the frame's index, under its own
         name or else ``query_id``.
     exclude, allow
-        List columns of item ids: never returned, or the only ones that may be. A null is an empty
-        list.
+        Items never returned, or the only ones that may be: a list column of item ids, where a null
+        is an empty list, or an :class:`~merlin_poeem.item_set.ItemSet` for all rows.
     form
         ``"long"``: a row per candidate, best first: query id, ``rank`` (from 1), ``item_id``,
         ``score``. ``"list"``: a row per query: query id, ``item_id`` and ``score`` as lists, and
@@ -71,12 +75,13 @@ def search_frame(
     if form not in RESULT_COLUMNS:
         raise ValueError(f"form: expected long or list, got {form!r}")
     name, query_ids = _query_ids(frame, query_id, form)
+    on_device = searcher.on_device and _is_cudf(frame)
     candidates = searcher.search(
-        _vectors(frame, vectors),
+        _vectors(frame, vectors, searcher.index.dim, on_device),
         k=k,
         n_probes=n_probes,
-        exclude=None if exclude is None else _id_lists(frame, "exclude", exclude),
-        allow=None if allow is None else _id_lists(frame, "allow", allow),
+        exclude=_item_filter(frame, "exclude", exclude, on_device),
+        allow=_item_filter(frame, "allow", allow, on_device),
     )
     columns = _long_columns if form == "long" else _list_columns
     return module.DataFrame(columns(module, name, query_ids, candidates))
@@ -85,11 +90,10 @@ def search_frame(
 def _long_columns(
     module: ModuleType, name: str, query_ids: Any, candidates: Candidates
 ) -> dict[str, Any]:
-    counts, total = candidates.counts, len(candidates.scores)
-    queries = np.repeat(np.arange(len(counts)), counts)
+    xp, queries = array_module(candidates.counts), candidates.query_numbers
     return {
         name: _plain(query_ids.take(queries)),
-        "rank": np.arange(1, total + 1) - np.repeat(candidates.offsets[:-1], counts),
+        "rank": xp.arange(1, len(queries) + 1) - candidates.offsets[queries],
         "item_id": candidates.item_ids,
         "score": candidates.scores,
     }
@@ -147,9 +151,13 @@ def _column(frame: Any, argument: str, name: str) -> Any:
     return frame[name]
 
 
-def _vectors(frame: Any, vectors: str | Sequence[str]) -> Float32:
+def _is_cudf(frame_or_column: Any) -> bool:
+    return type(frame_or_column).__module__.partition(".")[0] == "cudf"
+
+
+def _vectors(frame: Any, vectors: str | Sequence[str], dim: int, on_device: bool) -> Float32:
     if isinstance(vectors, str):
-        return _vectors_of_lists(vectors, _column(frame, "vectors", vectors))
+        return _vectors_of_lists(vectors, _column(frame, "vectors", vectors), dim, on_device)
     columns = [_column(frame, "vectors", name) for name in vectors]
     if not columns:
         raise ValueError("vectors: expected at least one column, got none")
@@ -159,17 +167,28 @@ def _vectors(frame: Any, vectors: str | Sequence[str]) -> Float32:
                 f"column {name!r}: expected float32, got {column.dtype}; "
                 "cast with astype('float32')"
             )
-    matrix = frame[list(vectors)].to_numpy()
+    matrix = _matrix(frame[list(vectors)], on_device)
     return as_vectors(f"columns {vectors[0]!r} to {vectors[-1]!r}", matrix)
 
 
-def _vectors_of_lists(name: str, column: Any) -> Float32:
-    lengths, values = _read_lists(name, column)
-    wrong = lengths != (lengths[0] if len(lengths) else 0)
-    if len(lengths) and (lengths[0] <= 0 or wrong.any()):
-        row = 0 if lengths[0] <= 0 else int(np.argmax(wrong))
-        got = "a null" if lengths[row] < 0 else f"{lengths[row]} values"
-        expected = f"{lengths[0]} values, as in row 0" if lengths[0] > 0 else "a vector"
+def _matrix(frame: Any, on_device: bool) -> Any:
+    """The columns, all float32, side by side; nulls become NaN, which has no place in a vector."""
+    if _is_cudf(frame) and any(frame[name].null_count for name in frame.columns):
+        frame = frame.fillna(np.nan)
+    return frame.to_cupy() if on_device else frame.to_numpy()
+
+
+def _vectors_of_lists(name: str, column: Any, dim: int, on_device: bool) -> Float32:
+    lengths, values = _read_lists(name, column, on_device)
+    xp = array_module(lengths)
+    if not len(lengths):
+        empty: Float32 = xp.empty((0, dim), np.float32)
+        return empty
+    first, wrong = int(lengths[0]), lengths != lengths[0]
+    if first <= 0 or wrong.any():
+        row = 0 if first <= 0 else int(xp.flatnonzero(wrong)[0])
+        got = "a null" if lengths[row] < 0 else f"{int(lengths[row])} values"
+        expected = f"{first} values, as in row 0" if first > 0 else "a vector"
         raise ValueError(f"column {name!r}: expected {expected}; got {got} in row {row}")
     if _lacks_dtype(column):
         values = values.astype(np.float32)
@@ -181,17 +200,54 @@ def _lacks_dtype(column: Any) -> bool:
     return column.dtype == object and all(type(row) in (list, tuple) for row in column)
 
 
-def _id_lists(frame: Any, argument: str, name: str) -> IdLists:
-    lengths, values = _read_lists(name, _column(frame, argument, name))
-    offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, 0))])
-    return IdLists(offsets, as_item_ids(f"column {name!r}", values))
+def _item_filter(
+    frame: Any, argument: str, given: str | ItemSet | None, on_device: bool
+) -> ItemFilter | None:
+    if given is None or isinstance(given, ItemSet):
+        return given
+    lengths, values = _read_lists(given, _column(frame, argument, given), on_device)
+    offsets = offsets_of(array_module(lengths).maximum(lengths, 0))
+    return IdLists(offsets, as_item_ids(f"column {given!r}", values))
 
 
-def _read_lists(name: str, column: Any) -> tuple[Int64, NDArray[Any]]:
+def _read_lists(name: str, column: Any, on_device: bool) -> tuple[Int64, NDArray[Any]]:
     """A list column as the length of each row, −1 for a null, and the values of all rows."""
-    if type(column).__module__.startswith("cudf"):
-        lengths = column.list.len().fillna(-1).to_numpy()
-        return lengths.astype(np.int64), column.list.leaves.to_numpy()
+    return _read_cudf(name, column, on_device) if _is_cudf(column) else _read_pandas(name, column)
+
+
+def _read_cudf(name: str, column: Any, on_device: bool) -> tuple[Int64, NDArray[Any]]:
+    if column.null_count == len(column):
+        # cuDF has no list type for a column that never held a list.
+        lengths = -_array(column.isnull(), on_device).astype(np.int64)
+        return lengths, array_module(lengths).empty(0, np.int64)
+    try:
+        lists = column.list
+    except AttributeError as error:
+        raise TypeError(f"column {name!r}: expected lists, got {column.dtype}") from error
+    lengths = _array(lists.len().fillna(-1), on_device).astype(np.int64)
+    leaves = lists.leaves
+    if not len(leaves):
+        return lengths, array_module(lengths).empty(0, np.int64)
+    if leaves.dtype.kind not in "biuf":
+        raise TypeError(f"column {name!r}: expected lists of numbers, got {column.dtype}")
+    if leaves.null_count and leaves.dtype.kind == "f":
+        leaves = leaves.fillna(np.nan)
+    _check_no_nulls(name, leaves.null_count)
+    return lengths, _array(leaves, on_device)
+
+
+def _array(column: Any, on_device: bool) -> Any:
+    """The values of a cuDF column of numbers, none of them null, in CuPy or in NumPy."""
+    return column.values if on_device else column.to_numpy()
+
+
+def _check_no_nulls(name: str, n_nulls: int) -> None:
+    # In a list of floats a null becomes NaN, which the check of the vectors names by its row.
+    if n_nulls:
+        raise ValueError(f"column {name!r}: expected no nulls inside lists, got {n_nulls}")
+
+
+def _read_pandas(name: str, column: Any) -> tuple[Int64, NDArray[Any]]:
     import pyarrow as pa  # here, because importing it takes longer than all else together
     import pyarrow.compute as pc
 
@@ -209,11 +265,8 @@ def _read_lists(name: str, column: Any) -> tuple[Int64, NDArray[Any]]:
         raise TypeError(f"column {name!r}: expected lists, got {array.type}")
     lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
     values = array.flatten()
-    # In a list of floats a null becomes NaN, which the check of the vectors names by its row.
-    if values.null_count and not pa.types.is_floating(values.type):
-        raise ValueError(
-            f"column {name!r}: expected no nulls inside lists, got {values.null_count}"
-        )
+    if not pa.types.is_floating(values.type):
+        _check_no_nulls(name, values.null_count)
     return lengths.astype(np.int64), values.to_numpy(zero_copy_only=False)
 
 
@@ -227,11 +280,23 @@ def _is_list(arrow_type: Any) -> bool:
 def _list_column(module: ModuleType, offsets: Int64, values: NDArray[Any]) -> Any:
     """One list per row: in pandas an object column of arrays, in cuDF its own list column."""
     if module.__name__ == "cudf":
-        import pyarrow as pa
-
-        return module.Series.from_arrow(
-            pa.ListArray.from_arrays(offsets.astype(np.int32), pa.array(values))
-        )
+        return _cudf_lists(module, offsets, values)
     bounds = offsets.tolist()
     lists = [values[i:j] for i, j in pairwise(bounds)]
     return module.Series(lists, dtype=object)
+
+
+def _cudf_lists(cudf: ModuleType, offsets: Int64, values: NDArray[Any]) -> Any:
+    offsets_32 = offsets.astype(np.int32)
+    if array_module(values) is np:
+        import pyarrow as pa
+
+        return cudf.Series.from_arrow(pa.ListArray.from_arrays(offsets_32, pa.array(values)))
+    # cuDF itself makes no list column of device arrays (NVIDIA/cudf issue 11130). pylibcudf, on
+    # which it stands, does: as in Arrow, the column has no data but two children, its offsets,
+    # int32, and its values, here the CuPy arrays' own memory.
+    import pylibcudf as plc
+
+    children = [plc.Column.from_cuda_array_interface(array) for array in (offsets_32, values)]
+    lists = plc.Column(plc.DataType(plc.TypeId.LIST), len(offsets) - 1, None, None, 0, 0, children)
+    return cudf.Series.from_pylibcudf(lists)

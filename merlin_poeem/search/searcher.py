@@ -10,7 +10,7 @@ from merlin_poeem.arrays import Float32
 from merlin_poeem.index import Index
 from merlin_poeem.ragged import Candidates
 
-Backend = Literal["faiss", "reference"]
+Backend = Literal["gpu", "faiss", "reference"]
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
@@ -23,6 +23,9 @@ class Searcher(Protocol):
     index: Index
     backend: str
     """The backend that runs, such as ``"faiss"``."""
+
+    on_device: bool
+    """Whether it searches on a GPU: CuPy queries then give CuPy results, NumPy queries NumPy's."""
 
     def search(
         self,
@@ -38,15 +41,19 @@ class Searcher(Protocol):
         Parameters
         ----------
         queries
-            (n_queries, dim) float32, raw space, finite.
+            (n_queries, dim) float32, raw space, finite. CuPy arrays, here and in
+            :class:`~merlin_poeem.ragged.IdLists`, only where the searcher is ``on_device``.
         k
             Results wanted per query; fewer come where the visited lists hold fewer.
         n_probes
             Lists visited, 1..n_lists; None takes the index's own default.
         exclude, allow
-            One list of item ids per query (:class:`~merlin_poeem.ragged.IdLists` or a sequence of
-            sequences): items never returned, or the only ones that may be. Ids that the index does
-            not hold are no error. Applied during the scan: they do not eat into ``k``.
+            Items never returned, or the only ones that may be. One list of item ids per query
+            (:class:`~merlin_poeem.ragged.IdLists` or a sequence of sequences), or one
+            :class:`~merlin_poeem.item_set.ItemSet` for all queries; each of the two as it likes.
+            Where both name an item, it is not returned; an empty ``allow`` allows nothing. Ids that
+            the index does not hold are no error. Applied during the scan: they do not eat into
+            ``k``.
 
         Raises
         ------
@@ -61,6 +68,7 @@ class ReferenceSearcher:
     """The NumPy definition behind the protocol: exact, slow, for tests and small catalogs."""
 
     backend = "reference"
+    on_device = False
 
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -83,17 +91,31 @@ class ReferenceSearcher:
 def open_searcher(index: Index, backend: str = "auto") -> Searcher:
     """Open ``index`` for search.
 
-    ``backend`` is ``"faiss"``, ``"reference"`` or ``"auto"`` (Faiss; the choice is logged). A
-    backend that is not installed is an ``ImportError`` that says what to install: none is ever
-    replaced by another in silence; ``searcher.backend`` says which one runs.
+    ``backend`` is ``"gpu"``, ``"faiss"``, ``"reference"`` or ``"auto"``: the GPU where there is one
+    that holds the index, else Faiss; the choice and its reason are logged. A backend that was named
+    and is not there is an error that says what it lacks (``ImportError``, and ``RuntimeError`` for
+    a GPU): none is ever replaced by another in silence; ``searcher.backend`` says which one runs.
     """
     if backend == "auto":
-        backend = "faiss"
-        logger.info("search backend: faiss")
+        return _open_best(index)
     if backend == "reference":
         return ReferenceSearcher(index)
     if backend == "faiss":
         from merlin_poeem.search.cpu import FaissSearcher
 
         return FaissSearcher(index)
+    if backend == "gpu":
+        from merlin_poeem.search.gpu import GpuSearcher
+
+        return GpuSearcher(index)
     raise ValueError(f"backend: expected one of {', '.join((*BACKENDS, 'auto'))}; got {backend!r}")
+
+
+def _open_best(index: Index) -> Searcher:
+    try:
+        searcher = open_searcher(index, "gpu")
+    except (ImportError, RuntimeError, ValueError, MemoryError) as error:
+        logger.info("search backend: faiss, not gpu: %s", error)
+        return open_searcher(index, "faiss")
+    logger.info("search backend: gpu")
+    return searcher

@@ -1,0 +1,119 @@
+// How the codes of 32 items lie in memory, and how their lookups avoid each other.
+//
+// A LUT row (one code value) holds a column for every code byte. The columns come in segments of
+// 32, 16, 8 or 4; in shared memory a SPREAD segment is repeated to fill all 32 banks. Were byte t
+// of every item the code of column t, the 32 lanes of a warp would all read one column, at random
+// rows: random banks, about 3 of them in one. So byte t of the item in lane i is the code of column
+// (i xor t) of its segment: in every step the 32 lanes read 32 different columns, that is 32
+// different banks, whatever the codes are.
+//
+// A group is 32 items of one list. Its bytes come in chunks of 16, 8 or 4 bytes an item, as large
+// as fit, and a chunk of all 32 items lies together: a warp reads it in one coalesced access.
+#pragma once
+
+constexpr int BOOK_ROWS = 256;
+constexpr int BANKS = 32;
+
+// The width of the segment that byte t of `n_bytes` lies in, and where it starts.
+__host__ __device__ constexpr int segment_start(int n_bytes, int t) {
+  int start = 0;
+  for (int width = BANKS; width >= 4; width >>= 1) {
+    while (n_bytes - start >= width) {
+      if (t < start + width) return start;
+      start += width;
+    }
+  }
+  return start;
+}
+
+__host__ __device__ constexpr int segment_width(int n_bytes, int t) {
+  const int left = n_bytes - segment_start(n_bytes, t);
+  return left >= 32 ? 32 : left >= 16 ? 16 : left >= 8 ? 8 : 4;
+}
+
+// The column whose code is byte t of the item in `lane`.
+__host__ __device__ constexpr int column_of(int n_bytes, int t, int lane) {
+  const int start = segment_start(n_bytes, t), width = segment_width(n_bytes, t);
+  return start + ((lane ^ (t - start)) & (width - 1));
+}
+
+// Words between two rows of the segment of byte t in shared memory.
+template <int BYTES, bool SPREAD>
+__host__ __device__ constexpr int row_words(int t) {
+  return SPREAD ? BANKS : segment_width(BYTES, t);
+}
+
+// Words of shared memory before the segment of byte t; of t = BYTES, all words of the LUT.
+template <int BYTES, bool SPREAD>
+__host__ __device__ constexpr int segment_words(int t) {
+  int words = 0;
+  for (int start = 0; start < BYTES && start < t;) {
+    const int width = segment_width(BYTES, start);
+    if (t < start + width) break;
+    words += BOOK_ROWS * (SPREAD ? BANKS : width);
+    start += width;
+  }
+  return words;
+}
+
+// Bytes from the start of a group to byte t of the item in `lane`.
+__host__ __device__ constexpr int place_in_group(int n_bytes, int t, int lane) {
+  int start = 0;
+  for (int chunk = 16; chunk >= 4; chunk >>= 1) {
+    while (n_bytes - start >= chunk) {
+      if (t < start + chunk) return start * 32 + lane * chunk + t - start;
+      start += chunk;
+    }
+  }
+  return start * 32;
+}
+
+// The code bytes of one item, four to a word.
+template <int BYTES>
+struct ItemCodes {
+  unsigned words[BYTES / 4];
+
+  __device__ __forceinline__ void load(const unsigned char* __restrict__ group, unsigned lane) {
+#pragma unroll
+    for (int t = 0; t + 16 <= BYTES; t += 16) {
+      const uint4 chunk = __ldg(reinterpret_cast<const uint4*>(group + t * 32) + lane);
+      words[t / 4] = chunk.x;
+      words[t / 4 + 1] = chunk.y;
+      words[t / 4 + 2] = chunk.z;
+      words[t / 4 + 3] = chunk.w;
+    }
+    constexpr int IN_16 = BYTES / 16 * 16, IN_8 = BYTES / 8 * 8;
+    if (IN_8 > IN_16) {
+      const uint2 chunk = __ldg(reinterpret_cast<const uint2*>(group + IN_16 * 32) + lane);
+      words[IN_16 / 4] = chunk.x;
+      words[IN_16 / 4 + 1] = chunk.y;
+    }
+    if (BYTES > IN_8) {
+      words[IN_8 / 4] = __ldg(reinterpret_cast<const unsigned*>(group + IN_8 * 32) + lane);
+    }
+  }
+};
+
+// Stores four neighbouring columns of one LUT row wherever their segment repeats them.
+template <int BYTES, bool SPREAD, int T = 0>
+__device__ __forceinline__ void store_quad(int* shared_lut, int row, int t, int4 quad) {
+  if constexpr (T < BYTES) {
+    if (t != T) return store_quad<BYTES, SPREAD, T + 4>(shared_lut, row, t, quad);
+    constexpr int WIDTH = segment_width(BYTES, T), STRIDE = row_words<BYTES, SPREAD>(T);
+    int* segment = shared_lut + segment_words<BYTES, SPREAD>(T) + row * STRIDE;
+#pragma unroll
+    for (int column = T - segment_start(BYTES, T); column < STRIDE; column += WIDTH) {
+      *reinterpret_cast<int4*>(segment + column) = quad;
+    }
+  }
+}
+
+// The LUT of one query in shared memory, filled by the whole block from (256, BYTES) in memory.
+template <int BYTES, bool SPREAD>
+__device__ __forceinline__ void load_lut(int* shared_lut, const int* __restrict__ lut) {
+  constexpr int QUADS = BYTES / 4;
+  for (int i = threadIdx.x; i < BOOK_ROWS * QUADS; i += blockDim.x) {
+    const int4 quad = __ldg(reinterpret_cast<const int4*>(lut) + i);
+    store_quad<BYTES, SPREAD>(shared_lut, i / QUADS, i % QUADS * 4, quad);
+  }
+}

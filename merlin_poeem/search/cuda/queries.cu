@@ -1,0 +1,79 @@
+// Queries made ready: unit length for the cosine, rotated, moved, and the unit of their fixed point.
+#include "block.cuh"
+#include "scorer.cuh"
+
+// Sums of lookups stay below 2^30 in size, the base included, so that no order of adding overflows.
+constexpr int SUM_BITS = 30;
+constexpr int MAX_EXPONENT = 120;
+
+// One warp a query; WARPS queries a block, 2 * dim words of shared memory each.
+__global__ void __launch_bounds__(THREADS)
+prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rotated already
+                const float* __restrict__ rotation,    // (dim, dim), or null
+                const float* __restrict__ origin,      // (dim,), rotated, or null: zero
+                const float* __restrict__ radii,       // (n_bytes,), longest codeword of each byte
+                float base_radius,                     // the longest centroid, 0 if codes are whole
+                int metric, int n, int dim, int n_bytes, int byte_len,
+                float* __restrict__ rotated,           // (n, dim), relative to the origin
+                float* __restrict__ squares,           // (n,), |rotated|^2
+                float* __restrict__ scales,            // (n,), fixed point of 1
+                float* __restrict__ units) {           // (n,), 1 / scale
+  extern __shared__ float memory[];
+  const unsigned lane = lane_id();
+  const size_t query = static_cast<size_t>(blockIdx.x) * WARPS + warp_id();
+  if (query >= n) return;
+  float* raw = memory + warp_id() * 2 * dim;
+  float* turned = raw + dim;
+  queries += query * dim;
+
+  float norm = 1.0f;
+  if (metric == METRIC_COSINE) {
+    // Divided by the largest first: squares of float32 values may leave its range.
+    float largest = 0.0f, square = 0.0f;
+    for (int i = lane; i < dim; i += 32) largest = fmaxf(largest, fabsf(queries[i]));
+    for (int step = 16; step > 0; step >>= 1) {
+      largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, step));
+    }
+    if (largest > 0.0f) {
+      for (int i = lane; i < dim; i += 32) {
+        const float part = queries[i] / largest;
+        square = fmaf(part, part, square);
+      }
+      norm = sqrtf(warp_sum(square)) * largest;
+    }
+  }
+  for (int i = lane; i < dim; i += 32) raw[i] = queries[i] / norm;
+  __syncwarp();
+  for (int i = lane; i < dim; i += 32) {
+    float sum = raw[i];
+    if (rotation != nullptr) {
+      sum = 0.0f;
+      for (int j = 0; j < dim; j++) sum = fmaf(raw[j], rotation[static_cast<size_t>(j) * dim + i], sum);
+    }
+    turned[i] = origin == nullptr ? sum : sum - origin[i];
+  }
+  __syncwarp();
+
+  float bound = 0.0f, square = 0.0f;
+  for (int byte = lane; byte < n_bytes; byte += 32) {
+    float part = 0.0f;
+    for (int i = byte * byte_len; i < min((byte + 1) * byte_len, dim); i++) {
+      part = fmaf(turned[i], turned[i], part);
+    }
+    bound = fmaf(sqrtf(part), radii[byte], bound);
+    square += part;
+  }
+  square = warp_sum(square);
+  bound = fmaf(sqrtf(square), base_radius, warp_sum(bound));
+  int exponent = 0;
+  if (bound > 0.0f) {
+    exponent = SUM_BITS - 2 - ilogbf(bound);
+    exponent = max(-MAX_EXPONENT, min(MAX_EXPONENT, exponent));
+  }
+  for (int i = lane; i < dim; i += 32) rotated[query * dim + i] = turned[i];
+  if (lane == 0) {
+    squares[query] = square;
+    scales[query] = ldexpf(1.0f, exponent);
+    units[query] = ldexpf(1.0f, -exponent);
+  }
+}

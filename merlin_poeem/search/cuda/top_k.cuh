@@ -1,0 +1,172 @@
+// The k best of a stream of (score, row) pairs, kept by one block in shared memory.
+//
+// Threads push the pairs that reach the threshold. When the buffer is full the block keeps the k
+// best, which raises the threshold: of a long stream few pairs are ever pushed. Equal scores are
+// ordered by item id, which is read only where scores are equal.
+#pragma once
+#include "bitonic_sort.cuh"
+#include "radix_select.cuh"
+
+constexpr unsigned NO_ROW = 0xffffffffu;
+
+struct TopKShared {
+  SelectShared select;
+  unsigned count, n_holes, n_moved;
+};
+
+struct TopK {
+  TopKShared& shared;
+  float* scores;                 // (capacity,)
+  unsigned* rows;                // (capacity,)
+  unsigned short* holes;         // (k,)
+  const long long* item_ids;     // of each row
+  unsigned capacity;             // a power of two, at least k + THREADS
+  unsigned k;
+  float threshold;               // the same in every thread; no pair below it is among the k best
+
+  // Bytes of shared memory from `memory` on: capacity * 8 + k * 2.
+  __device__ TopK(TopKShared& shared, unsigned char* memory, const long long* item_ids,
+                  unsigned capacity, unsigned k)
+      : shared(shared),
+        scores(reinterpret_cast<float*>(memory)),
+        rows(reinterpret_cast<unsigned*>(memory + capacity * 4)),
+        holes(reinterpret_cast<unsigned short*>(memory + capacity * 8)),
+        item_ids(item_ids),
+        capacity(capacity),
+        k(k),
+        threshold(minus_infinity()) {
+    if (threadIdx.x == 0) shared.count = 0;
+    __syncthreads();
+  }
+
+  // Stores the pair of every lane that is `pending` and clears it, unless the buffer is full; then
+  // true. All lanes of a warp call it.
+  __device__ __forceinline__ bool push(bool& pending, float score, unsigned row) {
+    const unsigned pushing = __ballot_sync(ALL_LANES, pending);
+    if (pushing == 0) return false;
+    unsigned place = 0;
+    if (lane_id() == 0) place = atomicAdd(&shared.count, __popc(pushing));
+    const unsigned first = __shfl_sync(ALL_LANES, place, 0);
+    place = first + __popc(pushing & ((1u << lane_id()) - 1u));
+    if (pending && place < capacity) {
+      scores[place] = score;
+      rows[place] = row;
+      pending = false;
+    }
+    return first + __popc(pushing) > capacity;
+  }
+
+  // Keeps the k best of what was pushed and raises the threshold. All threads call it, with a
+  // barrier since the last push; it ends with one.
+  __device__ void keep_best() {
+    const unsigned n = min(shared.count, capacity);
+    if (n <= k) {
+      __syncthreads();
+      if (threadIdx.x == 0) shared.count = n;
+      __syncthreads();
+      return;
+    }
+    const float* of = scores;
+    const Cut cut = find_cut(shared.select, [of](unsigned i) { return key_of(of[i]); }, n, k);
+    if (cut.n_ties < cut.n_equal) drop_ties(cut, n);
+    if (threadIdx.x == 0) shared.n_holes = shared.n_moved = 0;
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < k; i += THREADS) {
+      if (key_of(scores[i]) < cut.key) {
+        holes[atomicAdd(&shared.n_holes, 1u)] = static_cast<unsigned short>(i);
+      }
+    }
+    __syncthreads();
+    for (unsigned i = k + threadIdx.x; i < n; i += THREADS) {
+      if (key_of(scores[i]) >= cut.key) {
+        const unsigned hole = holes[atomicAdd(&shared.n_moved, 1u)];
+        scores[hole] = scores[i];
+        rows[hole] = rows[i];
+      }
+    }
+    if (threadIdx.x == 0) shared.count = k;
+    threshold = score_of(cut.key);
+    __syncthreads();
+  }
+
+  // Of the pairs at the cut, those with the lowest ids stay; the others get a score whose key is 0.
+  __device__ void drop_ties(const Cut& cut, unsigned n) {
+    for (unsigned start = 0; start < n; start += THREADS) {
+      const unsigned i = start + threadIdx.x;
+      unsigned n_lower = 0;
+      if (i < n && key_of(scores[i]) == cut.key) {
+        const long long id = item_ids[rows[i]];
+        for (unsigned j = 0; j < n && n_lower < cut.n_ties; j++) {
+          n_lower += key_of(scores[j]) == cut.key && item_ids[rows[j]] < id;
+        }
+      }
+      __syncthreads();
+      // A pair that is dropped here has too many lower ids before it; it is never one of those that
+      // decide about a later pair, as these alone are enough.
+      if (n_lower >= cut.n_ties) scores[i] = __uint_as_float(0xffffffffu);
+      __syncthreads();
+    }
+  }
+
+  // Whether pair i comes before pair j in the result.
+  __device__ __forceinline__ bool before(unsigned i, unsigned j) const {
+    if (scores[i] != scores[j]) return scores[i] > scores[j];
+    if (rows[i] == NO_ROW || rows[j] == NO_ROW) return rows[i] < rows[j];
+    return item_ids[rows[i]] < item_ids[rows[j]];
+  }
+
+  // Sorts the first `n` pairs, best first. All threads call it.
+  __device__ void sort(unsigned n) {
+    unsigned width = 1;
+    while (width < n) width <<= 1;
+    for (unsigned i = n + threadIdx.x; i < width; i += THREADS) {
+      scores[i] = minus_infinity();
+      rows[i] = NO_ROW;
+    }
+    bitonic_sort(
+        width, [this](unsigned i, unsigned j) { return before(i, j); },
+        [this](unsigned i, unsigned j) { swap(i, j); });
+  }
+
+  __device__ __forceinline__ void swap(unsigned i, unsigned j) {
+    const float score = scores[i];
+    const unsigned row = rows[i];
+    scores[i] = scores[j];
+    rows[i] = rows[j];
+    scores[j] = score;
+    rows[j] = row;
+  }
+
+  // Whether any thread's pair is `pending`: then the buffer was full, and has room again. All
+  // threads call it.
+  __device__ bool make_room(bool pending) {
+    if (!__syncthreads_or(pending)) return false;
+    keep_best();
+    return true;
+  }
+
+  // Writes the k best, in any order, and how many there are. A barrier must have followed the last
+  // push.
+  __device__ void finish_part(float* out_scores, unsigned* out_rows, int* out_count) {
+    keep_best();
+    const unsigned n = shared.count;
+    for (unsigned i = threadIdx.x; i < n; i += THREADS) {
+      out_scores[i] = scores[i];
+      out_rows[i] = rows[i];
+    }
+    if (threadIdx.x == 0) *out_count = static_cast<int>(n);
+  }
+
+  // Writes the result of one query: k scores and ids, best first, and how many there are. Places
+  // without a result get -infinity and -1. A barrier must have followed the last push.
+  __device__ void finish(float* out_scores, long long* out_ids, int* out_count) {
+    keep_best();
+    const unsigned n = shared.count;
+    sort(n);
+    for (unsigned i = threadIdx.x; i < k; i += THREADS) {
+      out_scores[i] = i < n ? scores[i] : minus_infinity();
+      out_ids[i] = i < n ? item_ids[rows[i]] : -1;
+    }
+    if (threadIdx.x == 0) *out_count = static_cast<int>(n);
+  }
+};
