@@ -8,7 +8,7 @@ import pytest
 
 from merlin_poeem import Index
 from merlin_poeem.search.gpu import GpuSearcher
-from merlin_poeem.search.plan import SearchPlan, lut_shared_bytes
+from merlin_poeem.search.plan import BulkPlan, SearchPlan, lut_shared_bytes
 from tests.emulation.device import COMPILER, NO_COMPILER, EmulatedDevice, Order
 
 
@@ -19,9 +19,13 @@ class ReplannedSearcher(GpuSearcher):
         self.changes = changes
         super().__init__(index, device)
 
-    def plan(self, batch: int, k: int, n_probes: int | None = None) -> SearchPlan:
+    def plan(
+        self, batch: int, k: int, n_probes: int | None = None, *, id_lists: bool = False
+    ) -> SearchPlan:
         """The plan with ``changes``, its sizes in agreement."""
-        plan = replace(super().plan(batch, k, n_probes), **self.changes)
+        plan = replace(super().plan(batch, k, n_probes, id_lists=id_lists), **self.changes)
+        if plan.bulk is not None and (id_lists or not self._has_two_lists(n_probes)):
+            plan = replace(plan, path="scan", bulk=None)
         lut_bytes = lut_shared_bytes(self._on_device.shape.code_bytes, plan.lut_layout)
         return replace(
             plan,
@@ -29,6 +33,9 @@ class ReplannedSearcher(GpuSearcher):
             shared_bytes=plan.shared_bytes - plan.lut_bytes + lut_bytes,
             chunk=min(plan.chunk, batch),
         )
+
+    def _has_two_lists(self, n_probes: int | None) -> bool:
+        return (self.index.params.n_probes if n_probes is None else n_probes) > 1
 
 
 def opener(order: Order, **changes: Any) -> Callable[[Index], GpuSearcher]:
@@ -43,10 +50,13 @@ def opener(order: Order, **changes: Any) -> Callable[[Index], GpuSearcher]:
 
 
 SPLIT = {"n_parts": 3, "captured_batch": None, "chunk": 5, "sorts_probes": False}
+# Few candidates have room: with some searches all of them do, with others the lists are scanned.
+BULK = {"path": "bulk", "bulk": BulkPlan(1, 64, 2 * 192 * 136), "captured_batch": None}
 COMPACT = {"lut_layout": "compact", "captured_batch": None, "library_products": True}
 
 GPU_OPENERS: dict[str, Callable[[Index], GpuSearcher]] = {
     "gpu": opener("forward"),
     "gpu, reverse order, lists split": opener("reverse", **SPLIT),
     "gpu, random order, compact LUT": opener("random", **COMPACT),
+    "gpu, reverse order, in bulk": opener("reverse", **BULK),
 }

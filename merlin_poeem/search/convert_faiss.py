@@ -69,6 +69,63 @@ def to_faiss(index: Index, *, metric: Metric | None = None) -> Any:
     return pre_transform
 
 
+def to_faiss_gpu(
+    index: Index,
+    *,
+    metric: Metric | None = None,
+    use_cuvs: bool = False,
+    device: int = 0,
+    resources: Any = None,
+) -> Any:
+    """:func:`to_faiss`, copied to a GPU by Faiss.
+
+    Parameters
+    ----------
+    metric
+        As for :func:`to_faiss`.
+    use_cuvs
+        Whether cuVS searches it (its list layout, any ``pq_dim``) or Faiss' own kernels.
+    device
+        The GPU's number.
+    resources
+        A ``faiss.StandardGpuResources``, such as one with a stream set; None makes one.
+
+    Raises
+    ------
+    ValueError
+        As :func:`to_faiss` does, or no such device.
+    ImportError
+        Faiss is not installed, or is a build without GPUs or, with ``use_cuvs``, without cuVS.
+    RuntimeError
+        Faiss finds no GPU, or has no kernel for this index (its own take few ``pq_dim``).
+    """
+    faiss = import_faiss()
+    _check_gpu_build(faiss, use_cuvs, device)
+    options = faiss.GpuClonerOptions()
+    options.use_cuvs = use_cuvs
+    if resources is None:
+        resources = faiss.StandardGpuResources()
+    return faiss.index_cpu_to_gpu(resources, device, to_faiss(index, metric=metric), options)
+
+
+def _check_gpu_build(faiss: Any, use_cuvs: bool, device: int) -> None:
+    if not hasattr(faiss, "StandardGpuResources"):
+        raise ImportError(
+            f"faiss: expected a build with GPU support, got {faiss.__version__} without; "
+            "pip install faiss-gpu-cuvs in the place of faiss-cpu"
+        )
+    if use_cuvs and "CUVS" not in faiss.get_compile_options():
+        raise ImportError(
+            f"faiss: expected a build with cuVS, got {faiss.__version__} with "
+            f"{faiss.get_compile_options().strip()}; pip install faiss-gpu-cuvs"
+        )
+    n_devices = faiss.get_num_gpus()
+    if not n_devices:
+        raise RuntimeError("faiss: expected an NVIDIA GPU, got none that Faiss finds")
+    if not 0 <= device < n_devices:
+        raise ValueError(f"device: expected 0 to {n_devices - 1}, got {device}")
+
+
 def from_faiss(faiss_index: Any, *, metric: Metric | None = None) -> Index:
     """A trained Faiss ``IndexIVFPQ``, with or without an orthogonal transform before it, as ours.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, normalize
 from merlin_poeem.index import Index
@@ -21,6 +22,7 @@ from merlin_poeem.search.plan import (
     THREADS,
     WARPS,
     IndexShape,
+    check_dim,
 )
 
 UPLOAD_BYTES = 64 << 20
@@ -52,6 +54,8 @@ class DeviceIndex:
     """No such share exceeds this times the query's length."""
     book: Any
     """(byte_len, 256, code_bytes) float32: the codewords of each code byte."""
+    rounded_book: Any
+    """(code_bytes, 256, byte_len) uint16: the same, rounded to the bits of bf16."""
     radii: Any
     """(code_bytes,) float32: the longest codeword of each code byte."""
     group_offsets: Any
@@ -99,11 +103,12 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
     Raises
     ------
     ValueError
-        A code that the kernels do not know, naming what they do.
+        A code that the kernels do not know, naming what they do, or too many dimensions.
     MemoryError
         An index larger than the device's free memory, before anything is allocated.
     """
     shape = index_shape(index)
+    check_dim(device.card, shape)
     needed = device_bytes(index, shape)
     if needed > device.free_bytes():
         raise MemoryError(
@@ -135,6 +140,7 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
         "list_biases": -squares if metric == "l2" else None,
         "base_factors": factors,
         "book": book,
+        "rounded_book": to_bf16(np.ascontiguousarray(book.transpose(2, 1, 0))),
         "radii": longest,
         "group_offsets": np.concatenate([[0], np.cumsum(groups)]).astype(np.uint32),
         "row_offsets": index.list_offsets.astype(np.uint32),
@@ -179,6 +185,7 @@ def index_shape(index: Index) -> IndexShape:
         code_bytes=-(-used_bytes // 4) * 4,
         byte_len=packed * index.quantization.pq_len,
         metric=params.metric,
+        largest_list=int(index.list_sizes.max(initial=0)),
     )
 
 
@@ -190,7 +197,7 @@ def device_bytes(index: Index, shape: IndexShape) -> int:
     staging = min(UPLOAD_BYTES, index.n_items * shape.code_bytes)
     rotation = 0 if quantization.rotation is None else quantization.rotation.nbytes
     book = 4 * BOOK_ROWS * shape.byte_len * shape.code_bytes
-    tables = 2 * quantization.coarse_centroids.nbytes + 16 * shape.n_lists + rotation + book
+    tables = 2 * quantization.coarse_centroids.nbytes + 16 * shape.n_lists + rotation + 2 * book
     return codes + per_item * shape.n_items + staging + tables
 
 
@@ -215,6 +222,12 @@ def byte_codebook(quantization: Quantization) -> Float32:
         codes = (values >> (4 * place)) & 15 if packed == 2 else values[:book_size]
         book[place * pq_len : (place + 1) * pq_len, : len(codes), byte] = codewords[codes].T
     return book
+
+
+def to_bf16(array: Float32) -> NDArray[np.uint16]:
+    """The nearest bf16 of each value, of two the even one, as its bits; NumPy has no such type."""
+    bits = array.view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
 def _move_to_origin(index: Index) -> tuple[Float32 | None, Quantization]:

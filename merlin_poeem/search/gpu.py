@@ -19,7 +19,7 @@ from merlin_poeem.search.device_index import DeviceIndex, open_on_device
 from merlin_poeem.search.pipeline import Filters, Pipeline, Results
 from merlin_poeem.search.plan import MAX_CAPTURED_BATCH, SearchPlan, plan_search
 
-WORKSPACE_BYTES = 256 << 20
+WORKSPACE_BYTES = 512 << 20
 # What is kept for searches that come again: bitmaps of item sets, and CUDA graphs.
 KEPT_MASKS = 8
 KEPT_GRAPHS = 64
@@ -76,8 +76,13 @@ class GpuSearcher:
         """Device memory that the index takes."""
         return self._on_device.n_bytes
 
-    def plan(self, batch: int, k: int, n_probes: int | None = None) -> SearchPlan:
-        """How a search of ``batch`` queries would run. Raises as :meth:`search` does."""
+    def plan(
+        self, batch: int, k: int, n_probes: int | None = None, *, id_lists: bool = False
+    ) -> SearchPlan:
+        """How a search of ``batch`` queries would run; ``id_lists``: with lists of ids for each.
+
+        Raises as :meth:`search` does.
+        """
         batch, k = positive_int("batch", batch), positive_int("k", k)
         shape = self._on_device.shape
         return plan_search(
@@ -87,6 +92,7 @@ class GpuSearcher:
             max(1, min(k, shape.n_items)),
             self._check_n_probes(n_probes),
             self.workspace_bytes,
+            id_lists=id_lists,
         )
 
     def search(
@@ -200,7 +206,8 @@ class GpuSearcher:
     ) -> Results:
         """Results of (n, dim) queries that were checked; neither they nor the index are empty."""
         matrix = self.device.xp.asarray(queries)
-        plan = self.plan(len(matrix), k, n_probes)
+        id_lists = isinstance(exclude, IdLists) or isinstance(allow, IdLists)
+        plan = self.plan(len(matrix), k, n_probes, id_lists=id_lists)
         if plan.captured_batch is not None and exclude is None and allow is None:
             return self._run_captured(matrix, plan.captured_batch, k, n_probes)
         filters = self._filters(exclude, allow)

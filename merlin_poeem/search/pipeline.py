@@ -12,7 +12,18 @@ import numpy as np
 
 from merlin_poeem.search.device import Device
 from merlin_poeem.search.device_index import DeviceIndex
-from merlin_poeem.search.plan import BOOK_ROWS, PROBE_BYTES, QUERY_TILE, THREADS, WARPS, SearchPlan
+from merlin_poeem.search.plan import (
+    BOOK_ROWS,
+    PROBE_BYTES,
+    QUERY_TILE,
+    PRODUCT_DIMS,
+    THREADS,
+    TILE_ITEMS,
+    BulkPlan,
+    SearchPlan,
+    lut_shared_bytes,
+    query_warps,
+)
 
 BLOCK = (THREADS,)
 
@@ -83,15 +94,20 @@ class Pipeline:
         self._k, self._n_probes = np.int32(k), np.int32(n_probes)
         xp, shape, n = device.xp, index.shape, plan.chunk
         self._rotated = xp.empty((n, shape.dim), np.float32)
-        self._squares, self._scales, self._units = (xp.empty(n, np.float32) for _ in range(3))
+        self._squares, self._scales, self._units, self._margins = (
+            xp.empty(n, np.float32) for _ in range(4)
+        )
         self._products = xp.empty((n, shape.n_lists), np.float32)
         self._probes = xp.empty((n, n_probes, PROBE_BYTES // 4), np.int32)
         self._luts = xp.empty((n, BOOK_ROWS, shape.code_bytes), np.int32)
-        self._part_scores = self._part_rows = self._part_counts = None
-        if plan.n_parts > 1:
+        if plan.n_parts > 1 or plan.bulk is not None:
             self._part_scores = xp.empty((n, plan.n_parts, k), np.float32)
             self._part_rows = xp.empty((n, plan.n_parts, k), np.uint32)
             self._part_counts = xp.empty((n, plan.n_parts), np.int32)
+        if plan.bulk is not None:
+            self._thresholds = xp.empty(n, np.float32)
+            self._pairs = xp.empty(n * (n_probes - plan.bulk.n_seeds), np.int32)
+            self._candidates = xp.empty((n, plan.bulk.n_noted), np.uint32)
 
     def run(self, queries: Any, results: Results, filters: Filters = NO_FILTERS) -> None:
         """Search for (n, dim) float32 ``queries`` on the device, chunk by chunk."""
@@ -105,9 +121,10 @@ class Pipeline:
         self._score_lists(n)
         self._choose_lists(n)
         self._build_luts(n)
-        self._scan(n, results, filters)
-        if self._plan.n_parts > 1:
-            self._merge_parts(n, results)
+        if self._plan.bulk is not None:
+            self._search_in_bulk(n, self._plan.bulk, results, filters)
+        else:
+            self._scan(n, results, filters)
 
     def _prepare_queries(self, queries: Any, n: int) -> None:
         index, shape = self._index, self._index.shape
@@ -115,16 +132,17 @@ class Pipeline:
         if rotation is not None and self._plan.library_products and shape.metric != "cosine":
             queries = self._device.xp.matmul(queries, rotation, out=self._rotated[:n])
             rotation = None
+        warps = query_warps(self._device.card, shape.dim)
         self._device.kernel("queries.cu", "prepare_queries")(
-            (-(-n // WARPS),),
-            BLOCK,
+            (-(-n // warps),),
+            (32 * warps,),
             (
                 *(queries, rotation, index.origin, index.radii, index.base_radius, index.metric),
                 *(np.int32(n), np.int32(shape.dim), np.int32(shape.code_bytes)),
                 *(np.int32(shape.byte_len), self._rotated, self._squares),
-                *(self._scales, self._units),
+                *(self._scales, self._units, self._margins),
             ),
-            shared_bytes=2 * 4 * shape.dim * WARPS,
+            shared_bytes=2 * 4 * shape.dim * warps,
         )
 
     def _score_lists(self, n: int) -> None:
@@ -167,22 +185,30 @@ class Pipeline:
         )
 
     def _scan(self, n: int, results: Results, filters: Filters) -> None:
+        n_probes, n_parts = int(self._n_probes), self._plan.n_parts
+        if n_parts == 1:
+            outputs = (None, None, None, None, results.scores, results.item_ids, results.counts)
+            self._launch_scan(n, n_probes, n_parts, filters, outputs)
+        else:
+            parts = (self._part_scores, self._part_rows, self._part_counts)
+            self._launch_scan(n, n_probes, n_parts, filters, (*parts, None, None, None, None))
+            self._merge_parts(n, results)
+
+    def _launch_scan(
+        self, n: int, n_probes: int, n_parts: int, filters: Filters, outputs: tuple[Any, ...]
+    ) -> None:
         index, plan = self._index, self._plan
-        whole = plan.n_parts == 1
         spread = "true" if plan.lut_layout == "spread" else "false"
         self._device.kernel("scan.cu", f"scan<{index.shape.code_bytes}, {spread}>")(
-            (n * plan.n_parts,),
+            (n * n_parts,),
             BLOCK,
             (
                 *(self._luts, self._units, self._squares, self._probes),
                 *(index.codes, index.terms, index.item_ids, filters.eligible_mask),
                 *(filters.exclude_offsets, filters.exclude_ids),
                 *(filters.allow_offsets, filters.allow_ids),
-                *(index.metric, self._n_probes, np.int32(plan.n_parts)),
-                *(self._k, np.int32(plan.capacity)),
-                *(self._part_scores, self._part_rows, self._part_counts),
-                *(results.scores if whole else None, results.item_ids if whole else None),
-                results.counts if whole else None,
+                *(index.metric, self._n_probes, np.int32(n_probes), np.int32(n_parts)),
+                *(self._k, np.int32(plan.capacity), *outputs),
             ),
             shared_bytes=plan.shared_bytes,
         )
@@ -197,4 +223,64 @@ class Pipeline:
                 *(results.scores, results.item_ids, results.counts),
             ),
             shared_bytes=self._plan.merge_shared_bytes,
+        )
+
+    def _search_in_bulk(self, n: int, bulk: BulkPlan, results: Results, filters: Filters) -> None:
+        seeds = (self._part_scores, self._part_rows, self._part_counts)
+        outputs = (*seeds, self._thresholds, None, None, None)
+        self._launch_scan(n, bulk.n_seeds, 1, filters, outputs)
+        pair_ends = self._group_pairs(n, bulk)
+        found = self._device.xp.zeros(n, np.int32)
+        self._find_candidates(bulk, filters, pair_ends, found)
+        self._rescore(n, bulk, filters, found, results)
+
+    def _group_pairs(self, n: int, bulk: BulkPlan) -> Any:
+        """The (query, probe) pairs grouped by list; where each list's end is returned."""
+        xp = self._device.xp
+        counts = xp.zeros(self._index.shape.n_lists, np.int32)
+        own = n * (int(self._n_probes) - bulk.n_seeds)
+        grid, sizes = (-(-own // THREADS),), (np.int32(n), self._n_probes, np.int32(bulk.n_seeds))
+        self._device.kernel("pairs.cu", "count_pairs")(grid, BLOCK, (self._probes, *sizes, counts))
+        ends = xp.cumsum(counts, dtype=np.int32)
+        self._device.kernel("pairs.cu", "place_pairs")(
+            grid, BLOCK, (self._probes, *sizes, ends, counts, self._pairs)
+        )
+        return ends
+
+    def _find_candidates(
+        self, bulk: BulkPlan, filters: Filters, pair_ends: Any, found: Any
+    ) -> None:
+        index, shape = self._index, self._index.shape
+        padded_dim = -(-shape.dim // PRODUCT_DIMS) * PRODUCT_DIMS
+        self._device.kernel("tiles.cu", "find_candidates")(
+            (shape.n_lists, -(-shape.largest_list // TILE_ITEMS)),
+            BLOCK,
+            (
+                *(self._rotated, self._units, self._squares, self._margins, self._thresholds),
+                *(self._probes, pair_ends, self._pairs, index.group_offsets, index.row_offsets),
+                *(index.codes, index.terms, filters.eligible_mask, index.rounded_book),
+                *(index.metric, np.int32(shape.dim), np.int32(padded_dim)),
+                *(np.int32(shape.code_bytes), np.int32(shape.byte_len), self._n_probes),
+                *(np.int32(bulk.n_noted), self._candidates, found),
+            ),
+            shared_bytes=bulk.tile_shared_bytes,
+        )
+
+    def _rescore(
+        self, n: int, bulk: BulkPlan, filters: Filters, found: Any, results: Results
+    ) -> None:
+        index, plan = self._index, self._plan
+        n_bytes = index.shape.code_bytes
+        self._device.kernel("rescore.cu", f"rescore<{n_bytes}>")(
+            (n,),
+            BLOCK,
+            (
+                *(self._luts, self._units, self._squares, self._probes),
+                *(index.codes, index.terms, index.item_ids, filters.eligible_mask),
+                *(self._part_scores, self._part_rows, self._part_counts),
+                *(self._candidates, found, index.metric, self._n_probes, np.int32(bulk.n_seeds)),
+                *(np.int32(bulk.n_noted), self._k, np.int32(plan.capacity)),
+                *(results.scores, results.item_ids, results.counts),
+            ),
+            shared_bytes=lut_shared_bytes(n_bytes, "compact") + plan.merge_shared_bytes,
         )

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from merlin_poeem.search.device import Card, Replay
 from merlin_poeem.search.kernels import kernel_source
@@ -131,7 +132,8 @@ class EmulatedDevice:
         """See ``Device.capture``. Launches are checked as ``work`` makes them."""
         if self._recorded is not None:
             raise EmulationError("capture within a capture")
-        self._recorded = recorded = []
+        recorded: list[Callable[[], None]] = []
+        self._recorded = recorded
         try:
             work()
         finally:
@@ -340,7 +342,7 @@ class _Parameter:
             raise EmulationError(f"{self.label} takes a NumPy scalar, not {_described(arg)}")
         if self.size != arg.itemsize or self.kind != KINDS.get(arg.dtype.kind):
             raise EmulationError(f"{self.label} does not take {_described(arg)}")
-        return (ctypes.c_char * self.size)(*arg.tobytes())
+        return (ctypes.c_uint8 * self.size).from_buffer_copy(arg.tobytes())
 
 
 def _described(arg: Any) -> str:
@@ -488,8 +490,8 @@ SANITIZER_OPTIONS = (
 )
 
 
-def _copies_of_views(args: Sequence[Any]) -> dict[int, np.ndarray]:
-    """Of arguments that are part of a larger allocation, each at its place, an allocation of its own.
+def _copies_of_views(args: Sequence[Any]) -> dict[int, NDArray[Any]]:
+    """Copies, in allocations of their own, of arguments that are part of a larger one, by place.
 
     The sanitizer sees where an allocation ends, not where a view does. Views that overlap another
     argument stay as they are.

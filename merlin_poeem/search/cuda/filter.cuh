@@ -22,6 +22,9 @@ struct IdFilter {
   long long n_excluded, n_allowed;
   bool has_allowed;
 
+  __device__ IdFilter()
+      : excluded(nullptr), allowed(nullptr), n_excluded(0), n_allowed(0), has_allowed(false) {}
+
   __device__ IdFilter(size_t query, const long long* __restrict__ exclude_offsets,
                       const long long* __restrict__ exclude_ids,
                       const long long* __restrict__ allow_offsets,

@@ -84,12 +84,13 @@ choose_lists(const float* __restrict__ products,       // (n, n_lists)
           lists[j] = list;
         });
   }
+  const bool finite = !isnan(scales[query]);  // else all lists count as empty
   unsigned n_groups = 0;
   for (unsigned start = 0; start < n_probes; start += THREADS) {
     const unsigned i = start + threadIdx.x;
     const unsigned list = i >= n_probes ? 0 : sorted ? lists[i] : probes[i].list;
     const unsigned first = group_offsets[list];
-    const unsigned n_own = i < n_probes ? group_offsets[list + 1] - first : 0;
+    const unsigned n_own = i < n_probes && finite ? group_offsets[list + 1] - first : 0;
     unsigned total;
     const unsigned end = n_groups + block_running_sum(n_own, shared.of_warps, total);
     if (i < n_probes) {

@@ -64,3 +64,10 @@ struct Lookups {
     }
   }
 };
+
+// The sum of the lookups of one item whose lane is not the thread's own, from a compact LUT.
+template <int BYTES>
+__device__ __forceinline__ int sum_of_item(const ItemCodes<BYTES>& codes, const int* lut,
+                                           unsigned item_lane) {
+  return Lookups<BYTES, false>(lut, item_lane).template sum<>(codes);
+}

@@ -6,7 +6,15 @@
 constexpr int SUM_BITS = 30;
 constexpr int MAX_EXPONENT = 120;
 
-// One warp a query; WARPS queries a block, 2 * dim words of shared memory each.
+// What the sum of products of bf16 vectors may differ by from that of the float32 ones, relative to
+// the lengths of the vectors' parts: two roundings of 2^-8, and a float32 sum of `dim` terms.
+__device__ __forceinline__ float bf16_error(int dim) { return 0.00783f + dim * 4.8e-7f; }
+
+// Units: a sum of up to 65 values rounded to fixed point, and its rounding to float32 by 2^-24.
+constexpr float FIXED_POINT_ERROR = 128.0f;
+
+// One warp a query, 2 * dim words of shared memory each; as many warps a block as that allows. The
+// unit of a query that is not finite is NaN: it has no results.
 __global__ void __launch_bounds__(THREADS)
 prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rotated already
                 const float* __restrict__ rotation,    // (dim, dim), or null
@@ -17,10 +25,11 @@ prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rota
                 float* __restrict__ rotated,           // (n, dim), relative to the origin
                 float* __restrict__ squares,           // (n,), |rotated|^2
                 float* __restrict__ scales,            // (n,), fixed point of 1
-                float* __restrict__ units) {           // (n,), 1 / scale
+                float* __restrict__ units,             // (n,), 1 / scale
+                float* __restrict__ margins) {         // (n,), see tiles.cu
   extern __shared__ float memory[];
   const unsigned lane = lane_id();
-  const size_t query = static_cast<size_t>(blockIdx.x) * WARPS + warp_id();
+  const size_t query = static_cast<size_t>(blockIdx.x) * (blockDim.x / 32) + warp_id();
   if (query >= n) return;
   float* raw = memory + warp_id() * 2 * dim;
   float* turned = raw + dim;
@@ -54,7 +63,9 @@ prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rota
   }
   __syncwarp();
 
-  float bound = 0.0f, square = 0.0f;
+  float bound = 0.0f, square = 0.0f, zero = 0.0f;
+  for (int i = lane; i < dim; i += 32) zero = fmaf(raw[i], 0.0f, zero);
+  zero = warp_sum(zero);  // NaN if any value is not finite
   for (int byte = lane; byte < n_bytes; byte += 32) {
     float part = 0.0f;
     for (int i = byte * byte_len; i < min((byte + 1) * byte_len, dim); i++) {
@@ -64,7 +75,8 @@ prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rota
     square += part;
   }
   square = warp_sum(square);
-  bound = fmaf(sqrtf(square), base_radius, warp_sum(bound));
+  const float longest = warp_sum(bound);  // no sum of lookups is larger in size
+  bound = fmaf(sqrtf(square), base_radius, longest);
   int exponent = 0;
   if (bound > 0.0f) {
     exponent = SUM_BITS - 2 - ilogbf(bound);
@@ -74,6 +86,9 @@ prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rota
   if (lane == 0) {
     squares[query] = square;
     scales[query] = ldexpf(1.0f, exponent);
-    units[query] = ldexpf(1.0f, -exponent);
+    const float unit = ldexpf(1.0f, -exponent);
+    margins[query] = fmaf(longest, bf16_error(dim), FIXED_POINT_ERROR * unit);
+    // A score of NaN reaches no threshold.
+    units[query] = unit + zero;
   }
 }

@@ -14,7 +14,11 @@ struct Scorer {
   // `sum` is <q, item> in fixed point. `term` is 1 / |item| for the cosine and |item|^2 for l2. The
   // cosine's query is of unit length.
   __device__ __forceinline__ float score(int sum, float term) const {
-    const float product = __int2float_rn(sum) * unit;
+    return score_of(__int2float_rn(sum) * unit, term);
+  }
+
+  // The same of <q, item> itself; it rises with the product.
+  __device__ __forceinline__ float score_of(float product, float term) const {
     if (metric == METRIC_COSINE) return product * term;
     // Never above zero, as a squared distance is not below it: rounding may lead there.
     if (metric == METRIC_L2) return fminf(fmaf(2.0f, product, -(term + query_square)), 0.0f);
