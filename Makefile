@@ -15,6 +15,8 @@ DATA        ?=
 SEED        ?= 0
 BENCH_ENV   ?= merlin
 PYTEST_ARGS ?=
+GPU_PYTHON  ?= python
+GPU_ARGS    ?=
 UPGRADE     ?=
 
 # Name an interpreter to be used in the place of the first that is found.
@@ -50,6 +52,10 @@ bench-quality: .venv/merlin/.ready ## recall and balance of every method, into r
 .PHONY: bench-search
 bench-search: .venv/$(BENCH_ENV)/.ready ## search speed with recall, into results/search.json: [BENCH_ENV=merlin|current]
 	.venv/$(BENCH_ENV)/bin/python -m benchmarks.search
+
+.PHONY: bench-gpu
+bench-gpu: ## speed, latency and recall on this machine's GPU, into results/search_gpu.json: [GPU_PYTHON=python] [GPU_ARGS=...]
+	$(GPU_PYTHON) -m benchmarks.search_gpu $(GPU_ARGS)
 
 # --- checking ------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from merlin_poeem.search.kernels import kernel_source
+from merlin_poeem.search.kernels import COMPILER_OPTIONS, kernel_source
 
 Replay = Callable[[], None]
 
@@ -105,7 +105,7 @@ class CupyDevice:
         """See :meth:`Device.kernel`."""
         if (file, name) not in self._kernels:
             module = self.xp.RawModule(
-                code=kernel_source(file), options=("-std=c++17",), name_expressions=(name,)
+                code=kernel_source(file), options=COMPILER_OPTIONS, name_expressions=(name,)
             )
             self._kernels[file, name] = _CupyKernel(module.get_function(name))
         return self._kernels[file, name]

@@ -17,8 +17,8 @@ from merlin_poeem.search.device import Device
 from merlin_poeem.search.plan import (
     BOOK_ROWS,
     MAX_CODE_BYTES,
+    MAX_GROUPS,
     MAX_PQ_BITS,
-    MAX_ROWS,
     THREADS,
     WARPS,
     IndexShape,
@@ -173,14 +173,16 @@ def index_shape(index: Index) -> IndexShape:
             f"pq_dim: expected at most {MAX_CODE_BYTES * packed} on the GPU with "
             f"pq_bits = {params.pq_bits}, got {params.pq_dim}"
         )
-    if index.n_items > MAX_ROWS:
+    n_groups = int((-(-index.list_sizes // 32)).sum())
+    if n_groups > MAX_GROUPS:
         raise ValueError(
-            f"index: expected at most {MAX_ROWS} items on one GPU, got {index.n_items}"
+            f"index: expected at most {MAX_GROUPS} groups of 32 items, each of one list, on one "
+            f"GPU; got {n_groups} of {index.n_items} items"
         )
     return IndexShape(
         n_items=index.n_items,
         n_lists=index.n_lists,
-        n_groups=int((-(-index.list_sizes // 32)).sum()),
+        n_groups=n_groups,
         dim=index.dim,
         code_bytes=-(-used_bytes // 4) * 4,
         byte_len=packed * index.quantization.pq_len,

@@ -1,4 +1,4 @@
-"""The kernels' source: one file in ``search/cuda`` with what it includes put in its place."""
+"""The kernels: which there are, and their source, one file with what it includes in its place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "cuda"
+
+COMPILER_OPTIONS = ("-std=c++17",)
 
 INCLUDE = re.compile(r'^#include "([\w.]+)"$')
 
@@ -19,6 +21,25 @@ def kernel_source(file: str) -> str:
     compiler's cache, which goes by the text, sees a change in an included file.
     """
     return "\n".join(_lines(file, set())) + "\n"
+
+
+def every_kernel() -> list[tuple[str, str]]:
+    """(file, name) of all that opening an index and searching can launch: ``Device.kernel``."""
+    # The plan's module needs the device's, which needs this one.
+    from merlin_poeem.search.plan import MAX_CODE_BYTES
+
+    widths, flags = range(4, MAX_CODE_BYTES + 1, 4), ("true", "false")
+    return [
+        *(("layout.cu", name) for name in ("arrange_codes", "item_terms", "mark_items")),
+        ("queries.cu", "prepare_queries"),
+        *(("tables.cu", f"multiply_table<{fixed}>") for fixed in flags),
+        ("lists.cu", "choose_lists"),
+        *(("scan.cu", f"scan<{width}, {spread}>") for width in widths for spread in flags),
+        ("merge.cu", "merge_parts"),
+        *(("pairs.cu", name) for name in ("count_pairs", "place_pairs")),
+        ("tiles.cu", "find_candidates"),
+        *(("rescore.cu", f"rescore<{width}>") for width in widths),
+    ]
 
 
 def _lines(file: str, included: set[str]) -> list[str]:

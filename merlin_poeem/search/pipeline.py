@@ -15,8 +15,8 @@ from merlin_poeem.search.device_index import DeviceIndex
 from merlin_poeem.search.plan import (
     BOOK_ROWS,
     PROBE_BYTES,
-    QUERY_TILE,
     PRODUCT_DIMS,
+    QUERY_TILE,
     THREADS,
     TILE_ITEMS,
     BulkPlan,

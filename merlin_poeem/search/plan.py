@@ -26,8 +26,8 @@ PROBE_BYTES = 24
 MAX_K = 2048
 MAX_CODE_BYTES = 64
 MAX_PQ_BITS = 8
-MAX_ROWS = 2**32 - 2**16
-"""Rows are 32-bit numbers in the kernels; the last ones stand for no row."""
+MAX_GROUPS = 2**27 - 1
+"""Rows, 32 a group, are 32-bit numbers in the kernels; the last one stands for no row."""
 
 STATIC_SHARED_BYTES = 4352
 """The most that a kernel declares for itself; the card's limit holds for both together."""
@@ -60,8 +60,12 @@ MIN_NOTED, MAX_NOTED = 1024, 65536
 SCAN_INSTRUCTIONS, LOOKUP_INSTRUCTIONS = 65, 3.5
 TILE_INSTRUCTIONS, DECODE_INSTRUCTIONS = 10, 12
 BULK_GAIN = 1.5
-# multiply_table counts query tiles in the second dimension of its grid, which ends at 65,535.
-MAX_CHUNK = 65535 * QUERY_TILE
+# The second dimension of a grid ends here: multiply_table counts query tiles in it, find_candidates
+# the tiles of a list.
+MAX_GRID_Y = 65535
+MAX_CHUNK = MAX_GRID_Y * QUERY_TILE
+# (query, probe) pairs are 32-bit numbers.
+MAX_PAIRS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def plan_search(
             f"workspace_bytes: expected at least {per_query}, what one query with "
             f"n_probes = {n_probes} and k = {k} needs; got {workspace_limit}"
         )
-    chunk = max(1, min(batch, workspace_limit // per_query, MAX_CHUNK))
+    chunk = max(1, min(batch, workspace_limit // per_query, MAX_CHUNK, MAX_PAIRS // n_probes))
     # The graph is of the batch rounded up, which has to fit whole.
     rounded = _power_of_two(batch)
     captured = batch <= MAX_CAPTURED_BATCH and rounded * per_query <= workspace_limit
@@ -194,10 +198,11 @@ def plan_search(
 
 
 def plan_bulk(card: Card, shape: IndexShape, k: int, n_probes: int) -> BulkPlan | None:
-    """The bulk path's sizes, or None where the card, the dimensions or the search do not allow it."""
+    """The bulk path's sizes; None where the card, the dimensions or the search do not allow it."""
     row = _round_up(shape.dim, PRODUCT_DIMS) + ROW_PADDING
     tile_shared_bytes = BF16_BYTES * (TILE_QUERIES + TILE_ITEMS) * row
     fits = tile_shared_bytes + STATIC_SHARED_BYTES <= card.shared_bytes_per_block
+    fits = fits and shape.largest_list <= MAX_GRID_Y * TILE_ITEMS
     if card.compute_capability < BULK_COMPUTE_CAPABILITY or not fits:
         return None
     per_list = max(1.0, shape.n_items / shape.n_lists)
@@ -209,7 +214,7 @@ def plan_bulk(card: Card, shape: IndexShape, k: int, n_probes: int) -> BulkPlan 
 
 
 def is_bulk_faster(shape: IndexShape, queries: int, n_probes: int, bulk: BulkPlan) -> bool:
-    """Whether the bulk path takes ``BULK_GAIN`` times fewer instructions for ``queries`` at once."""
+    """Whether the bulk path takes ``BULK_GAIN`` times fewer instructions for so many queries."""
     per_list = queries * n_probes / shape.n_lists
     if per_list < 1:
         return False

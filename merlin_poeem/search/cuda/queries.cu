@@ -14,15 +14,15 @@ __device__ __forceinline__ float bf16_error(int dim) { return 0.00783f + dim * 4
 constexpr float FIXED_POINT_ERROR = 128.0f;
 
 // One warp a query, 2 * dim words of shared memory each; as many warps a block as that allows. The
-// unit of a query that is not finite is NaN: it has no results.
+// scale of a query that is not finite is NaN: its lists count as empty.
 __global__ void __launch_bounds__(THREADS)
-prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rotated already
+prepare_queries(const float* queries,                  // (n, dim), raw, or rotated already
                 const float* __restrict__ rotation,    // (dim, dim), or null
                 const float* __restrict__ origin,      // (dim,), rotated, or null: zero
                 const float* __restrict__ radii,       // (n_bytes,), longest codeword of each byte
                 float base_radius,                     // the longest centroid, 0 if codes are whole
                 int metric, int n, int dim, int n_bytes, int byte_len,
-                float* __restrict__ rotated,           // (n, dim), relative to the origin
+                float* rotated,                        // (n, dim), relative to the origin; may be queries
                 float* __restrict__ squares,           // (n,), |rotated|^2
                 float* __restrict__ scales,            // (n,), fixed point of 1
                 float* __restrict__ units,             // (n,), 1 / scale
@@ -85,10 +85,9 @@ prepare_queries(const float* __restrict__ queries,     // (n, dim), raw, or rota
   for (int i = lane; i < dim; i += 32) rotated[query * dim + i] = turned[i];
   if (lane == 0) {
     squares[query] = square;
-    scales[query] = ldexpf(1.0f, exponent);
+    scales[query] = ldexpf(1.0f, exponent) + zero;
     const float unit = ldexpf(1.0f, -exponent);
     margins[query] = fmaf(longest, bf16_error(dim), FIXED_POINT_ERROR * unit);
-    // A score of NaN reaches no threshold.
-    units[query] = unit + zero;
+    units[query] = unit;
   }
 }

@@ -119,8 +119,9 @@ find_candidates(const float* __restrict__ queries,           // (n, dim), rotate
       own.query = -1;
       if (place < last_pair) {
         const int pair = pairs[place], query = pair / n_probes;
-        own.query = query;
         own.begin = pair % n_probes == 0 ? 0 : probes[pair - 1].end;
+        // Lists count as empty for a query that is not finite.
+        if (probes[pair].end > own.begin) own.query = query;
         own.base = __int2float_rn(probes[pair].base) * units[query];
         own.margin = margins[query] + fabsf(own.base) * 1e-6f;
         own.threshold = thresholds[query];
