@@ -59,7 +59,7 @@ def main() -> None:
     if disassembler is None:
         sys.exit("needs nvdisasm: the CUDA toolkit's, or pip install nvidia-cuda-nvdisasm")
     for n in args.code_bytes:
-        report(n, *group_loop(disassemble(disassembler, f"scan<{n}, true>"), n))
+        report(n, *group_loop(disassemble(disassembler, f"scan<{n}, true, true>"), n))
 
 
 def find_nvdisasm() -> str | None:
@@ -104,7 +104,9 @@ def group_loop(code: list[Instruction], n: int) -> tuple[Counter[str], Counter[s
         if each.opcode == "PRMT" and CODE_BYTE.search(each.operands)
     ]
     if len(extractions) != n:
-        sys.exit(f"scan<{n}, true>: expected {n} code bytes taken from words: {len(extractions)}")
+        sys.exit(
+            f"scan<{n}, true, true>: expected {n} code bytes taken from words: {len(extractions)}"
+        )
     first, last = extractions[0], extractions[-1]
     while code[last].opcode != "I2FP":  # the sum is complete
         last += 1
@@ -141,7 +143,7 @@ def report(n: int, way: Counter[str], lookups: Counter[str]) -> None:
         pipes[PIPE_OF.get(opcode, "other")] += count
     clocks = {pipe: pipes[pipe] / peak for pipe, peak in PEAKS.items()}
     slowest = max(clocks, key=clocks.__getitem__)
-    print(f"scan<{n}, true>, sm_{ARCHITECTURE}, a warp and group of 32 items:")
+    print(f"scan<{n}, true, true>, sm_{ARCHITECTURE}, a warp and group of 32 items:")
     print(f"  a lookup: {per_lookup}")
     print(f"  beside the lookups {overhead.total()}: {dict(overhead.most_common())}")
     print(f"  clocks: {', '.join(f'{pipe} {c:.1f}' for pipe, c in clocks.items())}")

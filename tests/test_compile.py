@@ -119,11 +119,15 @@ def test_searches_ask_for_the_listed_kernels() -> None:
     own_products = COMPACT | {"library_products": False}
     for code_bytes in range(4, MAX_CODE_BYTES + 1, 4):
         index = random_index("cosine", pq_dim=code_bytes, pq_len=1)
-        for changes in (SPLIT | {"lut_layout": "spread"}, COMPACT, own_products, BULK):
-            searcher = ReplannedSearcher(index, device, **changes)
-            queries = index.quantization.coarse_centroids
-            with np.errstate(all="ignore"):  # nothing was computed
+        plain_index = random_index("inner_product", pq_dim=code_bytes, pq_len=1)
+        spread = {"lut_layout": "spread"}
+        with np.errstate(all="ignore"):  # nothing was computed
+            for changes in (SPLIT | spread, COMPACT, own_products, BULK):
+                searcher = ReplannedSearcher(index, device, **changes)
+                queries = index.quantization.coarse_centroids
                 searcher.search_padded(queries, k=5, exclude=ItemSet(index.item_ids[:3]))
+            plain = ReplannedSearcher(plain_index, device, **spread)
+            plain.search_padded(plain_index.quantization.coarse_centroids, k=5)
     assert device.asked == set(every_kernel())
 
 

@@ -61,7 +61,7 @@ class Device(Protocol):
     def kernel(self, file: str, name: str) -> Kernel:
         """The function ``name`` of ``search/cuda/<file>``; compiled once.
 
-        ``name`` is a C++ name, with its template arguments if it has any: ``scan<16, true>``.
+        ``name`` is a C++ name, with its template arguments if it has any: ``scan<16, true, true>``.
         """
         ...
 

@@ -13,6 +13,11 @@ COMPILER_OPTIONS = ("-std=c++17",)
 INCLUDE = re.compile(r'^#include "([\w.]+)"$')
 
 
+def scan_name(code_bytes: int, spread: bool, plain: bool) -> str:
+    """The scan of so many code bytes: its LUT spread over the banks; inner product, no filters."""
+    return f"scan<{code_bytes}, {str(spread).lower()}, {str(plain).lower()}>"
+
+
 @cache
 def kernel_source(file: str) -> str:
     """The text of ``search/cuda/<file>``, each ``#include "…"`` replaced by that file, once.
@@ -28,13 +33,18 @@ def every_kernel() -> list[tuple[str, str]]:
     # The plan's module needs the device's, which needs this one.
     from merlin_poeem.search.plan import MAX_CODE_BYTES
 
-    widths, flags = range(4, MAX_CODE_BYTES + 1, 4), ("true", "false")
+    widths = range(4, MAX_CODE_BYTES + 1, 4)
     return [
         *(("layout.cu", name) for name in ("arrange_codes", "item_terms", "mark_items")),
         ("queries.cu", "prepare_queries"),
-        *(("tables.cu", f"multiply_table<{fixed}>") for fixed in flags),
+        *(("tables.cu", f"multiply_table<{fixed}>") for fixed in ("true", "false")),
         ("lists.cu", "choose_lists"),
-        *(("scan.cu", f"scan<{width}, {spread}>") for width in widths for spread in flags),
+        *(
+            ("scan.cu", scan_name(width, True, plain))
+            for width in widths
+            for plain in (True, False)
+        ),
+        *(("scan.cu", scan_name(width, False, False)) for width in widths),
         ("merge.cu", "merge_parts"),
         *(("pairs.cu", name) for name in ("count_pairs", "place_pairs")),
         ("tiles.cu", "find_candidates"),

@@ -12,6 +12,7 @@ import numpy as np
 
 from merlin_poeem.search.device import Device
 from merlin_poeem.search.device_index import DeviceIndex
+from merlin_poeem.search.kernels import scan_name
 from merlin_poeem.search.plan import (
     BOOK_ROWS,
     PROBE_BYTES,
@@ -65,6 +66,9 @@ class Filters:
     """int64, sorted within each query."""
     allow_offsets: Any = None
     allow_ids: Any = None
+
+    def __bool__(self) -> bool:
+        return any(each is not None for each in vars(self).values())
 
     def __getitem__(self, queries: slice) -> Filters:
         ends = slice(queries.start, queries.stop + 1)
@@ -198,8 +202,9 @@ class Pipeline:
         self, n: int, n_probes: int, n_parts: int, filters: Filters, outputs: tuple[Any, ...]
     ) -> None:
         index, plan = self._index, self._plan
-        spread = "true" if plan.lut_layout == "spread" else "false"
-        self._device.kernel("scan.cu", f"scan<{index.shape.code_bytes}, {spread}>")(
+        spread = plan.lut_layout == "spread"
+        plain = spread and index.terms is None and not filters
+        self._device.kernel("scan.cu", scan_name(index.shape.code_bytes, spread, plain))(
             (n * n_parts,),
             BLOCK,
             (

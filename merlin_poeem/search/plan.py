@@ -35,7 +35,7 @@ RESERVED_SHARED_BYTES = 1024
 """What CUDA takes of a multiprocessor's shared memory for each block."""
 # Fewer resident blocks than this leave the lookups of one block waiting for its loads.
 MIN_RESIDENT_BLOCKS = 2
-MAX_RESIDENT_BLOCKS = 4
+MAX_RESIDENT_BLOCKS = 3
 # A part smaller than this takes longer to start and to merge than to scan.
 MIN_GROUPS_PER_PART = 4 * WARPS
 MAX_PARTS = 64
@@ -57,7 +57,7 @@ SEED_ITEMS_PER_RESULT = 4
 MIN_NOTED, MAX_NOTED = 1024, 65536
 # Instructions of a warp by which the paths are compared, counted in the compiled kernels and not
 # measured on a card: for 32 items of one query in the scan, and of a tile.
-SCAN_INSTRUCTIONS, LOOKUP_INSTRUCTIONS = 65, 3.5
+SCAN_INSTRUCTIONS, LOOKUP_INSTRUCTIONS = 40, 3.5
 TILE_INSTRUCTIONS, DECODE_INSTRUCTIONS = 10, 12
 BULK_GAIN = 1.5
 # The second dimension of a grid ends here: multiply_table counts query tiles in it, find_candidates

@@ -2,8 +2,8 @@
 #pragma once
 #include "block.cuh"
 
-// Sorts places 0 .. width - 1, `width` a power of two, so that before(i, i + 1) nowhere is false for
-// places whose content differs. swap(i, j) exchanges two. Starts and ends with a barrier.
+// Sorts places 0 .. width - 1, `width` a power of two, so that before(i, i + 1) is false nowhere
+// but for places of equal content. swap(i, j) exchanges two. Starts and ends with a barrier.
 template <class Before, class Swap>
 __device__ void bitonic_sort(unsigned width, const Before& before, const Swap& swap) {
   __syncthreads();

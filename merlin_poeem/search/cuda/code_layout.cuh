@@ -73,23 +73,30 @@ template <int BYTES>
 struct ItemCodes {
   unsigned words[BYTES / 4];
 
-  __device__ __forceinline__ void load(const unsigned char* __restrict__ group, unsigned lane) {
+  // Of the item in `lane` of group `group` of `codes`.
+  __device__ __forceinline__ void load(const unsigned char* __restrict__ codes, unsigned group,
+                                       unsigned lane) {
+    constexpr size_t GROUP_BYTES = 32 * BYTES;
+    constexpr int IN_16 = BYTES / 16 * 16, IN_8 = BYTES / 8 * 8;
+    // The lane comes first: that much of the address is the same for all groups.
+    const unsigned char* of_16 = codes + lane * 16 + group * GROUP_BYTES;
 #pragma unroll
     for (int t = 0; t + 16 <= BYTES; t += 16) {
-      const uint4 chunk = __ldg(reinterpret_cast<const uint4*>(group + t * 32) + lane);
+      const uint4 chunk = __ldg(reinterpret_cast<const uint4*>(of_16 + t * 32));
       words[t / 4] = chunk.x;
       words[t / 4 + 1] = chunk.y;
       words[t / 4 + 2] = chunk.z;
       words[t / 4 + 3] = chunk.w;
     }
-    constexpr int IN_16 = BYTES / 16 * 16, IN_8 = BYTES / 8 * 8;
     if (IN_8 > IN_16) {
-      const uint2 chunk = __ldg(reinterpret_cast<const uint2*>(group + IN_16 * 32) + lane);
+      const unsigned char* of_8 = codes + (IN_16 * 32 + lane * 8) + group * GROUP_BYTES;
+      const uint2 chunk = __ldg(reinterpret_cast<const uint2*>(of_8));
       words[IN_16 / 4] = chunk.x;
       words[IN_16 / 4 + 1] = chunk.y;
     }
     if (BYTES > IN_8) {
-      words[IN_8 / 4] = __ldg(reinterpret_cast<const unsigned*>(group + IN_8 * 32) + lane);
+      const unsigned char* of_4 = codes + (IN_8 * 32 + lane * 4) + group * GROUP_BYTES;
+      words[IN_8 / 4] = __ldg(reinterpret_cast<const unsigned*>(of_4));
     }
   }
 };

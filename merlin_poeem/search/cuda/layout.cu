@@ -21,7 +21,7 @@ __device__ __forceinline__ unsigned list_of(const unsigned* __restrict__ offsets
 
 // Puts the codes of rows first_row .. first_row + n - 1 in their groups; one thread a row.
 __global__ void __launch_bounds__(THREADS)
-arrange_codes(const unsigned char* __restrict__ packed,      // (n, n_packed), as the index stores them
+arrange_codes(const unsigned char* __restrict__ packed,      // (n, n_packed), of the index
               const unsigned* __restrict__ group_offsets,    // (n_lists + 1,)
               const unsigned* __restrict__ row_offsets,      // (n_lists + 1,)
               int n_lists, unsigned first_row, int n, int n_packed, int n_bytes,
@@ -40,11 +40,11 @@ arrange_codes(const unsigned char* __restrict__ packed,      // (n, n_packed), a
 }
 
 // What the score of an item needs beside <q, item>: 1 / |item| for the cosine, |item|^2 for l2,
-// relative to the origin. One thread a row.
+// relative to the origin. Without centroids the codes are of the item itself. One thread a row.
 __global__ void __launch_bounds__(THREADS)
 item_terms(const unsigned char* __restrict__ packed,         // (n, n_packed)
            const unsigned* __restrict__ row_offsets,         // (n_lists + 1,)
-           const float* __restrict__ centroids,              // (n_lists, dim), or null: codes are whole
+           const float* __restrict__ centroids,              // (n_lists, dim), or null
            const float* __restrict__ book,                   // (byte_len, 256, n_bytes)
            int metric, int n_lists, unsigned first_row, int n, int n_packed, int n_bytes,
            int byte_len, int dim,

@@ -33,34 +33,50 @@ __device__ __forceinline__ int load_shared(SharedAddress address) {
 
 template <int BYTES, bool SPREAD>
 struct Lookups {
-  // The widest segment comes first. Spread, all segments have the columns of the first.
-  static constexpr int N_COLUMNS = SPREAD ? segment_width(BYTES, 0) : BYTES;
+  // The widest segment comes first. Spread, all segments have the columns of the first. A compact
+  // LUT has too many columns for the registers: they are made anew for each lookup.
+  static constexpr int N_COLUMNS = SPREAD ? segment_width(BYTES, 0) : 1;
 
   SharedAddress columns[N_COLUMNS];
-  unsigned row_bytes;
+  unsigned lane, row_bytes;
 
-  __device__ __forceinline__ Lookups(const int* lut, unsigned lane) : row_bytes(BANKS * 4) {
+  __device__ __forceinline__ Lookups(const int* lut, unsigned lane)
+      : lane(lane), row_bytes(BANKS * 4) {
     OPAQUE(row_bytes);
+    if constexpr (SPREAD) {
 #pragma unroll
-    for (int t = 0; t < N_COLUMNS; t++) {
-      const unsigned step = t - segment_start(BYTES, t);
-      columns[t] = shared_address(lut) + ((lane ^ step) & (row_words<BYTES, SPREAD>(t) - 1)) * 4;
-      if (SPREAD) OPAQUE(columns[t]);
+      for (int t = 0; t < N_COLUMNS; t++) {
+        columns[t] = shared_address(lut) + (lane ^ t) % BANKS * 4;
+        OPAQUE(columns[t]);
+      }
+    } else {
+      columns[0] = shared_address(lut);
     }
   }
 
-  // The sum over bytes T and on. Integers, so that it is the same in whatever order they are added:
+  // The sum over all bytes. Integers, so that it is the same in whatever order they are added:
   // items with the same codes get the same score in any lane.
-  template <int T = 0>
   __device__ __forceinline__ int sum(const ItemCodes<BYTES>& codes) const {
+    unsigned own_lane = lane;
+    if constexpr (!SPREAD) OPAQUE(own_lane);
+    return sum_from<0>(codes, own_lane);
+  }
+
+  template <int T>
+  __device__ __forceinline__ int sum_from(const ItemCodes<BYTES>& codes, unsigned own_lane) const {
     if constexpr (T == BYTES) {
       return 0;
     } else {
-      constexpr int COLUMN = SPREAD ? T - segment_start(BYTES, T) : T;
+      constexpr int STEP = T - segment_start(BYTES, T), WIDTH = segment_width(BYTES, T);
       constexpr int OFFSET = 4 * segment_words<BYTES, SPREAD>(T);
       const unsigned code = __byte_perm(codes.words[T / 4], 0, 0x4440 + T % 4);
-      const unsigned width = SPREAD ? row_bytes : 4 * row_words<BYTES, SPREAD>(T);
-      return load_shared<OFFSET>(columns[COLUMN] + code * width) + sum<T + 1>(codes);
+      SharedAddress address;
+      if constexpr (SPREAD) {
+        address = columns[STEP] + code * row_bytes;
+      } else {
+        address = columns[0] + (code * WIDTH | ((own_lane ^ STEP) & (WIDTH - 1))) * 4;
+      }
+      return load_shared<OFFSET>(address) + sum_from<T + 1>(codes, own_lane);
     }
   }
 };
@@ -69,5 +85,5 @@ struct Lookups {
 template <int BYTES>
 __device__ __forceinline__ int sum_of_item(const ItemCodes<BYTES>& codes, const int* lut,
                                            unsigned item_lane) {
-  return Lookups<BYTES, false>(lut, item_lane).template sum<>(codes);
+  return Lookups<BYTES, false>(lut, item_lane).sum(codes);
 }

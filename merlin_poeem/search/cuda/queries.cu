@@ -1,4 +1,4 @@
-// Queries made ready: unit length for the cosine, rotated, moved, and the unit of their fixed point.
+// Queries made ready: of unit length for the cosine, rotated, moved; their fixed point's unit.
 #include "block.cuh"
 #include "scorer.cuh"
 
@@ -22,7 +22,7 @@ prepare_queries(const float* queries,                  // (n, dim), raw, or rota
                 const float* __restrict__ radii,       // (n_bytes,), longest codeword of each byte
                 float base_radius,                     // the longest centroid, 0 if codes are whole
                 int metric, int n, int dim, int n_bytes, int byte_len,
-                float* rotated,                        // (n, dim), relative to the origin; may be queries
+                float* rotated,                        // (n, dim), to the origin; may be queries
                 float* __restrict__ squares,           // (n,), |rotated|^2
                 float* __restrict__ scales,            // (n,), fixed point of 1
                 float* __restrict__ units,             // (n,), 1 / scale
@@ -57,7 +57,9 @@ prepare_queries(const float* queries,                  // (n, dim), raw, or rota
     float sum = raw[i];
     if (rotation != nullptr) {
       sum = 0.0f;
-      for (int j = 0; j < dim; j++) sum = fmaf(raw[j], rotation[static_cast<size_t>(j) * dim + i], sum);
+      for (int j = 0; j < dim; j++) {
+        sum = fmaf(raw[j], rotation[static_cast<size_t>(j) * dim + i], sum);
+      }
     }
     turned[i] = origin == nullptr ? sum : sum - origin[i];
   }

@@ -46,7 +46,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
   }
   if (n_found > n_noted) {
     const Lookups<BYTES, false> lookups(lut, lane_id());
-    scan_groups<BYTES, false>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
+    scan_groups<BYTES, false, false>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
                               IdFilter(), tile, probes, n_probes, probes[n_seeds - 1].end,
                               probes[n_probes - 1].end);
   } else {
@@ -60,7 +60,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
         const unsigned group = candidates[i] / 32, lane = candidates[i] % 32;
         const Probe& probe = probes[probes_before(probes, n_probes, group)];
         ItemCodes<BYTES> item;
-        item.load(codes + static_cast<size_t>(group + probe.group_shift) * (32 * BYTES), lane);
+        item.load(codes, group + probe.group_shift, lane);
         row = candidates[i] + probe.row_shift;
         score = scorer.score(probe.base + sum_of_item(item, lut, lane),
                              terms == nullptr ? 0.0f : terms[row]);

@@ -3,21 +3,17 @@
 // one lookup a code byte (Jégou et al., PAMI 2011, section 4.2, asymmetric distance computation).
 #include "scan_groups.cuh"
 
-// Blocks that a multiprocessor should have the registers for: with one more, or left alone, the
-// compiler spills; see tests/golden/kernels.json.
-__host__ __device__ constexpr int blocks_at_once(int n_bytes) {
-#if __CUDA_ARCH__ >= 900
-  return n_bytes > 32 ? 2 : n_bytes > 16 || n_bytes < 8 ? 3 : 4;
-#else
-  return n_bytes > 16 && n_bytes != 28 ? 2 : n_bytes == 16 ? 4 : 3;
-#endif
+// Blocks that a multiprocessor should have the registers for: with one more the compiler spills.
+__host__ __device__ constexpr int blocks_at_once(int n_bytes, bool spread) {
+  return spread && n_bytes <= 20 ? 3 : 2;
 }
 
 // One block scans part `blockIdx.x % n_parts` of the first n_probes lists of query
 // `blockIdx.x / n_parts`. With `scores` it writes the result. Without, it writes its k best in any
-// order to part_scores and part_rows (n, n_parts, k), and how many there are to part_counts.
-template <int BYTES, bool SPREAD>
-__global__ void __launch_bounds__(THREADS, blocks_at_once(BYTES))
+// order to part_scores and part_rows (n, n_parts, k), and how many there are to part_counts. PLAIN:
+// for the inner product, without any filter.
+template <int BYTES, bool SPREAD, bool PLAIN>
+__global__ void __launch_bounds__(THREADS, blocks_at_once(BYTES, SPREAD))
 scan(const int* __restrict__ luts,                     // (n, 256, BYTES), fixed point
      const float* __restrict__ units,                  // (n,), score of 1 in fixed point
      const float* __restrict__ query_squares,          // (n,), or null but for METRIC_L2
@@ -52,9 +48,9 @@ scan(const int* __restrict__ luts,                     // (n, 256, BYTES), fixed
 
   probes += query * probe_stride;
   const unsigned long long n_groups = probes[n_probes - 1].end;
-  scan_groups<BYTES, SPREAD>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer, filter,
-                             tile, probes, n_probes, n_groups * part / n_parts,
-                             n_groups * (part + 1) / n_parts);
+  scan_groups<BYTES, SPREAD, PLAIN>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
+                                    filter, tile, probes, n_probes, n_groups * part / n_parts,
+                                    n_groups * (part + 1) / n_parts);
   if (scores != nullptr) {
     best.finish(scores + query * k, ids + query * k, counts + query);
   } else {

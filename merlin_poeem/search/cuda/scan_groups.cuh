@@ -8,7 +8,8 @@
 
 constexpr unsigned PROBE_TILE = 128;
 
-// What a scan reads of the index.
+// What a scan reads of the index. PLAIN stands for the inner product without filters: no group then
+// costs an instruction for what the search does not ask for.
 struct ScannedItems {
   const unsigned char* __restrict__ codes;       // (n_groups, 32 * BYTES), see code_layout
   const float* __restrict__ terms;               // (n_items,), or null: see scorer
@@ -16,44 +17,87 @@ struct ScannedItems {
   const unsigned* __restrict__ eligible_mask;    // (n_groups,), a bit an item, or null
 };
 
-// One warp's place in the lists: which of the tile's probes its next group lies in.
+// A warp's place in the lists: the probe that its next group lies in, held in registers.
 struct Cursor {
-  const Probe* probes;
-  unsigned i;
+  const Probe* tile;
+  Probe probe;
 
-  __device__ __forceinline__ const Probe& seek(unsigned group) {
-    while (group >= probes[i].end) i++;
-    return probes[i];
+  __device__ __forceinline__ Cursor(const Probe* tile) : tile(tile), probe(*tile) {}
+
+  __device__ __forceinline__ void seek(unsigned group) {
+    while (group >= probe.end) probe = *++tile;
   }
 };
 
 // The item of one lane, fetched ahead of its turn.
-template <int BYTES>
+template <int BYTES, bool PLAIN>
 struct Fetched {
   ItemCodes<BYTES> codes;
-  unsigned row;
+  unsigned row;  // NO_ROW: no item, or none that may be returned
   int base;
   float term;
-  bool eligible;
 
-  __device__ __forceinline__ void fetch(Cursor& cursor, unsigned group, const ScannedItems& items) {
-    const Probe& probe = cursor.seek(group);
-    const unsigned lane = lane_id(), stored = group + probe.group_shift;
-    codes.load(items.codes + static_cast<size_t>(stored) * (32 * BYTES), lane);
+  __device__ __forceinline__ void fetch(Cursor& cursor, unsigned group, unsigned lane,
+                                        const ScannedItems& items) {
+    cursor.seek(group);
+    const Probe& probe = cursor.probe;
+    const unsigned stored = group + probe.group_shift;
+    codes.load(items.codes, stored, lane);
     row = group * 32 + lane + probe.row_shift;
+    if (row >= probe.row_end) row = NO_ROW;
     base = probe.base;
-    eligible = row < probe.row_end;
-    term = items.terms != nullptr && eligible ? __ldg(items.terms + row) : 0.0f;
+    if (PLAIN) return;
+    term = items.terms != nullptr && row != NO_ROW ? __ldg(items.terms + row) : 0.0f;
     if (items.eligible_mask != nullptr) {
-      eligible = eligible && (__ldg(items.eligible_mask + stored) >> lane & 1u);
+      if ((__ldg(items.eligible_mask + stored) >> lane & 1u) == 0) row = NO_ROW;
     }
+  }
+};
+
+// One warp's scan of its groups: WARPS apart, up to `stop`.
+template <int BYTES, bool SPREAD, bool PLAIN>
+struct WarpScan {
+  TopK& best;
+  const ScannedItems& items;
+  const Lookups<BYTES, SPREAD>& lookups;
+  const Scorer& scorer;
+  const IdFilter& filter;
+  const unsigned lane;
+  unsigned group;
+  Cursor cursor;
+  unsigned stop;
+  // The item that the last turn scored; pending while the buffer has no room for it.
+  bool pending = false;
+  float score = 0.0f;
+  unsigned row = NO_ROW;
+
+  __device__ __forceinline__ WarpScan(TopK& best, const ScannedItems& items,
+                                      const Lookups<BYTES, SPREAD>& lookups, const Scorer& scorer,
+                                      const IdFilter& filter, unsigned group, const Probe* tile,
+                                      unsigned stop)
+      : best(best), items(items), lookups(lookups), scorer(scorer), filter(filter),
+        lane(lane_id()), group(group), cursor(tile), stop(stop) {}
+
+  // Scores and pushes `item`, and fetches the warp's next; false where there is none to score now:
+  // no next one, or no room.
+  __device__ __forceinline__ bool turn(const Fetched<BYTES, PLAIN>& item,
+                                       Fetched<BYTES, PLAIN>& next) {
+    group += WARPS;
+    const bool more = group < stop;
+    if (more) next.fetch(cursor, group, lane, items);
+    const int sum = item.base + lookups.sum(item.codes);
+    row = item.row;
+    score = PLAIN ? scorer.plain_score(sum) : scorer.score(sum, item.term);
+    pending = score >= best.threshold && row != NO_ROW;
+    if (!PLAIN) pending = pending && filter.admits(items.item_ids, row);
+    return !best.push(pending, score, row) && more;
   }
 };
 
 // Pushes the items of groups [group, stop) of `probes` to `best`: groups are numbered through all
 // lists. All threads call it; `tile` is shared, and the LUT behind `lookups` filled. It ends with a
 // barrier.
-template <int BYTES, bool SPREAD>
+template <int BYTES, bool SPREAD, bool PLAIN>
 __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& items,
                                             const Lookups<BYTES, SPREAD>& lookups,
                                             const Scorer& scorer, const IdFilter& filter,
@@ -69,27 +113,24 @@ __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& item
     for (unsigned i = threadIdx.x; i < n_tile; i += THREADS) tile[i] = probes[first + i];
     __syncthreads();
     tile_end = tile[n_tile - 1].end;
-    const unsigned tile_stop = min(stop, tile_end);
-    Cursor cursor{tile, 0};
-    Fetched<BYTES> next;
-    if (group < tile_stop) next.fetch(cursor, group, items);
-    bool pending = false;
-    float score = 0.0f;
-    unsigned row = NO_ROW;
+    WarpScan<BYTES, SPREAD, PLAIN> scan(best, items, lookups, scorer, filter, group, tile,
+                                        min(stop, tile_end));
+    Fetched<BYTES, PLAIN> item, next;
+    if (group < scan.stop) item.fetch(scan.cursor, group, scan.lane, items);
     do {
-      if (pending) pending = score >= best.threshold;
-      bool full = best.push(pending, score, row);
-      // No barrier until every warp is done with the tile or the buffer is full.
-      while (group < tile_stop && !full) {
-        const Fetched<BYTES> item = next;
-        group += WARPS;
-        if (group < tile_stop) next.fetch(cursor, group, items);
-        score = scorer.score(item.base + lookups.sum(item.codes), item.term);
-        row = item.row;
-        pending = item.eligible && score >= best.threshold && filter.admits(items.item_ids, row);
-        full = best.push(pending, score, row);
+      if (scan.pending) scan.pending = scan.score >= best.threshold;
+      best.push(scan.pending, scan.score, scan.row);
+      // No barrier until every warp is done with the tile or the buffer is full. Two items take
+      // turns, as to move one costs instructions.
+      while (scan.group < scan.stop) {
+        if (!scan.turn(item, next)) {
+          item = next;
+          break;
+        }
+        if (!scan.turn(next, item)) break;
       }
-    } while (best.make_room(pending));
+    } while (best.make_room(scan.pending));
+    group = scan.group;
   }
   __syncthreads();
 }

@@ -17,6 +17,9 @@ struct Scorer {
     return score_of(__int2float_rn(sum) * unit, term);
   }
 
+  // The inner product alone.
+  __device__ __forceinline__ float plain_score(int sum) const { return __int2float_rn(sum) * unit; }
+
   // The same of <q, item> itself; it rises with the product.
   __device__ __forceinline__ float score_of(float product, float term) const {
     if (metric == METRIC_COSINE) return product * term;

@@ -57,7 +57,7 @@ find_candidates(const float* __restrict__ queries,           // (n, dim), rotate
                 const float* __restrict__ thresholds,        // (n,)
                 const Probe* __restrict__ probes,            // (n, n_probes)
                 const int* __restrict__ pair_ends,           // (n_lists,)
-                const int* __restrict__ pairs,               // grouped by list: query * n_probes + i
+                const int* __restrict__ pairs,               // by list: query * n_probes + i
                 const unsigned* __restrict__ group_offsets,  // (n_lists + 1,)
                 const unsigned* __restrict__ row_offsets,    // (n_lists + 1,)
                 const unsigned char* __restrict__ codes,     // (n_groups, 32 * n_bytes)

@@ -1,0 +1,161 @@
+"""A saved or live ``mm.TopKEncoder`` over frames: candidates for every row, without a Python loop.
+
+Merlin's own ``batch_predict`` makes a frame cell by cell; here a batch is arrays from end to end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import merlin.models.tf as mm
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from merlin.io import Dataset
+from merlin.models.io import save_merlin_metadata
+from merlin.models.tf.models.base import get_output_schema
+from merlin.schema import Tags
+
+from merlin_poeem.arrays import as_item_ids
+from merlin_poeem.blocks.export import Frames, _check_columns, _partitions, _tagged_column
+from merlin_poeem.blocks.searcher import as_candidates
+from merlin_poeem.blocks.topk import IVFPQTopK
+from merlin_poeem.params import positive_int
+from merlin_poeem.ragged import Candidates, IdLists
+from merlin_poeem.search.frames import (
+    RESULT_COLUMNS,
+    Form,
+    _item_filter,
+    _list_columns,
+    _long_columns,
+)
+
+
+def batch_predict(
+    encoder: mm.TopKEncoder,
+    frames: Frames,
+    *,
+    k: int | None = None,
+    n_probes: int | None = None,
+    query_id: str | None = None,
+    exclude: str | None = None,
+    form: Form = "long",
+    batch_size: int = 8192,
+) -> Iterator[pd.DataFrame]:
+    """Candidates for every row of ``frames``, one frame a partition, made as it is asked for.
+
+    Memory is bounded by a partition, its results and a batch. ``pd.concat`` makes one frame of
+    all; a partition without rows gives none.
+
+    Parameters
+    ----------
+    encoder
+        ``mm.TopKEncoder`` with an :class:`~merlin_poeem.blocks.topk.IVFPQTopK`.
+    frames
+        A Merlin dataset or a pandas frame with the query encoder's columns.
+    k, n_probes
+        None takes the layer's own.
+    query_id
+        The column that names the queries in the result; None is the column tagged as user id.
+    exclude
+        A list column of item ids never returned for that row, where a null is an empty list.
+    form
+        As of :func:`~merlin_poeem.search.frames.search_frame`: ``"long"``, columns query id,
+        ``rank``, ``item_id``, ``score``; or ``"list"``, columns query id, ``item_id``, ``score``
+        (lists) and ``count``. Never padded.
+    batch_size
+        Rows per call of the encoder.
+
+    Raises
+    ------
+    TypeError
+        Another top-k layer than IVFPQTopK, or frames, ids or lists of another kind.
+    ValueError
+        Columns missing (named), null ids, ``k`` or ``n_probes`` out of range.
+    """
+    layer = encoder.topk_layer
+    if not isinstance(layer, IVFPQTopK):
+        raise TypeError(f"encoder: expected an IVFPQTopK layer, got {type(layer).__name__}")
+    if form not in RESULT_COLUMNS:
+        raise ValueError(f"form: expected long or list, got {form!r}")
+    batch_size = positive_int("batch_size", batch_size)
+    query_id = query_id or _tagged_column(encoder.schema, Tags.USER_ID)
+    columns = _long_columns if form == "long" else _list_columns
+    for frame in _partitions(frames):
+        names = [*encoder.schema.column_names, query_id, *([exclude] if exclude else [])]
+        _check_columns(frame, names)
+        if not len(frame):
+            continue
+        query_ids = as_item_ids(query_id, frame[query_id].to_numpy())
+        seen = _item_filter(frame, "exclude", exclude, on_device=False)
+        found = _predict(encoder, frame, batch_size, seen, {"k": k, "n_probes": n_probes})
+        yield pd.DataFrame(columns(pd, query_id, query_ids, found))
+
+
+def save_encoder(encoder: mm.TopKEncoder, path: str | os.PathLike[str]) -> None:
+    """Save as ``encoder.save`` does, with a second signature, whose search is chosen at call time.
+
+    Signature ``serving_default`` takes the features; ``search`` takes beside them ``k`` and
+    ``n_probes``, () int32, and ``exclude__values`` and ``exclude__offsets``, int64, the layout of
+    Merlin's list columns: offsets (n_queries + 1,), or (1,) to exclude nothing. Both return
+    ``scores``, ``identifiers`` and ``counts``, and run with ``tf.saved_model.load`` alone, where
+    neither Merlin nor this library is installed.
+
+    Raises ``ValueError`` where the encoder has not been called yet: its inputs are then unknown.
+    """
+    spec = encoder.save_spec()
+    if spec is None:
+        raise ValueError("encoder: expected one that has been called, got one without input shapes")
+    features = {name: tf.TensorSpec(s.shape, s.dtype, name) for name, s in spec[0][0].items()}
+
+    def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return dict(encoder(features)._asdict())
+
+    def search(
+        features: dict[str, tf.Tensor],
+        k: tf.Tensor,
+        n_probes: tf.Tensor,
+        exclude__values: tf.Tensor,
+        exclude__offsets: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        exclude = (exclude__values, exclude__offsets)
+        return dict(encoder(features, k=k, n_probes=n_probes, exclude=exclude)._asdict())
+
+    options = (
+        tf.TensorSpec((), tf.int32, "k"),
+        tf.TensorSpec((), tf.int32, "n_probes"),
+        tf.TensorSpec((None,), tf.int64, "exclude__values"),
+        tf.TensorSpec((None,), tf.int64, "exclude__offsets"),
+    )
+    signatures = {
+        "serving_default": tf.function(serve).get_concrete_function(features),
+        "search": tf.function(search).get_concrete_function(features, *options),
+    }
+    tf.keras.Model.save(encoder, path, save_format="tf", signatures=signatures)
+    save_merlin_metadata(path, encoder.schema, get_output_schema(path))
+
+
+def _predict(
+    encoder: mm.TopKEncoder,
+    frame: pd.DataFrame,
+    batch_size: int,
+    seen: IdLists | None,
+    options: dict[str, Any],
+) -> Candidates:
+    schema = encoder.schema
+    dataset = Dataset(frame[schema.column_names].reset_index(drop=True), schema=schema)
+    parts, start = [], 0
+    for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):
+        stop = min(start + batch_size, len(frame))
+        exclude = None if seen is None else (seen.values, seen.offsets[start : stop + 1])
+        found = encoder(features, training=False, exclude=exclude, **options)
+        parts.append(as_candidates(*(tensor.numpy() for tensor in found)))
+        start = stop
+    return Candidates(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("counts", "scores", "item_ids")
+        )
+    )
