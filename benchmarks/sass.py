@@ -97,27 +97,35 @@ def _instruction(
 
 
 def group_loop(code: list[Instruction], n: int) -> tuple[Counter[str], Counter[str]]:
-    """Opcodes on the shortest way around the loop: all, and those between first and last lookup."""
+    """Opcodes on the shortest way from one item's score to the next: all, and those of its lookups.
+
+    The loop has two turns: the way is through the second.
+    """
     extractions = [
         i
         for i, each in enumerate(code)
         if each.opcode == "PRMT" and CODE_BYTE.search(each.operands)
     ]
-    if len(extractions) != n:
+    if len(extractions) != 2 * n:
         sys.exit(
-            f"scan<{n}, true, true>: expected {n} code bytes taken from words: {len(extractions)}"
+            f"scan<{n}, true, true>: expected {2 * n} code bytes taken from words, "
+            f"got {len(extractions)}"
         )
-    first, last = extractions[0], extractions[-1]
-    while code[last].opcode != "I2FP":  # the sum is complete
-        last += 1
+    first = extractions[n]
+    start, last = (_end_of_sum(code, extractions[end]) for end in (n - 1, -1))
     # The next item's codes come by the widest load that they fill; the last before the lookups.
     wide = f".{8 * min(16, 1 << n.bit_length() - 1)}." if n >= 8 else "."
     fetch = max(
         i for i, each in enumerate(code[:first]) if each.opcode == "LDG" and wide in each.operands
     )
-    way = _shortest(code, last, fetch) + _shortest(code, fetch, first)
+    way = _shortest(code, start, fetch) + _shortest(code, fetch, first)
     lookups = [code[i].opcode for i in range(first, last)]
     return Counter(code[i].opcode for i in way) + Counter(lookups), Counter(lookups)
+
+
+def _end_of_sum(code: list[Instruction], i: int) -> int:
+    """The first instruction from ``i`` on that makes a float of the sum."""
+    return next(j for j in range(i, len(code)) if code[j].opcode == "I2FP")
 
 
 def _shortest(code: list[Instruction], start: int, end: int) -> list[int]:

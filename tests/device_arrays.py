@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ COMPUTING = (
     "einsum",
     "flatnonzero",
     "isfinite",
+    "lexsort",
+    "matmul",
     "maximum",
     "minimum",
     "nonzero",
@@ -125,6 +127,30 @@ for _name in OPERATORS:
             setattr(ndarray, _full, _method(_full))
 ndarray.__module__ = "cupy"
 
+
+class TorchTensor:
+    """Another library's array "on the device", which CuPy takes by its interface."""
+
+    def __init__(self, hidden: np.ndarray) -> None:
+        self._hidden = hidden
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return {"shape": self._hidden.shape}
+
+
+class TensorFlowTensor(TorchTensor):
+    """One that CuPy takes through DLPack alone."""
+
+    __cuda_array_interface__ = property()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0  # CUDA, the first
+
+
 _reads: list[int] = []
 
 
@@ -155,6 +181,11 @@ def make_cupy() -> ModuleType:
     for name in COMPUTING:
         setattr(cupy, name, _function(name, _reveal))
     cupy.asnumpy = lambda array: array.get()
+    # As on a machine without a GPU: "auto" passes over it.
+    cupy.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(getDeviceCount=lambda: 0, CUDARuntimeError=RuntimeError)
+    )
+    cupy.from_dlpack = lambda tensor: ndarray(tensor._hidden)
     return cupy
 
 
@@ -184,7 +215,7 @@ def _reveal(value: Any) -> Any:
 
 def _reveal_or_host(value: Any, reveal: Callable[[Any], Any] | None = None) -> Any:
     reveal = reveal or _reveal_or_host
-    if isinstance(value, ndarray):
+    if isinstance(value, ndarray) or hasattr(value, "__cuda_array_interface__"):
         return value._hidden
     if isinstance(value, tuple | list):
         return type(value)(map(reveal, value))

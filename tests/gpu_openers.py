@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from merlin_poeem import Index
 from merlin_poeem.search.gpu import GpuSearcher
 from merlin_poeem.search.plan import BulkPlan, SearchPlan, lut_shared_bytes
+from tests.device_arrays import hidden
 from tests.emulation.device import COMPILER, NO_COMPILER, EmulatedDevice, Order
 
 
@@ -47,6 +50,24 @@ def opener(order: Order, **changes: Any) -> Callable[[Index], GpuSearcher]:
         return ReplannedSearcher(index, EmulatedDevice(order), **changes)
 
     return open_emulated
+
+
+class StandInDevice(EmulatedDevice):
+    """An emulated device with the arrays of the stand-in for CuPy; those of the host are none."""
+
+    def __init__(self, cupy: ModuleType, order: Order = "forward") -> None:
+        super().__init__(order)
+        self.xp = cupy
+
+    def kernel(self, file: str, name: str) -> Any:
+        """See ``Device.kernel``."""
+        kernel = super().kernel(file, name)
+
+        def launch(grid: Any, block: Any, args: Any, shared_bytes: int = 0) -> None:
+            assert not any(isinstance(arg, np.ndarray) for arg in args)
+            kernel(grid, block, [hidden(arg) for arg in args], shared_bytes)
+
+        return launch
 
 
 SPLIT = {"n_parts": 3, "captured_batch": None, "chunk": 5, "sorts_probes": False}

@@ -19,9 +19,12 @@ from merlin_poeem import (
     search_frame,
 )
 from merlin_poeem.arrays import array_module
+from merlin_poeem.search.gpu import GpuSearcher
 from tests import device_frames
 from tests.device_arrays import counting_reads, hidden, share_memory
 from tests.device_frames import peek
+from tests.emulation.device import COMPILER, NO_COMPILER, EmulatedDevice
+from tests.gpu_openers import StandInDevice
 from tests.index_factories import random_id_lists, random_index, random_queries
 
 N = 7
@@ -524,6 +527,49 @@ def test_bad_cudf_frames(
 
 def floats(rows: Any) -> Any:
     return device_frames.ListSeries.of(rows, np.float32)
+
+
+# The GPU searcher itself, on an emulated device.
+
+FILTERS = [{}, {"exclude": "seen"}, {"allow": "allowed"}, {"exclude": "seen", "allow": "set"}]
+
+
+def filters_of(index: Index, columns: dict[str, str]) -> dict[str, Any]:
+    some = ItemSet(index.item_ids[::2])
+    return {name: some if column == "set" else column for name, column in columns.items()}
+
+
+def id_columns(index: Index) -> dict[str, Any]:
+    seen: list[Any] = [None, *random_id_lists(index, N, 60)[1:]]
+    return {"seen": seen, "allowed": [index.item_ids[:i] for i in range(N)]}
+
+
+@pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+@pytest.mark.parametrize("form", ["long", "list"])
+@pytest.mark.parametrize("columns", FILTERS, ids=lambda columns: "-".join(columns))
+def test_gpu_answers_pandas_as_faiss_does(
+    searcher: Any, index: Index, queries: np.ndarray, form: Any, columns: dict[str, str]
+) -> None:
+    frame = frame_of(queries, **id_columns(index))
+    search = {"k": 5, "query_id": "user", "form": form, **filters_of(index, columns)}
+    got = search_frame(GpuSearcher(index, EmulatedDevice()), frame, **search)
+    pd.testing.assert_frame_equal(got, search_frame(searcher, frame, **search), rtol=1e-5)
+
+
+@pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+@pytest.mark.parametrize("form", ["long", "list"])
+@pytest.mark.parametrize("columns", FILTERS, ids=lambda columns: "-".join(columns))
+def test_gpu_answers_cudf_on_the_device(
+    cudf: Any, index: Index, queries: np.ndarray, form: Any, columns: dict[str, str]
+) -> None:
+    lists = id_columns(index)
+    frame = device_frame(queries, **{name: id_column(rows) for name, rows in lists.items()})
+    search = {"k": 5, "query_id": "user", "form": form, **filters_of(index, columns)}
+    gpu = GpuSearcher(index, StandInDevice(sys.modules["cupy"]))
+    with counting_reads() as reads:
+        got = search_frame(gpu, frame, **search)
+    assert max(reads) <= 2
+    assert_frames_match(got, search_frame(gpu, frame_of(queries, **lists), **search))
 
 
 def test_importing_imports_no_frame_library() -> None:

@@ -307,7 +307,8 @@ def _resident_blocks(card: Card, shared_bytes: int) -> int:
     if whole > card.shared_bytes_per_block:
         return 0
     resident = card.shared_bytes_per_multiprocessor // (whole + RESERVED_SHARED_BYTES)
-    return min(resident, MAX_RESIDENT_BLOCKS)
+    # What one block may have, one multiprocessor has, whatever is reserved there.
+    return min(max(1, resident), MAX_RESIDENT_BLOCKS)
 
 
 def _power_of_two(n: int) -> int:

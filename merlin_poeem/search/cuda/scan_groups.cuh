@@ -119,10 +119,10 @@ __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& item
     if (group < scan.stop) item.fetch(scan.cursor, group, scan.lane, items);
     do {
       if (scan.pending) scan.pending = scan.score >= best.threshold;
-      best.push(scan.pending, scan.score, scan.row);
+      const bool full = best.push(scan.pending, scan.score, scan.row);
       // No barrier until every warp is done with the tile or the buffer is full. Two items take
       // turns, as to move one costs instructions.
-      while (scan.group < scan.stop) {
+      while (!full && scan.group < scan.stop) {
         if (!scan.turn(item, next)) {
           item = next;
           break;
