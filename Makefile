@@ -13,6 +13,7 @@ SHELL := bash
 DATASET     ?= tutorial
 DATA        ?=
 SEED        ?= 0
+ROWS        ?= 2000000
 BENCH_ENV   ?= merlin
 PYTEST_ARGS ?=
 GPU_PYTHON  ?= python
@@ -40,10 +41,11 @@ help: ## list the tasks
 demo_tutorial       = workflows.poeem_tutorial --seed $(SEED)
 demo_movielens-100k = workflows.movielens --variant 100k $(if $(DATA),--data "$(DATA)")
 demo_movielens-1m   = workflows.movielens --variant 1m $(if $(DATA),--data "$(DATA)")
+demo_aliccp-sim     = workflows.aliccp --rows $(ROWS) --seed $(SEED)
 
 .PHONY: demo
-demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-100k|movielens-1m] [DATA=folder] [SEED=0]
-	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k or movielens-1m))
+demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-100k|movielens-1m|aliccp-sim] [DATA=folder] [SEED=0] [ROWS=2000000]
+	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k, movielens-1m or aliccp-sim))
 
 .PHONY: bench-quality
 bench-quality: .venv/merlin/.ready ## recall and balance of every method, into results/quality.json

@@ -149,7 +149,10 @@ def _predict(
     parts, start = [], 0
     for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):
         stop = min(start + batch_size, len(frame))
-        exclude = None if seen is None else (seen.values, seen.offsets[start : stop + 1])
+        exclude = None
+        if seen is not None:
+            offsets = seen.offsets[start : stop + 1]
+            exclude = seen.values[offsets[0] : offsets[-1]], offsets - offsets[0]
         found = encoder(features, training=False, exclude=exclude, **options)
         parts.append(as_candidates(*(tensor.numpy() for tensor in found)))
         start = stop

@@ -8,7 +8,7 @@ the results: score falling, then item id rising.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from merlin_poeem.arrays import Float32
 from merlin_poeem.index import Index
 from merlin_poeem.item_codes import Quantization
 from merlin_poeem.params import IVFPQParams, Metric, check_n_probes, positive_int
+
+IdsGiven: TypeAlias = "tf.RaggedTensor | tf.Tensor | tuple[tf.Tensor, tf.Tensor] | None"
 
 FILL_ID = 2**63 - 1
 """The id in the places of a row that lie beyond its count; the score there is −inf."""
@@ -224,8 +226,8 @@ class IVFPQTopK(TopKLayer):
         testing: bool = False,
         k: Any = None,
         n_probes: Any = None,
-        exclude: tf.RaggedTensor | tf.Tensor | None = None,
-        allow: tf.RaggedTensor | tf.Tensor | None = None,
+        exclude: IdsGiven = None,
+        allow: IdsGiven = None,
     ) -> CountedTopK | Prediction:
         """Search for (n_queries, dim) float32 query vectors, raw space.
 
@@ -240,7 +242,8 @@ class IVFPQTopK(TopKLayer):
             Integers or () tensors; None takes the layer's own.
         exclude, allow
             Item ids never returned, or the only ones that may be: a ragged (n_queries, None), one
-            list a query, or a (n_ids,) tensor for all queries. An empty ``allow`` allows nothing.
+            list a query; or a (n_ids,) tensor for all queries; or a pair of values and offsets, as
+            ``search`` takes them. An empty ``allow`` allows nothing.
 
         Raises
         ------
@@ -264,7 +267,9 @@ class IVFPQTopK(TopKLayer):
             *_flat_ids("allow", allow, n_queries),
         )
         shape = (inputs.shape[0], None if tf.is_tensor(k) else k)
-        found = CountedTopK(tf.ensure_shape(scores, shape), tf.ensure_shape(item_ids, shape), counts)
+        found = CountedTopK(
+            tf.ensure_shape(scores, shape), tf.ensure_shape(item_ids, shape), counts
+        )
         return _relevance(found, targets) if testing else found
 
     def compute_output_shape(self, input_shape: tf.TensorShape) -> CountedTopK:
@@ -367,7 +372,9 @@ class IVFPQTopK(TopKLayer):
     def _rotated(self, queries: tf.Tensor) -> tf.Tensor:
         if self.params.metric == "cosine":
             # In float64, as float32 squares of values beyond 1e±19 become infinite or zero.
-            norms = tf.cast(tf.norm(tf.cast(queries, tf.float64), axis=1, keepdims=True), tf.float32)
+            norms = tf.cast(
+                tf.norm(tf.cast(queries, tf.float64), axis=1, keepdims=True), tf.float32
+            )
             queries = tf.math.divide_no_nan(queries, norms)
         return queries if self.rotation is None else tf.matmul(queries, self.rotation)
 
@@ -524,7 +531,7 @@ class IVFPQTopK(TopKLayer):
         offsets = id_lists.offsets[first_query : first_query + n_queries + 1]
         rows = id_lists.rows[offsets[0] : offsets[-1]]
         queries = tf.searchsorted(offsets - offsets[0], tf.range(tf.size(rows)), "right") - 1
-        lists = tf.searchsorted(self.list_offsets, tf.maximum(rows, 0), "right") - 1
+        lists = tf.searchsorted(self.list_offsets[1:-1], rows, "right")
         # Where each list starts among the candidates of each query, −1 where it is not visited.
         visitors = tf.broadcast_to(tf.range(n_queries)[:, None], (n_queries, n_probes))
         starts = tf.tensor_scatter_nd_update(
@@ -560,6 +567,9 @@ def _flat_ids(name: str, given: Any, n_queries: tf.Tensor) -> tuple[tf.Tensor, t
     """Values and offsets, as :meth:`IVFPQTopK._search` takes them, of what a call was given."""
     if given is None:
         return tf.zeros((0,), tf.int64), tf.zeros((1,), tf.int64)
+    if isinstance(given, tuple):
+        values, offsets = (tf.cast(tf.convert_to_tensor(part), tf.int64) for part in given)
+        return values, offsets
     is_ragged = isinstance(given, tf.RaggedTensor)
     given = given if is_ragged else tf.convert_to_tensor(given)
     if not given.dtype.is_integer:
@@ -621,7 +631,9 @@ def _item_terms(index: Index, origin: Float32) -> Float32:
             norms = np.linalg.norm(decoded, axis=1)
             terms[rows] = 1 / np.where(norms > 0, norms, 1)
             continue
-        centres = quantization.coarse_centroids[list_ids] if quantization.encodes_residual else origin
+        centres = (
+            quantization.coarse_centroids[list_ids] if quantization.encodes_residual else origin
+        )
         residuals = (decoded - centres).astype(np.float64)
         terms[rows] = -(residuals * (residuals + 2 * (centres - origin))).sum(axis=1)
     return terms
