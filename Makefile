@@ -16,6 +16,8 @@ SEED        ?= 0
 ROWS        ?= 2000000
 BENCH_ENV   ?= merlin
 PYTEST_ARGS ?=
+# Processes that tests run in; a file stays in one, with what it has trained or compiled.
+PYTEST_JOBS ?= 2
 GPU_PYTHON  ?= python
 GPU_ARGS    ?=
 UPGRADE     ?=
@@ -66,13 +68,13 @@ test: test-merlin test-current ## both test suites; MERLIN_POEEM_DATA=folder add
 
 .PHONY: test-merlin
 test-merlin: .venv/merlin/.ready ## the whole suite, in the pinned environment: [PYTEST_ARGS=...]
-	.venv/merlin/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/merlin/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: test-current
 test-current: .venv/tools/.ready ## the half without TensorFlow, on Python 3.12 or newer: [PYTEST_ARGS=...]
 	@if python="$(CURRENT_PYTHON)" && [ -n "$$python" ]; then
 		$(MAKE) --no-print-directory .venv/current/.ready CURRENT_PYTHON="$$python"
-		.venv/current/bin/python -m pytest tests --ignore=tests/blocks --ignore=tests/workflows $(PYTEST_ARGS)
+		.venv/current/bin/python -m pytest tests --ignore=tests/blocks --ignore=tests/workflows -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 	else
 		echo "NOT RUN on Python 3.12 or newer: the half without TensorFlow was tested in the pinned environment only."
 	fi

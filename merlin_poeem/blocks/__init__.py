@@ -1,9 +1,12 @@
 """The half that trains: a Keras layer for Merlin's item tower. Needs TensorFlow 2.12 and Merlin."""
 
 from merlin_poeem.blocks.export import encode_items, export_index, item_vectors, query_vectors
+from merlin_poeem.blocks.predict import batch_predict, save_encoder
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
 from merlin_poeem.blocks.recall_callback import QuantizedRecall
+from merlin_poeem.blocks.searcher import TensorFlowSearcher
 from merlin_poeem.blocks.temperature import Temperature
+from merlin_poeem.blocks.topk import IVFPQTopK
 from merlin_poeem.blocks.two_tower import (
     QuantizedTwoTowerModel,
     QuantizedTwoTowerModelV2,
@@ -12,13 +15,17 @@ from merlin_poeem.blocks.two_tower import (
 
 __all__ = [
     "IVFPQQuantizer",
+    "IVFPQTopK",
     "QuantizedRecall",
     "QuantizedTwoTowerModel",
     "QuantizedTwoTowerModelV2",
     "Temperature",
+    "TensorFlowSearcher",
+    "batch_predict",
     "encode_items",
     "export_index",
     "find_quantizer",
     "item_vectors",
     "query_vectors",
+    "save_encoder",
 ]

@@ -147,10 +147,10 @@ def _tower_batches(
     """(ids, the tower's output) of each batch of ``frames``."""
     batch_size = positive_int("batch_size", batch_size)
     schema = tower.schema
-    id_column = id_column or _tagged_column(schema, id_tag)
+    id_column = id_column or tagged_column(schema, id_tag)
     seen: Int64 = np.empty(0, np.int64)
-    for frame in _partitions(frames):
-        _check_columns(frame, [*schema.column_names, id_column])
+    for frame in partitions(frames):
+        check_columns(frame, [*schema.column_names, id_column])
         if first_of_each_id:
             frame = frame.drop_duplicates(id_column)
             frame = frame[~frame[id_column].isin(seen)]
@@ -167,7 +167,7 @@ def _tower_batches(
             start += len(vectors)
 
 
-def _partitions(frames: Frames) -> Iterator[pd.DataFrame]:
+def partitions(frames: Frames) -> Iterator[pd.DataFrame]:
     if isinstance(frames, Dataset):
         for partition in frames.to_ddf().partitions:
             yield partition.compute()
@@ -177,7 +177,7 @@ def _partitions(frames: Frames) -> Iterator[pd.DataFrame]:
         raise TypeError(f"expected a merlin.io.Dataset or a DataFrame, got {type(frames).__name__}")
 
 
-def _tagged_column(schema: Schema, tag: Tags) -> str:
+def tagged_column(schema: Schema, tag: Tags) -> str:
     columns = schema.select_by_tag(tag).column_names
     if len(columns) != 1:
         raise ValueError(
@@ -186,7 +186,7 @@ def _tagged_column(schema: Schema, tag: Tags) -> str:
     return str(columns[0])
 
 
-def _check_columns(frame: pd.DataFrame, columns: list[str]) -> None:
+def check_columns(frame: pd.DataFrame, columns: list[str]) -> None:
     missing = sorted(set(columns) - set(frame.columns))
     if missing:
         raise ValueError(f"dataset: expected the columns {missing}, got {sorted(frame.columns)}")

@@ -19,17 +19,18 @@ from merlin.models.tf.models.base import get_output_schema
 from merlin.schema import Tags
 
 from merlin_poeem.arrays import as_item_ids
-from merlin_poeem.blocks.export import Frames, _check_columns, _partitions, _tagged_column
+from merlin_poeem.blocks.export import Frames, check_columns, partitions, tagged_column
 from merlin_poeem.blocks.searcher import as_candidates
 from merlin_poeem.blocks.topk import IVFPQTopK
+from merlin_poeem.item_set import ItemFilter
 from merlin_poeem.params import positive_int
 from merlin_poeem.ragged import Candidates, IdLists
 from merlin_poeem.search.frames import (
     RESULT_COLUMNS,
     Form,
-    _item_filter,
-    _list_columns,
-    _long_columns,
+    item_filter,
+    list_columns,
+    long_columns,
 )
 
 
@@ -81,15 +82,15 @@ def batch_predict(
     if form not in RESULT_COLUMNS:
         raise ValueError(f"form: expected long or list, got {form!r}")
     batch_size = positive_int("batch_size", batch_size)
-    query_id = query_id or _tagged_column(encoder.schema, Tags.USER_ID)
-    columns = _long_columns if form == "long" else _list_columns
-    for frame in _partitions(frames):
+    query_id = query_id or tagged_column(encoder.schema, Tags.USER_ID)
+    columns = long_columns if form == "long" else list_columns
+    for frame in partitions(frames):
         names = [*encoder.schema.column_names, query_id, *([exclude] if exclude else [])]
-        _check_columns(frame, names)
+        check_columns(frame, names)
         if not len(frame):
             continue
         query_ids = as_item_ids(query_id, frame[query_id].to_numpy())
-        seen = _item_filter(frame, "exclude", exclude, on_device=False)
+        seen = item_filter(frame, "exclude", exclude, on_device=False)
         found = _predict(encoder, frame, batch_size, seen, {"k": k, "n_probes": n_probes})
         yield pd.DataFrame(columns(pd, query_id, query_ids, found))
 
@@ -141,7 +142,7 @@ def _predict(
     encoder: mm.TopKEncoder,
     frame: pd.DataFrame,
     batch_size: int,
-    seen: IdLists | None,
+    seen: ItemFilter | None,
     options: dict[str, Any],
 ) -> Candidates:
     schema = encoder.schema
@@ -150,7 +151,7 @@ def _predict(
     for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):
         stop = min(start + batch_size, len(frame))
         exclude = None
-        if seen is not None:
+        if isinstance(seen, IdLists):
             offsets = seen.offsets[start : stop + 1]
             exclude = seen.values[offsets[0] : offsets[-1]], offsets - offsets[0]
         found = encoder(features, training=False, exclude=exclude, **options)

@@ -1,9 +1,9 @@
 """IVFPQTopK: search of an index inside the TensorFlow graph, in stock operations only.
 
-A candidate's score is a list term, plus one table lookup a stored code, plus (l2) or times (cosine)
-a term of the item; one query's candidates share one table, so that items with the same list and
-codes score the same to the bit. Score and item id then make one int64 key, whose order is that of
-the results: score falling, then item id rising.
+Queries that visit the same list are scored together: its items are decoded once, for one product of
+matrices. Items with the same list and codes take the score of the first of them, so that they score
+the same to the bit. Score and item id then make one int64 key, whose order is that of the results:
+score falling, then item id rising.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from merlin.models.tf.core.prediction import Prediction, TopKPrediction
 from merlin.models.tf.outputs.topk import TopKLayer
 
 from merlin_poeem import reference
-from merlin_poeem.arrays import Float32
+from merlin_poeem.arrays import Float32, Int32
 from merlin_poeem.index import Index
 from merlin_poeem.item_codes import Quantization
 from merlin_poeem.params import IVFPQParams, Metric, check_n_probes, positive_int
@@ -27,8 +27,8 @@ IdsGiven: TypeAlias = "tf.RaggedTensor | tf.Tensor | tuple[tf.Tensor, tf.Tensor]
 FILL_ID = 2**63 - 1
 """The id in the places of a row that lie beyond its count; the score there is −inf."""
 
-BLOCK_BYTES = 16 << 20
-CANDIDATE_BYTES = 96
+BLOCK_BYTES = 64 << 20
+SCAN_BYTES = 48
 MAX_ITEMS = 2**31 - 2
 _NO_KEY = tf.int64.min
 _LOW_BITS = 2**31 - 1
@@ -62,23 +62,20 @@ class CountedTopK(NamedTuple):
         return pd.concat(frames, axis=1)
 
 
-class _Candidates(NamedTuple):
-    """The rows of the visited lists of a block of queries, query by query, probe by probe."""
-
-    rows: tf.Tensor
-    """(n_candidates,) int32 rows of the index."""
-
-    probes: tf.Tensor
-    """(n_candidates,) int32, query · n_probes + probe."""
+class _Visits(NamedTuple):
+    """The visits of a block of queries to lists; a visit is a query and one of its probes."""
 
     lists: tf.Tensor
     """(n_queries, n_probes) int32, the lists visited."""
 
     starts: tf.Tensor
-    """(n_queries, n_probes) int32, where a list's rows start among the candidates."""
+    """(n_queries, n_probes) int32, where a visit's items start among all, list by list."""
 
-    counts: tf.Tensor
-    """(n_queries,) int32, candidates per query."""
+    order: tf.Tensor
+    """(n_queries * n_probes,) int32, the visits list by list."""
+
+    n_candidates: tf.Tensor
+    """() int32, items of all visits."""
 
 
 class _IdLists(NamedTuple):
@@ -112,9 +109,10 @@ class IVFPQTopK(TopKLayer):
     id. A row with fewer than ``k`` results is filled up with the score −inf and ``FILL_ID``, and
     ``counts`` says how many are results.
 
-    The state is the index: its codes as stored, 16 bytes an item for ids and their order, and 4
-    more under cosine and l2. Memory in a search is bounded for any number of queries: they are
-    taken in blocks, as many as share ``BLOCK_BYTES``, and at least one.
+    The state is the index: its codes as stored, 16 bytes an item for ids and their order, 4 more
+    under cosine and l2, and 4 more where items share list and codes. Memory in a search is bounded
+    for any number of queries: they are taken in blocks, as many as share ``BLOCK_BYTES``, and at
+    least one.
     """
 
     def __init__(
@@ -129,6 +127,7 @@ class IVFPQTopK(TopKLayer):
         n_probes: int = 1,
         rotation: bool = False,
         encodes_residual: bool = True,
+        twins: bool = False,
         k: int = 10,
         name: str = "ivfpq_top_k",
         **kwargs: Any,
@@ -145,6 +144,8 @@ class IVFPQTopK(TopKLayer):
             What a call takes that names none.
         rotation, encodes_residual
             Whether the quantization has a rotation, and whether its codes are of residuals.
+        twins
+            Whether items share list and codes with others.
         """
         # Keras casts a layer's inputs under mixed precision: scores and codes stay in float32.
         kwargs["dtype"] = "float32"
@@ -172,6 +173,9 @@ class IVFPQTopK(TopKLayer):
             self.item_terms = self._state("item_terms", (n_items,))
         if metric == "l2":
             self.origin = self._state("origin", (dim,))
+        self.has_twins = bool(twins)
+        if twins:
+            self.twin_of_row = self._state("twin_of_row", (n_items,), tf.int32)
         self.search = tf.function(
             self._search,
             autograph=False,
@@ -196,6 +200,7 @@ class IVFPQTopK(TopKLayer):
         Raises ``TypeError`` or ``ValueError`` on a ``k`` or ``n_probes`` out of range.
         """
         params, quantization = index.params, index.quantization
+        twin_of_row = _twin_of_row(index)
         layer = cls(
             index.n_items,
             index.dim,
@@ -206,10 +211,11 @@ class IVFPQTopK(TopKLayer):
             n_probes=params.n_probes if n_probes is None else n_probes,
             rotation=quantization.rotation is not None,
             encodes_residual=quantization.encodes_residual,
+            twins=bool((twin_of_row != np.arange(index.n_items)).any()),
             k=k,
             **kwargs,
         )
-        layer._assign(index)
+        layer._assign(index, twin_of_row)
         return layer
 
     def index(self, candidates: tf.Tensor, identifiers: tf.Tensor | None = None) -> TopKLayer:
@@ -287,6 +293,7 @@ class IVFPQTopK(TopKLayer):
             "n_probes": self.n_probes,
             "rotation": self.rotates,
             "encodes_residual": self.encodes_residual,
+            "twins": self.has_twins,
         }
         for name in ("dtype", "trainable"):
             del config[name]
@@ -295,16 +302,18 @@ class IVFPQTopK(TopKLayer):
     def _state(self, name: str, shape: tuple[int, ...], dtype: Any = tf.float32) -> tf.Variable:
         return self.add_weight(name, shape, dtype=dtype, initializer="zeros", trainable=False)
 
-    def _assign(self, index: Index) -> None:
+    def _assign(self, index: Index, twin_of_row: Int32) -> None:
         quantization, metric = index.quantization, self.params.metric
         rank_order = np.argsort(index.item_ids, kind="stable")
         rank_of_row = np.empty(self.n_items, np.int32)
         rank_of_row[rank_order] = np.arange(self.n_items, dtype=np.int32)
         self.coarse_centroids.assign(quantization.coarse_centroids)
-        if quantization.rotation is not None:
+        if self.rotation is not None:
             self.rotation.assign(quantization.rotation)
         self.list_offsets.assign(index.list_offsets.astype(np.int32))
         self.packed_codes.assign(index.packed_codes)
+        if self.has_twins:
+            self.twin_of_row.assign(twin_of_row)
         self.sorted_ids.assign(np.append(index.item_ids[rank_order], FILL_ID))
         self.rank_of_row.assign(rank_of_row)
         self.row_of_rank.assign(np.append(rank_order, -1).astype(np.int32))
@@ -334,7 +343,8 @@ class IVFPQTopK(TopKLayer):
         Offsets are (n_queries + 1,), or (2,) for one list that holds for all queries, or (1,) for
         no filter.
         """
-        self._check(queries, k, n_probes)
+        with tf.control_dependencies(self._checks(queries, k, n_probes)):
+            queries, k, n_probes = (tf.identity(given) for given in (queries, k, n_probes))
         queries_rot = self._rotated(queries)
         n_queries = tf.shape(queries)[0]
         filters = [
@@ -361,13 +371,15 @@ class IVFPQTopK(TopKLayer):
         keys = tf.ensure_shape(blocks.concat(), (None, None))
         return self._from_keys(keys)
 
-    def _check(self, queries: tf.Tensor, k: tf.Tensor, n_probes: tf.Tensor) -> None:
-        tf.debugging.assert_all_finite(queries, "queries: expected finite values, got NaN or inf")
-        tf.debugging.assert_positive(k, "k: expected at least 1")
-        tf.debugging.assert_positive(n_probes, "n_probes: expected at least 1")
+    def _checks(self, queries: tf.Tensor, k: tf.Tensor, n_probes: tf.Tensor) -> list[tf.Operation]:
         n_lists = self.params.n_lists
-        message = f"n_probes: expected at most n_lists = {n_lists}"
-        tf.debugging.assert_less_equal(n_probes, n_lists, message)
+        at_most = f"n_probes: expected at most n_lists = {n_lists}"
+        return [
+            tf.debugging.assert_all_finite(queries, "queries: expected finite values").op,
+            tf.debugging.assert_positive(k, "k: expected at least 1"),
+            tf.debugging.assert_positive(n_probes, "n_probes: expected at least 1"),
+            tf.debugging.assert_less_equal(n_probes, n_lists, at_most),
+        ]
 
     def _rotated(self, queries: tf.Tensor) -> tf.Tensor:
         if self.params.metric == "cosine":
@@ -379,14 +391,14 @@ class IVFPQTopK(TopKLayer):
         return queries if self.rotation is None else tf.matmul(queries, self.rotation)
 
     def _queries_per_block(self, k: tf.Tensor, n_probes: tf.Tensor) -> tf.Tensor:
-        """() int32: as many queries as share BLOCK_BYTES, were each to visit the longest lists."""
-        sizes = self.list_offsets[1:] - self.list_offsets[:-1]
-        longest = tf.reduce_sum(tf.math.top_k(sizes, n_probes).values)
-        candidates = tf.cast(tf.maximum(longest, k), tf.int64)
-        width = self.packed_codes.shape[1]
-        tables = 4 * width * (256 if self.params.pq_bits == 4 else self.params.pq_book_size)
-        probes = tf.cast(n_probes, tf.int64) * (16 + 4 * self.dim)
-        needed = candidates * (CANDIDATE_BYTES + width) + tables + probes + 12 * self.params.n_lists
+        """() int32: as many queries as share BLOCK_BYTES, were all to visit the longest lists."""
+        sizes = tf.math.top_k(self.list_offsets[1:] - self.list_offsets[:-1], n_probes).values
+        longest, k, visited, n_probes = (
+            tf.cast(number, tf.int64) for number in (sizes[0], k, tf.reduce_sum(sizes), n_probes)
+        )
+        scan = longest * SCAN_BYTES + visited
+        kept = 16 * (n_probes * tf.minimum(k, longest) + k)
+        needed = scan + kept + n_probes * 4 * (self.dim + 8) + 8 * (self.params.n_lists + self.dim)
         return tf.maximum(1, tf.cast(BLOCK_BYTES // needed, tf.int32))
 
     def _id_lists(
@@ -420,16 +432,97 @@ class IVFPQTopK(TopKLayer):
     ) -> tf.Tensor:
         """(n_queries, k) int64 keys of a block of queries, falling; _NO_KEY beyond the results."""
         lists, list_terms = self._visited_lists(queries_rot, n_probes)
-        candidates = self._candidates(lists)
-        scores = self._scores(queries_rot, candidates, list_terms)
-        is_allowed = tf.equal(allow.kind, 0) | self._listed(candidates, allow, first_query)
-        eligible = is_allowed & ~self._listed(candidates, exclude, first_query)
-        keys = tf.where(eligible, self._keys(scores, candidates.rows), _NO_KEY)
-        ragged = tf.RaggedTensor.from_row_lengths(keys, candidates.counts, validate=False)
-        width = tf.maximum(k, tf.reduce_max(tf.concat([candidates.counts, [0]], 0)))
-        shape = tf.stack([tf.shape(queries_rot)[0], width])
-        padded = ragged.to_tensor(_NO_KEY, shape=tf.cast(shape, tf.int64))
-        return tf.math.top_k(padded, k).values
+        visits = self._visits(lists)
+        is_eligible = self._eligible(visits, first_query, exclude, allow)
+        if self.params.metric == "l2":
+            queries_rot = 2 * (queries_rot - self.origin)
+        # Of each visit as many as could be among the results.
+        sizes = self.list_offsets[1:] - self.list_offsets[:-1]
+        k_of_visit = tf.minimum(k, tf.maximum(1, tf.reduce_max(sizes)))
+        visited, _, counts = tf.unique_with_counts(
+            tf.gather(tf.reshape(lists, (-1,)), visits.order)
+        )
+        ends = tf.cumsum(counts)
+        parts = tf.TensorArray(
+            tf.int64, size=tf.size(visited) + 1, infer_shape=False, element_shape=(None, None)
+        )
+        # First nothing, as a block without queries visits no list.
+        parts = parts.write(0, tf.zeros((0, k_of_visit), tf.int64))
+
+        def scan_list(i: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            members = visits.order[ends[i] - counts[i] : ends[i]]
+            terms = tf.gather(tf.reshape(list_terms, (-1,)), members)
+            queries = tf.gather(queries_rot, members // n_probes)
+            keys = self._keys_of_list(visited[i], queries, terms)
+            keys = tf.cond(
+                tf.equal(tf.size(is_eligible), 0),
+                lambda: keys,
+                lambda: self._keep(keys, is_eligible, visits, members[0]),
+            )
+            return i + 1, parts.write(i + 1, _largest(keys, k_of_visit))
+
+        _, parts = tf.while_loop(
+            lambda i, _: i < tf.size(visited), scan_list, (0, parts), parallel_iterations=1
+        )
+        # What is of list after list, back in the order of queries.
+        places = tf.math.invert_permutation(visits.order)
+        keys = tf.gather(tf.ensure_shape(parts.concat(), (None, None)), places)
+        shape = tf.stack([tf.shape(lists)[0], n_probes * k_of_visit])
+        return _largest(tf.reshape(keys, shape), k)
+
+    def _visits(self, lists: tf.Tensor) -> _Visits:
+        flat = tf.reshape(lists, (-1,))
+        order = tf.argsort(flat, stable=True)
+        sizes = tf.gather(self.list_offsets, flat + 1) - tf.gather(self.list_offsets, flat)
+        starts = tf.cumsum(tf.gather(sizes, order), exclusive=True)
+        starts = tf.scatter_nd(order[:, None], starts, tf.shape(flat))
+        return _Visits(lists, tf.reshape(starts, tf.shape(lists)), order, tf.reduce_sum(sizes))
+
+    def _keys_of_list(
+        self, list_id: tf.Tensor, queries_rot: tf.Tensor, list_terms: tf.Tensor
+    ) -> tf.Tensor:
+        """(n_queries, items of the list) int64 keys, in order of row."""
+        rows = slice(self.list_offsets[list_id], self.list_offsets[list_id + 1])
+        scores = tf.matmul(queries_rot, self._decoded(rows), transpose_b=True)
+        scores += list_terms[:, None]
+        if self.params.metric == "cosine":
+            scores *= self.item_terms[rows]
+        if self.params.metric == "l2":
+            scores += self.item_terms[rows]
+        if self.has_twins:
+            scores = tf.gather(scores, self.twin_of_row[rows] - rows.start, axis=1)
+        return _keys(scores, self.rank_of_row[rows])
+
+    def _decoded(self, rows: slice) -> tf.Tensor:
+        """(n_items, dim) float32 codewords of the items, rotated space, without centroids."""
+        codes = tf.cast(self.packed_codes[rows], tf.int32)
+        if self.params.pq_bits == 4:
+            pairs = tf.stack([codes & 15, tf.bitwise.right_shift(codes, 4)], axis=2)
+            codes = tf.reshape(pairs, (-1, 2 * self.packed_codes.shape[1]))
+        pq_dim, book_size, pq_len = self.codebook.shape
+        firsts = tf.range(pq_dim) * book_size
+        codewords = tf.reshape(self.codebook, (-1, pq_len))
+        return tf.reshape(tf.gather(codewords, codes[:, :pq_dim] + firsts), (-1, self.dim))
+
+    def _keep(
+        self, keys: tf.Tensor, is_eligible: tf.Tensor, visits: _Visits, first_visit: tf.Tensor
+    ) -> tf.Tensor:
+        """The keys of a list, those not eligible replaced by _NO_KEY."""
+        start = tf.reshape(visits.starts, (-1,))[first_visit]
+        kept = tf.reshape(is_eligible[start : start + tf.size(keys)], tf.shape(keys))
+        return tf.where(kept, keys, _NO_KEY)
+
+    def _eligible(
+        self, visits: _Visits, first_query: tf.Tensor, exclude: _IdLists, allow: _IdLists
+    ) -> tf.Tensor:
+        """(n_candidates,) bool, list by list; (0,) where all are."""
+
+        def filtered() -> tf.Tensor:
+            is_allowed = tf.equal(allow.kind, 0) | self._listed(visits, allow, first_query)
+            return is_allowed & ~self._listed(visits, exclude, first_query)
+
+        nothing = tf.equal(exclude.kind, 0) & tf.equal(allow.kind, 0)
+        return tf.cond(nothing, lambda: tf.zeros((0,), tf.bool), filtered)
 
     def _visited_lists(
         self, queries_rot: tf.Tensor, n_probes: tf.Tensor
@@ -461,97 +554,46 @@ class IVFPQTopK(TopKLayer):
             return tf.zeros_like(scores)
         return scores * tf.gather(norms, lists) if self.params.metric == "cosine" else scores
 
-    def _candidates(self, lists: tf.Tensor) -> _Candidates:
-        first_rows = tf.gather(self.list_offsets, lists)
-        sizes = tf.gather(self.list_offsets, lists + 1) - first_rows
-        flat_sizes = tf.reshape(sizes, (-1,))
-        starts = tf.cumsum(flat_sizes, exclusive=True)
-        n_candidates = tf.reduce_sum(flat_sizes)
-        # A candidate's probe is the number of probes, but the first, that start at it or before.
-        begins = tf.scatter_nd(
-            starts[1:, None], tf.ones_like(starts[1:]), tf.reshape(n_candidates + 1, (1,))
-        )
-        probes = tf.cumsum(begins[:-1])
-        shifts = tf.reshape(first_rows, (-1,)) - starts
-        rows = tf.range(n_candidates) + tf.gather(shifts, probes)
-        counts = tf.reduce_sum(sizes, axis=1)
-        return _Candidates(rows, probes, lists, tf.reshape(starts, tf.shape(lists)), counts)
-
-    def _scores(
-        self, queries_rot: tf.Tensor, candidates: _Candidates, list_terms: tf.Tensor
-    ) -> tf.Tensor:
-        """(n_candidates,) float32."""
-        tables = self._tables(queries_rot)
-        # Where the values of a candidate's query begin in each table.
-        n_probes, book_size = tf.shape(candidates.lists)[1], tf.shape(tables)[2]
-        firsts = (candidates.probes // n_probes) * book_size
-        scores = tf.gather(tf.reshape(list_terms, (-1,)), candidates.probes)
-        codes = tf.gather(self.packed_codes, candidates.rows)
-        # One addition after the other, so that equal codes give equal bits.
-        for table, code in zip(tf.unstack(tables), tf.unstack(codes, axis=1), strict=True):
-            entries = firsts + tf.cast(code, tf.int32)
-            scores += tf.gather(tf.reshape(table, (-1,)), entries)
-        if self.params.metric == "cosine":
-            scores *= tf.gather(self.item_terms, candidates.rows)
-        if self.params.metric == "l2":
-            scores += tf.gather(self.item_terms, candidates.rows)
-        return scores
-
-    def _tables(self, queries_rot: tf.Tensor) -> tf.Tensor:
-        """(stored codes an item, n_queries, values of a stored code) float32 terms of a score."""
-        if self.params.metric == "l2":
-            queries_rot = 2 * (queries_rot - self.origin)
-        pq_dim, pq_len = self.params.pq_dim, self.dim // self.params.pq_dim
-        subqueries = tf.reshape(queries_rot, (-1, pq_dim, pq_len))
-        tables = tf.matmul(tf.transpose(subqueries, (1, 0, 2)), self.codebook, transpose_b=True)
-        if self.params.pq_bits != 4:
-            return tables
-        tables = tf.pad(tables, ((0, pq_dim % 2), (0, 0), (0, 0)))
-        pairs = tables[1::2, :, :, None] + tables[0::2, :, None, :]
-        return tf.reshape(pairs, (-(-pq_dim // 2), -1, 256))
-
-    def _listed(
-        self, candidates: _Candidates, id_lists: _IdLists, first_query: tf.Tensor
-    ) -> tf.Tensor:
-        """(n_candidates,) bool: whether the list of the candidate's query holds its row."""
+    def _listed(self, visits: _Visits, id_lists: _IdLists, first_query: tf.Tensor) -> tf.Tensor:
+        """(n_candidates,) bool, list by list: whether the list of the query holds the item."""
         return tf.switch_case(
             id_lists.kind,
             [
-                lambda: tf.zeros_like(candidates.rows, tf.bool),
-                lambda: tf.gather(id_lists.holds, candidates.rows),
-                lambda: self._listed_by_query(candidates, id_lists, first_query),
+                lambda: tf.zeros((visits.n_candidates,), tf.bool),
+                lambda: tf.gather(id_lists.holds, self._rows(visits)),
+                lambda: self._listed_by_query(visits, id_lists, first_query),
             ],
         )
 
+    def _rows(self, visits: _Visits) -> tf.Tensor:
+        """(n_candidates,) int32 rows, list by list."""
+        lists = tf.gather(tf.reshape(visits.lists, (-1,)), visits.order)
+        starts, stops = (tf.gather(self.list_offsets, lists + i) for i in (0, 1))
+        return tf.ragged.range(starts, stops).flat_values
+
     def _listed_by_query(
-        self, candidates: _Candidates, id_lists: _IdLists, first_query: tf.Tensor
+        self, visits: _Visits, id_lists: _IdLists, first_query: tf.Tensor
     ) -> tf.Tensor:
         """:meth:`_listed` by way of the few ids in the lists, not of the many candidates."""
-        n_queries, n_probes = tf.unstack(tf.shape(candidates.lists))
+        n_queries, n_probes = tf.unstack(tf.shape(visits.lists))
         offsets = id_lists.offsets[first_query : first_query + n_queries + 1]
         rows = id_lists.rows[offsets[0] : offsets[-1]]
         queries = tf.searchsorted(offsets - offsets[0], tf.range(tf.size(rows)), "right") - 1
         lists = tf.searchsorted(self.list_offsets[1:-1], rows, "right")
-        # Where each list starts among the candidates of each query, −1 where it is not visited.
+        # Where a query's visit to each list starts among the candidates, −1 without a visit.
         visitors = tf.broadcast_to(tf.range(n_queries)[:, None], (n_queries, n_probes))
         starts = tf.tensor_scatter_nd_update(
             tf.fill((n_queries, self.params.n_lists), -1),
-            tf.stack([visitors, candidates.lists], 2),
-            candidates.starts,
+            tf.stack([visitors, visits.lists], 2),
+            visits.starts,
         )
         starts = tf.gather_nd(starts, tf.stack([queries, lists], 1))
         places = starts + rows - tf.gather(self.list_offsets, lists)
         # One place more, for ids that are not among the candidates.
-        n_candidates = tf.size(candidates.rows)
+        n_candidates = visits.n_candidates
         places = tf.where((rows >= 0) & (starts >= 0), places, n_candidates)[:, None]
         listed = tf.zeros((n_candidates + 1,), tf.bool)
         return tf.tensor_scatter_nd_update(listed, places, tf.ones_like(rows, tf.bool))[:-1]
-
-    def _keys(self, scores: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """(n,) int64 that rise with the score, and among equal scores fall with the item id."""
-        scores = tf.where(tf.equal(scores, 0), 0.0, scores)  # −0 is 0
-        high = tf.cast(_ordered(tf.bitcast(scores, tf.int32)), tf.int64) * 2**32
-        return high + tf.cast(_LOW_BITS - tf.gather(self.rank_of_row, rows), tf.int64)
 
     def _from_keys(self, keys: tf.Tensor) -> CountedTopK:
         """The results that (n_queries, k) keys stand for."""
@@ -561,6 +603,24 @@ class IVFPQTopK(TopKLayer):
         ranks = _LOW_BITS - tf.bitwise.bitwise_and(keys, tf.constant(2**32 - 1, tf.int64))
         item_ids = tf.gather(self.sorted_ids, tf.where(is_result, ranks, self.n_items))
         return CountedTopK(scores, item_ids, tf.reduce_sum(tf.cast(is_result, tf.int64), axis=1))
+
+
+def _keys(scores: tf.Tensor, ranks: tf.Tensor) -> tf.Tensor:
+    """Int64 that rise with the (n, m) scores, and among equal scores fall with the (m,) ranks."""
+    scores = tf.where(tf.equal(scores, 0), 0.0, scores)  # −0 is 0
+    high = tf.cast(_ordered(tf.bitcast(scores, tf.int32)), tf.int64) * 2**32
+    return high + tf.cast(_LOW_BITS - ranks, tf.int64)
+
+
+def _largest(keys: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+    """(n, k) of the (n, m) keys, falling, filled up with _NO_KEY where k is more than m."""
+    missing = tf.maximum(0, k - tf.shape(keys)[1])
+    padded = tf.cond(
+        missing > 0,
+        lambda: tf.pad(keys, [[0, 0], [0, missing]], constant_values=_NO_KEY),
+        lambda: keys,
+    )
+    return tf.math.top_k(padded, k).values
 
 
 def _flat_ids(name: str, given: Any, n_queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -608,11 +668,18 @@ def _ordered(bits: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_xor(bits, tf.bitwise.bitwise_and(signs, 2**31 - 1))
 
 
+def _twin_of_row(index: Index) -> Int32:
+    """(n_items,) int32, the first row with the same list and codes as the row; itself mostly."""
+    kinds = np.column_stack([index.list_ids, index.packed_codes.astype(np.int32)])
+    _, firsts, kind_of_row = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(firsts[kind_of_row.reshape(-1)], np.int32)
+
+
 def _origin(quantization: Quantization) -> Float32:
     """(dim,) float32, rotated space: the middle of what is scored; l2 does not depend on it."""
     if quantization.encodes_residual:
-        return quantization.coarse_centroids.mean(axis=0)
-    return quantization.codebook.mean(axis=1).reshape(-1)
+        return np.asarray(quantization.coarse_centroids.mean(axis=0), np.float32)
+    return np.asarray(quantization.codebook.mean(axis=1).reshape(-1), np.float32)
 
 
 def _item_terms(index: Index, origin: Float32) -> Float32:

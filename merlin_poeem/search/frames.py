@@ -80,14 +80,14 @@ def search_frame(
         _vectors(frame, vectors, searcher.index.dim, on_device),
         k=k,
         n_probes=n_probes,
-        exclude=_item_filter(frame, "exclude", exclude, on_device),
-        allow=_item_filter(frame, "allow", allow, on_device),
+        exclude=item_filter(frame, "exclude", exclude, on_device),
+        allow=item_filter(frame, "allow", allow, on_device),
     )
-    columns = _long_columns if form == "long" else _list_columns
+    columns = long_columns if form == "long" else list_columns
     return module.DataFrame(columns(module, name, query_ids, candidates))
 
 
-def _long_columns(
+def long_columns(
     module: ModuleType, name: str, query_ids: Any, candidates: Candidates
 ) -> dict[str, Any]:
     xp, queries = array_module(candidates.counts), candidates.query_numbers
@@ -99,7 +99,7 @@ def _long_columns(
     }
 
 
-def _list_columns(
+def list_columns(
     module: ModuleType, name: str, query_ids: Any, candidates: Candidates
 ) -> dict[str, Any]:
     return {
@@ -200,7 +200,7 @@ def _lacks_dtype(column: Any) -> bool:
     return column.dtype == object and all(type(row) in (list, tuple) for row in column)
 
 
-def _item_filter(
+def item_filter(
     frame: Any, argument: str, given: str | ItemSet | None, on_device: bool
 ) -> ItemFilter | None:
     if given is None or isinstance(given, ItemSet):

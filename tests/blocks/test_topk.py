@@ -1,0 +1,328 @@
+"""IVFPQTopK: the contract of every backend, Merlin's TopKEncoder around it, and bare TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import merlin.models.tf as mm  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from merlin.io import Dataset  # noqa: E402
+from merlin.schema import ColumnSchema, Schema, Tags  # noqa: E402
+
+from merlin_poeem import Index, ItemCodes, IVFPQParams, Quantization, reference  # noqa: E402
+from merlin_poeem.blocks import topk  # noqa: E402
+from merlin_poeem.blocks.predict import batch_predict, save_encoder  # noqa: E402
+from merlin_poeem.blocks.searcher import TensorFlowSearcher  # noqa: E402
+from merlin_poeem.blocks.topk import FILL_ID, IVFPQTopK  # noqa: E402
+from merlin_poeem.ragged import Candidates, IdLists  # noqa: E402
+from tests import test_search_contract as contract  # noqa: E402
+from tests.index_factories import random_id_lists, random_index, random_queries  # noqa: E402
+
+pytestmark = pytest.mark.left
+
+# The shared contract. Each index is traced once, a second or so, which is why not all of it is
+# here: what it leaves out, such as code widths and codes without residuals, test_any_search draws.
+test_answers = contract.test_answers
+test_item_set_is_its_ids_for_every_query = contract.test_item_set_is_its_ids_for_every_query
+test_sets_that_leave_all_or_nothing = contract.test_sets_that_leave_all_or_nothing
+test_lists_of_equal_score_are_taken_by_number = (
+    contract.test_lists_of_equal_score_are_taken_by_number
+)
+test_far_from_the_origin = contract.test_far_from_the_origin
+test_empty_index = contract.test_empty_index
+test_only_empty_lists_are_visited = contract.test_only_empty_lists_are_visited
+test_no_queries = contract.test_no_queries
+test_default_n_probes_is_the_index_s = contract.test_default_n_probes_is_the_index_s
+test_id_lists_of_every_form = contract.test_id_lists_of_every_form
+test_bad_input = contract.test_bad_input
+test_searchers_on_the_host_refuse_device_arrays = (
+    contract.test_searchers_on_the_host_refuse_device_arrays
+)
+
+N_USERS, K = 40, 5
+SCHEMA = Schema(
+    [
+        ColumnSchema(
+            "user_id",
+            dtype=np.int64,
+            tags=[Tags.USER, Tags.USER_ID, Tags.CATEGORICAL],
+            properties={"domain": {"min": 0, "max": N_USERS - 1, "name": "user_id"}},
+        )
+    ]
+)
+USERS = pd.DataFrame({"user_id": np.arange(N_USERS)})
+FEATURES = {"user_id": tf.constant(np.arange(N_USERS)[:, None])}
+
+
+@pytest.fixture(scope="module")
+def searchers() -> dict[bytes, TensorFlowSearcher]:
+    return {}
+
+
+@pytest.fixture
+def open_index(
+    searchers: dict[bytes, TensorFlowSearcher],
+) -> Callable[[Index], TensorFlowSearcher]:
+    """Opens an index, or gives the searcher of one with the same contents."""
+
+    def open_once(index: Index) -> TensorFlowSearcher:
+        quantization = index.quantization
+        arrays = (quantization.coarse_centroids, index.item_ids, index.packed_codes)
+        key = repr(index).encode() + b"".join(array.tobytes() for array in arrays)
+        key += bytes([quantization.rotation is not None])
+        if key not in searchers:
+            searchers[key] = TensorFlowSearcher(index)
+        return searchers[key]
+
+    return open_once
+
+
+@settings(max_examples=5)
+@given(contract.searches())
+def test_any_search(case) -> None:
+    contract.check_case(TensorFlowSearcher, *case)
+
+
+@pytest.fixture(scope="module")
+def index() -> Index:
+    return random_index("cosine", rotation=True, n_probes=3)
+
+
+@pytest.fixture(scope="module")
+def encoder(index: Index):
+    """A TopKEncoder over ``index``, its query encoder with its first weights."""
+    layer = IVFPQTopK.from_index(index, k=K)
+    tower = mm.MLPBlock([index.dim], no_activation_last_layer=True)
+    encoder = mm.TopKEncoder(mm.Encoder(SCHEMA, tower), topk_layer=layer, k=K)
+    encoder(FEATURES)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def queries(encoder) -> np.ndarray:
+    return encoder.blocks[0](FEATURES).numpy()
+
+
+@pytest.fixture(scope="module")
+def seen(index: Index) -> list[np.ndarray]:
+    return random_id_lists(index, N_USERS, 60)
+
+
+@pytest.fixture(scope="module")
+def saved(encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("encoder") / "saved"
+    save_encoder(encoder, path)
+    return path
+
+
+def assert_same(found, truth: Candidates) -> None:
+    """``found`` (scores, ids, counts) is ``truth``, and filled up where that is short."""
+    scores, item_ids = truth.padded(found[1].shape[1], fill_id=FILL_ID)
+    np.testing.assert_array_equal(found[2], truth.counts)
+    np.testing.assert_array_equal(found[1], item_ids)
+    np.testing.assert_allclose(found[0], scores, rtol=1e-5, atol=1e-5)
+
+
+def test_the_encoder_searches_and_takes_its_options_at_call_time(encoder, index, queries, seen):
+    assert_same(encoder(FEATURES), reference.search(index, queries, k=K))
+    ragged = tf.ragged.constant([ids.tolist() for ids in seen], dtype=tf.int64)
+    found = encoder(FEATURES, k=300, n_probes=4, exclude=ragged)
+    assert found.identifiers.dtype == tf.int64
+    truth = reference.search(index, queries, k=300, n_probes=4, exclude=seen)
+    assert (truth.counts < 300).any()
+    assert_same(found, truth)
+    sold_out = index.item_ids[::2]
+    layer = encoder.topk_layer
+    found = layer(queries, exclude=tf.constant(sold_out), allow=ragged)
+    truth = reference.search(index, queries, k=K, exclude=[sold_out] * N_USERS, allow=seen)
+    assert_same(found, truth)
+    assert layer.search.experimental_get_tracing_count() == 1
+
+
+def test_queries_in_several_blocks(index, monkeypatch):
+    monkeypatch.setattr(topk, "BLOCK_BYTES", 5 * 80 * topk.SCAN_BYTES)
+    queries, lists = random_queries(index, 23), random_id_lists(index, 23, 50)
+    searcher = TensorFlowSearcher(index)
+    assert searcher.layer._queries_per_block(tf.constant(4), tf.constant(8)) < 6
+    contract.check(searcher, queries, k=4, n_probes=8, exclude=lists, allow=lists[::-1])
+
+
+def test_the_graph_holds_stock_operations_only(encoder):
+    graph = encoder.topk_layer.search.get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+
+
+def test_equal_scores_of_different_lists_come_by_id():
+    # Codes of the vectors themselves: the same codes in two lists score the same.
+    rng = np.random.default_rng(0)
+    quantization = Quantization(
+        rng.standard_normal((2, 4)).astype("f4"),
+        rng.standard_normal((2, 4, 2)).astype("f4"),
+        encodes_residual=False,
+    )
+    ids = rng.permutation(64) - 32
+    codes = ItemCodes(ids, np.arange(64, dtype=np.int32) % 2, np.full((64, 2), 3, np.uint8))
+    for metric in ("inner_product", "l2"):
+        params = IVFPQParams(n_lists=2, pq_dim=2, pq_bits=2, metric=metric)
+        searcher = TensorFlowSearcher(Index.from_codes(params, quantization, codes))
+        found = searcher.search(random_queries(searcher.index, 3), k=40, n_probes=2)
+        np.testing.assert_array_equal(found.item_ids.reshape(3, 40), [np.arange(-32, 8)] * 3)
+
+
+def test_evaluate(encoder, index, queries):
+    found = reference.search(index, queries, k=K)
+    positions = np.arange(N_USERS) % (K + 1)  # the last of them is a miss
+    targets = [int(found[i][1][p]) if p < K else 7 for i, p in enumerate(positions)]
+    encoder.compile(metrics=[mm.RecallAt(K), mm.RecallAt(2)], run_eagerly=False, k=K)
+    data = tf.data.Dataset.from_tensors((FEATURES, tf.constant(targets)))
+    scores = encoder.evaluate(data, verbose=0, return_dict=True)
+    assert scores[f"recall_at_{K}"] == pytest.approx((positions < K).mean())
+    assert scores["recall_at_2"] == pytest.approx((positions < 2).mean())
+
+
+def test_evaluation_of_rows_that_are_short():
+    index = random_index(n_items=2, n_lists=1, filled_lists=1, n_probes=1)
+    layer = IVFPQTopK.from_index(index, k=4)
+    queries = random_queries(index, 2)
+    outcome = layer(queries, targets=tf.constant([FILL_ID, index.item_ids[0]]), testing=True)
+    assert outcome.targets.numpy().sum(axis=1).tolist() == [0, 1]
+    assert np.isfinite(outcome.outputs).all()
+    assert np.isneginf(layer(queries).scores[:, 2:]).all()
+    with pytest.raises(ValueError, match="targets: expected the item id"):
+        layer(queries, testing=True)
+
+
+def test_keras_loads_what_was_saved(encoder, saved, index, queries):
+    loaded = tf.keras.models.load_model(saved)
+    assert type(loaded.topk_layer) is IVFPQTopK
+    assert_same(loaded(FEATURES), reference.search(index, queries, k=K))
+    found = loaded(FEATURES, k=20, n_probes=4)
+    assert_same(found, reference.search(index, queries, k=20, n_probes=4))
+    config = encoder.topk_layer.get_config()
+    assert IVFPQTopK.from_config(config).get_config() == config
+
+
+def test_merlin_batch_predict(encoder, index, queries):
+    frame = encoder.batch_predict(Dataset(USERS, schema=SCHEMA), batch_size=16).to_ddf().compute()
+    truth = reference.search(index, queries, k=K).item_ids.reshape(N_USERS, K)
+    np.testing.assert_array_equal(frame[[f"id_{i}" for i in range(K)]], truth)
+
+
+SCRIPT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("merlin", "merlin_poeem"):
+            raise ImportError(name + " is not to be imported here")
+sys.meta_path.insert(0, Refuse())
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+given = np.load(sys.argv[2])
+inputs = {name: tf.constant(given[name]) for name in given.files}
+plain = model.signatures["serving_default"](user_id=inputs["user_id"])
+found = model.signatures["search"](**inputs)
+np.savez(sys.argv[3], *(plain[n] for n in ("scores", "identifiers", "counts")),
+         *(found[n] for n in ("scores", "identifiers", "counts")))
+"""
+
+
+def test_the_saved_model_runs_without_merlin(saved, index, queries, seen, tmp_path):
+    lists = IdLists.from_rows(seen)
+    inputs = {"k": np.int32(300), "n_probes": np.int32(3), "user_id": FEATURES["user_id"].numpy()}
+    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
+    np.savez(given, exclude__values=lists.values, exclude__offsets=lists.offsets, **inputs)
+    arguments = [str(saved), str(given), str(found)]
+    subprocess.run([sys.executable, "-I", "-c", SCRIPT, *arguments], check=True, timeout=120)
+    arrays = [array for _, array in sorted(np.load(found).items())]
+    assert_same(arrays[:3], reference.search(index, queries, k=K))
+    truth = reference.search(index, queries, k=300, n_probes=3, exclude=seen)
+    assert_same(arrays[3:], truth)
+
+
+def test_save_encoder_needs_inputs(index):
+    tower = mm.MLPBlock([index.dim])
+    layer = IVFPQTopK.from_index(index)
+    with pytest.raises(ValueError, match="expected one that has been called"):
+        save_encoder(mm.TopKEncoder(mm.Encoder(SCHEMA, tower), topk_layer=layer), "nowhere")
+
+
+@pytest.mark.parametrize("form", ["long", "list"])
+def test_batch_predict(encoder, index, queries, seen, form):
+    users = USERS.assign(seen=seen)
+    dataset = Dataset(users, schema=SCHEMA, npartitions=3) if form == "long" else users
+    options = {"k": 250, "n_probes": 3}
+    frames = batch_predict(encoder, dataset, exclude="seen", form=form, batch_size=7, **options)
+    frame = pd.concat(frames, ignore_index=True)
+    truth = reference.search(index, queries, exclude=seen, **options)
+    if form == "list":
+        np.testing.assert_array_equal(frame["user_id"], USERS["user_id"])
+        np.testing.assert_array_equal(frame["count"], truth.counts)
+        frame = pd.DataFrame({"item_id": np.concatenate(frame["item_id"])})
+    else:
+        np.testing.assert_array_equal(frame["user_id"], truth.query_numbers)
+        assert frame["rank"].iloc[: truth.counts[0]].tolist() == [*range(1, truth.counts[0] + 1)]
+    np.testing.assert_array_equal(frame["item_id"], truth.item_ids)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
+        ({"n_probes": 9}, ValueError, "at most n_lists = 8, got 9"),
+        ({"exclude": "bought"}, ValueError, r"expected the columns \['bought'\]"),
+        ({"form": "wide"}, ValueError, "form: expected long or list, got 'wide'"),
+        ({"frames": USERS.assign(user_id=None)}, TypeError, "user_id: expected integers"),
+    ],
+)
+def test_batch_predict_refuses(encoder, change, error, message):
+    with pytest.raises(error, match=message):
+        next(batch_predict(encoder, **{"frames": USERS, **change}))
+
+
+def test_batch_predict_wants_our_layer(index):
+    candidates = tf.zeros((3, index.dim))
+    tower = mm.Encoder(SCHEMA, mm.MLPBlock([index.dim]))
+    with pytest.raises(TypeError, match="expected an IVFPQTopK layer, got BruteForce"):
+        next(batch_predict(mm.TopKEncoder(tower, candidates=candidates), USERS))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"inputs": tf.zeros((2, 15))}, ValueError, r"expected shape \(n, 16\), got \(2, 15\)"),
+        ({"inputs": tf.fill((2, 16), np.nan)}, tf.errors.InvalidArgumentError, "finite values"),
+        ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
+        ({"k": tf.constant(0)}, tf.errors.InvalidArgumentError, "k: expected at least 1"),
+        ({"n_probes": tf.constant(9)}, tf.errors.InvalidArgumentError, "at most n_lists = 8"),
+        (
+            {"exclude": tf.ragged.constant([[1]], dtype=tf.int64)},
+            tf.errors.InvalidArgumentError,
+            "exclude: expected as many lists as queries",
+        ),
+        (
+            {"exclude": (tf.constant([1]), tf.constant([0, 1, 1, 1]))},
+            tf.errors.InvalidArgumentError,
+            "exclude: expected one list a query",
+        ),
+        ({"allow": tf.constant([1.5])}, TypeError, "allow: expected integers, got float32"),
+        ({"allow": tf.constant([[1], [2]])}, ValueError, "allow: expected a ragged"),
+    ],
+)
+def test_the_layer_refuses(encoder, change, error, message):
+    with pytest.raises(error, match=message):
+        encoder.topk_layer(**{"inputs": tf.zeros((2, 16)), **change})
+
+
+def test_candidate_vectors_are_refused(encoder):
+    with pytest.raises(NotImplementedError, match="expected an Index, got candidate vectors"):
+        encoder.topk_layer.index(tf.zeros((3, 16)))
