@@ -1,0 +1,126 @@
+"""AssignCodes: item ids become the list id and codes that training gave them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from merlin.core.dispatch import DataFrameType, annotate
+from merlin.schema import Tags
+from numpy.typing import NDArray
+from nvtabular.ops.categorify import _emb_sz_rule
+from nvtabular.ops.operator import ColumnSelector, Operator
+
+from merlin_poeem.arrays import Int32, Int64, as_item_ids
+from merlin_poeem.index import Index
+from merlin_poeem.item_codes import unpack_codes
+from merlin_poeem.ops.index_operator import IndexOperator
+
+OOV = 0
+"""The code of items that the index does not hold, and of nulls."""
+
+_ID_TAGS = (Tags.ID, Tags.ITEM_ID, Tags.USER_ID, Tags.SESSION_ID)
+
+
+class AssignCodes(IndexOperator):
+    """
+    This operation gives each item id the learned list id and codes of its item, as categorical
+    features, such as semantic ids for a ranker::
+
+        codes = ["item_id"] >> AssignCodes("items.index")
+        workflow = nvtabular.Workflow(codes + ["user_id", "click"])
+
+    A column ``item_id`` gives the int32 columns ``item_id_list_id``, ``item_id_code_0`` …
+    ``item_id_code_{pq_dim - 1}``. In each of them 0 stands for an unknown item: an id that the
+    index does not hold, or a null. What the index calls list or code ``c`` is ``c + 1`` here, so
+    the domains in the schema run from 0 to ``n_lists`` and from 0 to ``2 ** pq_bits``.
+
+    The ids are those that the index holds: apply it to the raw ids, not to what Categorify made of
+    them. They are looked up on the host, also for cuDF.
+
+    Parameters
+    ----------
+    index_path : str or os.PathLike
+        The directory of a saved index. ``Workflow.save`` copies it into the workflow's folder.
+    """
+
+    @annotate("AssignCodes_op", color="darkgreen", domain="merlin_poeem")
+    def transform(self, col_selector: ColumnSelector, df: DataFrameType) -> DataFrameType:
+        features: dict[str, Int32] = {}
+        for name in col_selector.names:
+            columns = codes_of(self.index, *_read_ids(name, df[name]))
+            features.update(zip(self._output_names(name), columns, strict=True))
+        return type(df)(features, index=df.index)
+
+    transform.__doc__ = Operator.transform.__doc__
+
+    def column_mapping(self, col_selector: ColumnSelector) -> dict[str, list[str]]:
+        return {
+            output: [name] for name in col_selector.names for output in self._output_names(name)
+        }
+
+    @property
+    def output_dtype(self) -> type[np.int32]:
+        return np.int32
+
+    def _output_names(self, name: str) -> list[str]:
+        return [f"{name}_list_id", *(f"{name}_code_{j}" for j in range(self.index.params.pq_dim))]
+
+    def _compute_tags(self, col_schema: Any, input_schema: Any) -> Any:
+        # Of the input's, all but those that name the one id column of a schema.
+        tags = [tag for tag in input_schema.first.tags if tag not in _ID_TAGS]
+        return col_schema.with_tags([*tags, Tags.CATEGORICAL])
+
+    def _compute_properties(self, col_schema: Any, input_schema: Any) -> Any:
+        is_list_id = col_schema.name == f"{input_schema.first.name}_list_id"
+        largest = self.index.n_lists if is_list_id else 1 << self.index.params.pq_bits
+        cardinality, dimension = _emb_sz_rule(largest + 1)
+        return col_schema.with_properties(
+            {
+                "domain": {"min": OOV, "max": largest, "name": col_schema.name},
+                "embedding_sizes": {"cardinality": cardinality, "dimension": dimension},
+            }
+        )
+
+
+def codes_of(index: Index, known: NDArray[np.bool_], item_ids: Int64) -> Int32:
+    """(1 + pq_dim, n) int32: list ids and codes, each plus one; ``OOV`` where there are none.
+
+    ``known`` is (n,) bool, False for a null; ``item_ids`` (n_known,) int64 are the others.
+    """
+    params = index.params
+    columns = np.full((1 + params.pq_dim, len(known)), OOV, np.int32)
+    found = index.rows_of(item_ids)
+    held = np.flatnonzero(known)[found >= 0]
+    rows = found[found >= 0]
+    columns[0, held] = index.list_ids[rows] + 1
+    codes = unpack_codes(index.packed_codes[rows], params.pq_dim, params.pq_bits)
+    columns[1:, held] = codes.T.astype(np.int32) + 1
+    return columns
+
+
+def _read_ids(name: str, column: Any) -> tuple[NDArray[np.bool_], Int64]:
+    """Which rows of a pandas or cuDF column are not null, (n,) bool, and their ids, int64."""
+    known = column.notna().to_numpy()
+    held = column.dropna()
+    # Int64 of pandas or int64[pyarrow], once without nulls, is int64.
+    dtype = str(held.dtype).lower().partition("[")[0]
+    if dtype.startswith(("int", "uint", "float")):
+        held = held.astype(dtype)
+    values = held.to_numpy()
+    if values.dtype.kind == "f":
+        values = _whole_numbers(name, values)
+    return known, as_item_ids(f"column {name!r}", values)
+
+
+def _whole_numbers(name: str, values: NDArray[Any]) -> Int64:
+    """Ids out of floats, which is what pandas makes of integers with a null among them."""
+    bits = np.finfo(values.dtype).nmant + 1
+    wrong = (values != np.floor(values)) | (np.abs(values) >= 2.0**bits)
+    if wrong.any():
+        raise TypeError(
+            f"column {name!r}: expected integers, got {values.dtype} with "
+            f"{values[wrong][0].item()}; from 2**{bits} on it loses ids: "
+            "read the column as Int64, which has room for nulls"
+        )
+    return values.astype(np.int64)

@@ -1,0 +1,144 @@
+"""What the operators share: an index named by its path, which travels with the workflow.
+
+An operator holds the path and the fingerprint of a saved index, and nothing that is open: that
+pickles in a few bytes, to a Dask worker or into ``workflow.pkl``. Each process opens an index on
+first use, once for all operators and partitions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dask
+from merlin.dag.operator import DataFormats
+from nvtabular.ops.stat_operator import StatOperator
+
+from merlin_poeem.index import Index
+from merlin_poeem.index_format import HEADER_FILE, load_index
+from merlin_poeem.search.searcher import Searcher, open_searcher
+
+_MOST_OPEN = 4
+_lock = threading.Lock()
+
+
+class IndexOperator(StatOperator):
+    """Base of operators that use the index saved in the directory ``index_path``.
+
+    It learns nothing from data. It is a ``StatOperator`` because to those NVTabular gives the
+    folder that a workflow is saved in or loaded from: the index is copied into it, so that the
+    folder can be moved, and the loaded workflow uses that copy.
+
+    Partitions may be empty where the operator ends the workflow. Where its columns are put beside
+    others, ``op + ["user_id"]``, the executor of merlin-core 23.8 drops what is empty, and then
+    misses every column that the data did not have from the start: remove empty partitions first.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing at ``index_path``.
+    IndexFormatError
+        What is there is no index, or damaged.
+    """
+
+    fitted = True
+    """There is nothing to fit: ``Workflow.fit_schema`` is enough before ``transform``."""
+
+    def __init__(self, index_path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.index_path = str(Path(index_path).resolve())
+        load_index(self.index_path)
+        self.fingerprint = fingerprint_of(self.index_path)
+
+    @property
+    def index(self) -> Index:
+        """The saved index, opened on first use in this process."""
+        return open_index(self.index_path, self.fingerprint)
+
+    @property
+    def supported_formats(self) -> DataFormats:
+        return DataFormats.PANDAS_DATAFRAME | DataFormats.CUDF_DATAFRAME
+
+    def fit(self, col_selector: Any, ddf: Any) -> Any:
+        """Nothing to compute."""
+        # Not None, which DaskExecutor drops and then hands the next operator's results to this one.
+        return dask.delayed(0)
+
+    def fit_finalize(self, dask_stats: Any) -> None:
+        """Nothing was computed."""
+
+    def clear(self) -> None:
+        """There are no statistics."""
+
+    def set_storage_path(self, new_path: str | os.PathLike[str], copy: bool = False) -> None:
+        """Called by ``Workflow.save`` (``copy``) and ``Workflow.load`` with the workflow's folder.
+
+        Raises ``ValueError`` where that is no local folder, or where the index at ``index_path``
+        has been replaced since the operator was made.
+        """
+        if "://" in str(new_path):
+            raise ValueError(f"path: expected a local folder for the workflow, got {new_path}")
+        bundled = Path(new_path).resolve() / f"index-{self.fingerprint}"
+        if copy:
+            # The operator itself stays with the index it has: the folder may be a temporary one.
+            copy_index(self.index_path, self.fingerprint, bundled)
+        else:
+            self.index_path = str(bundled)
+
+
+def fingerprint_of(path: str | os.PathLike[str]) -> str:
+    """Eight hexadecimal digits that tell one saved index from another.
+
+    Of the header, which holds the checksums of all arrays.
+    """
+    return f"{zlib.crc32((Path(path) / HEADER_FILE).read_bytes()):08x}"
+
+
+def open_index(path: str, fingerprint: str) -> Index:
+    """The index saved in ``path``; ``ValueError`` where it is another than ``fingerprint`` says."""
+    with _lock:
+        return _index(path, fingerprint)
+
+
+def open_saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
+    """A searcher on :func:`open_index`."""
+    with _lock:
+        return _searcher(path, fingerprint, backend)
+
+
+def copy_index(path: str, fingerprint: str, target: Path) -> None:
+    """Copy the index saved in ``path`` to ``target``, all of it or, where that fails, nothing."""
+    if target.exists():
+        return
+    partial = target.with_name(f"{target.name}-{os.urandom(4).hex()}.tmp")
+    try:
+        shutil.copytree(path, partial)
+        _check_fingerprint(path, fingerprint, found=fingerprint_of(partial))
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@lru_cache(maxsize=_MOST_OPEN)
+def _index(path: str, fingerprint: str) -> Index:
+    index = load_index(path)
+    _check_fingerprint(path, fingerprint, found=fingerprint_of(path))
+    return index
+
+
+@lru_cache(maxsize=_MOST_OPEN)
+def _searcher(path: str, fingerprint: str, backend: str) -> Searcher:
+    return open_searcher(_index(path, fingerprint), backend)
+
+
+def _check_fingerprint(path: str, fingerprint: str, *, found: str) -> None:
+    if found != fingerprint:
+        raise ValueError(
+            f"{path}: expected the index with fingerprint {fingerprint}, which the operator was "
+            f"made with, got {found}: it was replaced since; make the workflow anew"
+        )
