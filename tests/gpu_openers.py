@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from merlin_poeem import Index
+from merlin_poeem.search.device import CupyDevice
 from merlin_poeem.search.gpu import GpuSearcher
 from merlin_poeem.search.plan import BulkPlan, SearchPlan, lut_shared_bytes
 from tests.device_arrays import hidden
@@ -75,7 +76,27 @@ SPLIT = {"n_parts": 3, "captured_batch": None, "chunk": 5, "sorts_probes": False
 BULK = {"path": "bulk", "bulk": BulkPlan(1, 64, 2 * 192 * 136), "captured_batch": None}
 COMPACT = {"lut_layout": "compact", "captured_batch": None, "library_products": True}
 
+
+def _missing_gpu() -> str | None:
+    try:
+        CupyDevice()
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+NO_GPU = _missing_gpu()
+
+
+def open_on_card(index: Index) -> GpuSearcher:
+    """Opens an index on the GPU of this machine, where it has one."""
+    if NO_GPU:
+        pytest.skip(NO_GPU)
+    return GpuSearcher(index)
+
+
 GPU_OPENERS: dict[str, Callable[[Index], GpuSearcher]] = {
+    "gpu, on this machine's card": open_on_card,
     "gpu": opener("forward"),
     "gpu, reverse order, lists split": opener("reverse", **SPLIT),
     "gpu, random order, compact LUT": opener("random", **COMPACT),

@@ -613,3 +613,15 @@ def test_auto_takes_the_gpu_that_is_there(
 def test_unknown_backend(index: Index) -> None:
     with pytest.raises(ValueError, match="one of gpu, faiss, reference, auto; got 'cuda'"):
         open_searcher(index, "cuda")
+
+
+def test_each_stream_has_its_own_masks() -> None:
+    index = random_index()
+    device = EmulatedDevice()
+    searcher, sold_out = GpuSearcher(index, device), ItemSet(index.item_ids[:50])
+    queries = random_queries(index, 3)
+    for stream, n_made in ((1, 1), (1, 1), (2, 2), (1, 2)):
+        device.current_stream = stream
+        searcher.search(queries, k=5, exclude=sold_out)
+        made = [launch for launch in device.launches if launch.name == "mark_items"]
+        assert len(made) == n_made

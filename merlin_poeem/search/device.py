@@ -76,6 +76,10 @@ class Device(Protocol):
         """A number for the current stream, the same for the same stream."""
         ...
 
+    def synchronize(self) -> None:
+        """Wait until all that was launched on the current stream is done."""
+        ...
+
     def free_bytes(self) -> int:
         """Device memory that an allocation could still get."""
         ...
@@ -126,6 +130,10 @@ class CupyDevice:
     def stream_id(self) -> int:
         """See :meth:`Device.stream_id`."""
         return int(self.xp.cuda.get_current_stream().ptr)
+
+    def synchronize(self) -> None:
+        """See :meth:`Device.synchronize`."""
+        self.xp.cuda.get_current_stream().synchronize()
 
     def free_bytes(self) -> int:
         """See :meth:`Device.free_bytes`: free on the card, or in CuPy's pool."""

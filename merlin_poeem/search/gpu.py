@@ -67,7 +67,9 @@ class GpuSearcher:
         self.workspace_bytes = positive_int("workspace_bytes", workspace_bytes)
         self._on_device: DeviceIndex = open_on_device(index, self.device)
         self._removed: ItemSet | None = None
-        self._masks: OrderedDict[tuple[ItemSet | None, ItemSet | None], Any] = OrderedDict()
+        # Other streams than this one may be the next to read it.
+        self.device.synchronize()
+        self._masks: OrderedDict[tuple[int, ItemSet | None, ItemSet | None], Any] = OrderedDict()
         self._captured: OrderedDict[tuple[int, int, int, int], CapturedSearch] = OrderedDict()
         self._lock = RLock()
 
@@ -239,7 +241,8 @@ class GpuSearcher:
         return Filters(mask, *(part for each in lists for part in self._sorted_lists(each)))
 
     def _eligible_mask(self, exclude: ItemSet | None, allow: ItemSet | None) -> Any:
-        key = (exclude, allow)
+        # A mask belongs to the stream that it is made on, as its memory does.
+        key = (self.device.stream_id(), exclude, allow)
         with self._lock:
             if key not in self._masks:
                 if self._removed is not None:
@@ -287,7 +290,8 @@ class CapturedSearch:
         pipeline, filters = Pipeline(device, index, plan, held, n_probes), Filters(eligible_mask)
         # Once before it is recorded: kernels are compiled and loaded when they are first used.
         pipeline.run(self.queries, self.results, filters)
-        self._pipeline = pipeline
+        # The graph knows addresses alone: what lies there has to stay.
+        self._kept = pipeline, filters
         self._replay = device.capture(lambda: pipeline.run(self.queries, self.results, filters))
 
     def replay(self) -> None:

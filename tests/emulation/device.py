@@ -111,6 +111,8 @@ class EmulatedDevice:
         self.n_os_threads = n_os_threads
         self.launches: list[Launch] = []
         """Every kernel that ran, in order; yours to clear."""
+        self.current_stream = 0
+        """What ``stream_id`` returns; yours to set."""
         self._free_bytes = card.memory_bytes if free_bytes is None else free_bytes
         self._source = source
         self._edit = edit
@@ -147,7 +149,10 @@ class EmulatedDevice:
 
     def stream_id(self) -> int:
         """See ``Device.stream_id``."""
-        return 0
+        return self.current_stream
+
+    def synchronize(self) -> None:
+        """See ``Device.synchronize``: what was launched is done already."""
 
     def free_bytes(self) -> int:
         """See ``Device.free_bytes``: as it was set."""
