@@ -98,9 +98,9 @@ COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command '
 requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--upgrade]
 	$(COMPILE) --python-version 3.10 --universal requirements/tools.in -o requirements/tools.txt
 	$(COMPILE) --python-version 3.10 --python-platform x86_64-unknown-linux-gnu \
-		pyproject.toml --extra train --extra cpu requirements/merlin.in -o requirements/merlin.txt
+		pyproject.toml --extra train --extra systems --extra dask --extra cpu requirements/merlin.in -o requirements/merlin.txt
 	$(COMPILE) --python-version 3.12 --universal \
-		pyproject.toml --extra cpu requirements/current.in -o requirements/current.txt
+		pyproject.toml --extra dask --extra cpu requirements/current.in -o requirements/current.txt
 
 .PHONY: clean
 clean: ## remove the environments and every cache; results/ stays
