@@ -212,6 +212,15 @@ def test_a_query_is_scanned_again_only_while_uncertain(monkeypatch: pytest.Monke
     assert_answers(index, got, queries, k=5)
 
 
+def test_ties_across_the_last_place_beside_excluded_items() -> None:
+    # The bound of what Faiss has not returned was once moved by what was dropped after it.
+    index = random_index("inner_product", n_items=200, n_repeated=150, rotation=True)
+    queries = random_queries(index, 30)[:7]
+    exclude = random_id_lists(index, 30, 100)[:7]
+    got = open_searcher(index, "faiss").search(queries, k=23, n_probes=5, exclude=exclude)
+    assert_answers(index, got, queries, k=23, n_probes=5, exclude=exclude)
+
+
 @pytest.mark.parametrize("name", ["exclude", "allow"])
 def test_an_item_set_is_one_scan_for_all_queries(
     name: str, monkeypatch: pytest.MonkeyPatch

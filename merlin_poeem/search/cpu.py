@@ -20,6 +20,7 @@ from merlin_poeem import reference
 from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.fit import import_faiss
 from merlin_poeem.index import Index
+from merlin_poeem.item_codes import Quantization
 from merlin_poeem.item_set import ItemFilter, ItemSet
 from merlin_poeem.params import Metric
 from merlin_poeem.ragged import Candidates, IdLists
@@ -250,7 +251,7 @@ class FaissSearcher:
         """Scanned items put in their final order, and for which queries the first k are certain."""
         complete = (rows[:, -1] < 0) | (batch.n_scanned <= rows.shape[1])
         # No item that was not returned scores above the last one that was.
-        bound = scores[:, -1]
+        bound = scores[:, -1].copy()  # what follows moves scores in place
         if self._cosines is not None:
             bound = self._cosines.bound(batch, bound)
             scores = self._cosines.of(batch, scores, rows)
@@ -381,8 +382,7 @@ class _Cosines:
         if len(filled):
             self._shortest[filled] = np.minimum.reduceat(norms, index.list_offsets[filled])
             self._longest[filled] = np.maximum.reduceat(norms, index.list_offsets[filled])
-        typical = norms.mean() if index.n_items else longest
-        self.scale: np.float32 = np.float32(typical / EXPECTED_COSINE)
+        self.scale: np.float32 = _typical_norm(index.quantization) / EXPECTED_COSINE
 
     def of(self, batch: _Batch, scores: Float32, rows: Int64) -> Float32:
         """Cosines of the items in ``rows``; scores −distance, both (n, width). −inf stays."""
@@ -405,6 +405,17 @@ class _Cosines:
         nothing = ((lengths == 0) | (norms == 0)) & (scores > -np.inf)
         inner_products[nothing] = 0
         return np.asarray(inner_products / np.where(norms > 0, norms, 1), np.float32)
+
+
+def _typical_norm(quantization: Quantization) -> np.float32:
+    """Of a reconstruction, as if all lists and codewords were as frequent.
+
+    Not that of the items: parts of one catalog have to score their items alike, to the bit.
+    """
+    squares = (quantization.codebook.astype(np.float64) ** 2).sum(axis=2).mean(axis=1).sum()
+    if quantization.encodes_residual:
+        squares += (quantization.coarse_centroids.astype(np.float64) ** 2).sum(axis=1).mean()
+    return np.float32(np.sqrt(squares) or 1)
 
 
 def _eligible(index: Index, request: SearchRequest) -> NDArray[np.bool_] | None:
