@@ -382,7 +382,7 @@ class _Cosines:
         if len(filled):
             self._shortest[filled] = np.minimum.reduceat(norms, index.list_offsets[filled])
             self._longest[filled] = np.maximum.reduceat(norms, index.list_offsets[filled])
-        self.scale: np.float32 = _typical_norm(index.quantization) / EXPECTED_COSINE
+        self.scale: np.float32 = np.float32(_typical_norm(index.quantization) / EXPECTED_COSINE)
 
     def of(self, batch: _Batch, scores: Float32, rows: Int64) -> Float32:
         """Cosines of the items in ``rows``; scores −distance, both (n, width). −inf stays."""
@@ -407,7 +407,7 @@ class _Cosines:
         return np.asarray(inner_products / np.where(norms > 0, norms, 1), np.float32)
 
 
-def _typical_norm(quantization: Quantization) -> np.float32:
+def _typical_norm(quantization: Quantization) -> float:
     """Of a reconstruction, as if all lists and codewords were as frequent.
 
     Not that of the items: parts of one catalog have to score their items alike, to the bit.
@@ -415,7 +415,7 @@ def _typical_norm(quantization: Quantization) -> np.float32:
     squares = (quantization.codebook.astype(np.float64) ** 2).sum(axis=2).mean(axis=1).sum()
     if quantization.encodes_residual:
         squares += (quantization.coarse_centroids.astype(np.float64) ** 2).sum(axis=1).mean()
-    return np.float32(np.sqrt(squares) or 1)
+    return float(np.sqrt(squares)) or 1.0
 
 
 def _eligible(index: Index, request: SearchRequest) -> NDArray[np.bool_] | None:
