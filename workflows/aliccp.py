@@ -56,8 +56,8 @@ MAX_LISTS = 1024
 PQ_DIM = 16
 N_PROBES = (1, 2, 4, 8, 16, 32)
 DEFAULT_PROBES = 8
-BATCH_SIZE = 1024
-EPOCHS = 6
+BATCH_SIZE = 256
+EPOCHS = 4
 K = 100
 WARMUP_SHARE = 0.5
 JUDGED_USERS = 2_000
@@ -91,9 +91,19 @@ def joint_model(features: Features, quantizer: IVFPQQuantizer) -> mm.RetrievalMo
 
 
 def train(
-    features: Features, n_items: int, *, seed: int, batch_size: int, epochs: int
+    features: Features,
+    n_items: int,
+    *,
+    seed: int,
+    batch_size: int,
+    epochs: int,
+    callbacks: tuple[tf.keras.callbacks.Callback, ...] = (),
+    sample_size: int | None = None,
 ) -> mm.RetrievalModel:
-    """A trained joint model, with as many lists as ``n_items`` ask for; streams the clicks."""
+    """A trained joint model, with as many lists as ``n_items`` ask for; streams the clicks.
+
+    ``sample_size`` is the quantizer's.
+    """
     tf.keras.utils.set_random_seed(seed)
     steps = epochs * -(-features.n_train // batch_size)
     quantizer = IVFPQQuantizer(
@@ -101,6 +111,7 @@ def train(
         PQ_DIM,
         metric="cosine",
         warmup_steps=int(WARMUP_SHARE * steps),
+        sample_size=sample_size,
         seed=seed,
     )
     model = joint_model(features, quantizer)
@@ -114,7 +125,7 @@ def train(
         cpu=True,
     )
     print(f"Training the towers jointly with their index, {steps} steps.")
-    model.fit(clicks, batch_size=batch_size, epochs=epochs)
+    model.fit(clicks, batch_size=batch_size, epochs=epochs, callbacks=list(callbacks))
     return model
 
 

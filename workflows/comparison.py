@@ -23,7 +23,16 @@ Quality = Callable[[Candidates], dict[str, float]]
 Row = dict[str, Any]
 
 OURS = "merlin_poeem"
-PACKAGES = ("merlin-poeem", "numpy", "pandas", "faiss-cpu", "tensorflow-cpu", "merlin-models")
+PACKAGES = (
+    "merlin-poeem",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "faiss-cpu",
+    "tensorflow-cpu",
+    "merlin-models",
+)
 
 
 @dataclass
@@ -170,7 +179,8 @@ def _faiss_index(dim: int, factory: str) -> faiss.Index:
         opq = faiss.downcast_VectorTransform(built.chain.at(0))
         codebook = faiss.ProductQuantizer(dim, ivfpq.pq.M, ivfpq.pq.nbits)
         codebook.cp.min_points_per_centroid = 1
-        opq.pq = built.opq_codebook = codebook  # Faiss holds a bare pointer
+        codebook.this.disown()  # Faiss holds a bare pointer, and never frees it
+        opq.pq = codebook
     return built
 
 

@@ -182,13 +182,27 @@ def run(
 
 
 def train_joint(
-    features: Features, judged: Judged, *, seed: int, batch_size: int, epochs: int
+    features: Features,
+    judged: Judged,
+    *,
+    seed: int,
+    batch_size: int,
+    epochs: int,
+    sample_size: int | None = None,
 ) -> mm.RetrievalModel:
-    """A trained joint model; each epoch shows what quantization costs."""
+    """A trained joint model; each epoch shows what quantization costs.
+
+    ``sample_size`` is the quantizer's.
+    """
     tf.keras.utils.set_random_seed(seed)
     steps = n_steps(features, batch_size, epochs)
     quantizer = IVFPQQuantizer(
-        N_LISTS, PQ_DIM, metric="cosine", warmup_steps=int(WARMUP_SHARE * steps), seed=seed
+        N_LISTS,
+        PQ_DIM,
+        metric="cosine",
+        warmup_steps=int(WARMUP_SHARE * steps),
+        sample_size=sample_size,
+        seed=seed,
     )
     recall = QuantizedRecall(
         judged.users,

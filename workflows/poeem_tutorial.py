@@ -21,7 +21,7 @@ from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema, Tags
 from numpy.typing import NDArray
 
-from merlin_poeem import Candidates
+from merlin_poeem import Candidates, IdLists
 from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.blocks import (
     IVFPQQuantizer,
@@ -46,6 +46,9 @@ EPOCHS = 3
 # Three times the tutorial's: the exact model gains from it too.
 LEARNING_RATE = 0.3
 WARMUP_SHARE = 0.7
+# Items with two digits out of two that differ: 4·3/2 · 2²·8² + 4 · 2³·8 + 2⁴.
+N_RIGHT = 1808
+CURVE_STRIDE = 37
 ITEMS = pd.DataFrame({"item": np.arange(VOCABULARY)})
 QUERIES = pd.DataFrame({"query": np.arange(VOCABULARY)})
 
@@ -78,6 +81,17 @@ def matches() -> NDArray[np.bool_]:
         x, y = divmod(ending, 10)
         table[ending] = ((digits == x) | (digits == y)).sum(axis=1) >= 2
     return table
+
+
+def curve_queries(table: NDArray[np.bool_]) -> tuple[pd.DataFrame, IdLists]:
+    """Some queries that end in two different digits, and the items right for each.
+
+    Each has ``N_RIGHT`` of them, so that recall at ``N_RIGHT`` runs from 0 to 1.
+    """
+    endings = QUERIES["query"] % 100
+    queries = QUERIES[endings // 10 != endings % 10][::CURVE_STRIDE]
+    rows = [np.flatnonzero(table[query % 100]) for query in queries["query"]]
+    return queries, IdLists.from_rows(rows)
 
 
 def precision(found: Candidates, table: NDArray[np.bool_]) -> float:
@@ -142,10 +156,45 @@ def compile_model(model: mm.RetrievalModelV2, batch_size: int) -> None:
     model.compile(optimizer=optimizer, run_eagerly=False, metrics=[])
 
 
-def train(model: mm.RetrievalModelV2, pairs: pd.DataFrame, *, batch_size: int, epochs: int) -> None:
-    """Train; shows Keras' progress bar."""
+def train(
+    model: mm.RetrievalModelV2,
+    pairs: pd.DataFrame,
+    *,
+    batch_size: int,
+    epochs: int,
+    callbacks: tuple[tf.keras.callbacks.Callback, ...] = (),
+    looks: int = 1,
+) -> tf.keras.callbacks.History:
+    """Train; shows Keras' progress bar. ``callbacks`` get ``looks`` short epochs for each epoch."""
     compile_model(model, batch_size)
-    model.fit(Dataset(pairs, schema=schema()), batch_size=batch_size, epochs=epochs)
+    dataset = Dataset(pairs, schema=schema())
+    return model.fit(
+        dataset,
+        batch_size=batch_size,
+        epochs=epochs * looks,
+        steps_per_epoch=None if looks == 1 else n_steps(pairs, batch_size, 1) // looks,
+        callbacks=list(callbacks),
+    )
+
+
+def n_steps(pairs: pd.DataFrame, batch_size: int, epochs: int) -> int:
+    """Training steps in all."""
+    return epochs * (len(pairs) // batch_size)
+
+
+def new_quantizer(
+    steps: int, *, pq_bits: int = 8, seed: int = 0, sample_size: int | None = None
+) -> IVFPQQuantizer:
+    """The tutorial's index, which starts when most of the training ``steps`` are done."""
+    return IVFPQQuantizer(
+        N_LISTS,
+        PQ_DIM,
+        pq_bits,
+        metric="cosine",
+        warmup_steps=int(WARMUP_SHARE * steps),
+        sample_size=sample_size,
+        seed=seed,
+    )
 
 
 def compare(
@@ -159,14 +208,12 @@ def compare(
 ) -> Comparison:
     """Train, export, search: the rows of the demo's table."""
     tf.keras.utils.set_random_seed(seed)
-    steps = epochs * (len(pairs) // batch_size)
-    quantizer = IVFPQQuantizer(
-        N_LISTS, PQ_DIM, pq_bits, metric="cosine", warmup_steps=int(WARMUP_SHARE * steps), seed=seed
-    )
+    steps = n_steps(pairs, batch_size, epochs)
+    quantizer = new_quantizer(steps, pq_bits=pq_bits, seed=seed)
     print(f"Training the towers jointly with their index, {steps} steps.")
     model = joint_model(quantizer)
     train(model, pairs, batch_size=batch_size, epochs=epochs)
-    comparison = _comparison(model, seed)
+    comparison = comparison_of(model, seed)
     item_ids, vectors = item_vectors(model, ITEMS)
     start = time.perf_counter()
     index = export_index(model, ITEMS)
@@ -178,13 +225,14 @@ def compare(
         tf.keras.utils.set_random_seed(seed)
         plain = plain_model()
         train(plain, pairs, batch_size=batch_size, epochs=epochs)
-        of_plain = _comparison(plain, seed)
+        of_plain = comparison_of(plain, seed)
         _add_baselines(of_plain, " (plain model)", *item_vectors(plain, ITEMS), pq_bits)
         comparison.rows.extend(of_plain.rows)
     return comparison
 
 
-def _comparison(model: mm.RetrievalModelV2, seed: int) -> Comparison:
+def comparison_of(model: mm.RetrievalModelV2, seed: int) -> Comparison:
+    """A table without rows yet, for searches with all of the model's query vectors."""
     table = matches()
     _, queries = query_vectors(model, QUERIES)
     return Comparison(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from merlin_poeem import Index, Searcher, load_index, open_searcher, search_frame
+from merlin_poeem import Index, Searcher, items, load_index, open_searcher, search_frame
 
 
 def for_users(searcher: Searcher, users: pd.DataFrame, k: int) -> pd.DataFrame:
@@ -22,29 +22,22 @@ def for_users(searcher: Searcher, users: pd.DataFrame, k: int) -> pd.DataFrame:
     that are not recommended again).
     """
     found = search_frame(searcher, users, k=k, query_id="user_id", exclude="seen")
-    return found.merge(_table(searcher.index), on="item_id", how="left", sort=False)
+    return items.with_items(found, searcher.index)
 
 
 def like_items(searcher: Searcher, titles: list[str], k: int) -> pd.DataFrame:
     """``like, rank, item_id, score`` and the item table's columns: the nearest items of each title.
 
-    The queries are the items' own reconstructions, decoded from the index. ``ValueError`` on titles
-    that the item table does not hold.
+    ``ValueError`` on titles that the item table does not hold.
     """
     known = _table(searcher.index).drop_duplicates("title").set_index("title")["item_id"]
     unknown = [title for title in titles if title not in known.index]
     if unknown:
         raise ValueError(f"titles: expected titles of the item table, got {unknown}")
     item_ids = known[titles].to_numpy()
-    queries = pd.DataFrame(
-        {
-            "like": titles,
-            "embedding": list(searcher.index.decode(item_ids)),
-            "itself": list(item_ids[:, None]),
-        }
-    )
-    found = search_frame(searcher, queries, k=k, query_id="like", exclude="itself")
-    return found.merge(_table(searcher.index), on="item_id", how="left", sort=False)
+    found = items.like_items(searcher, item_ids, k=k)
+    found["like"] = found["like"].map(dict(zip(item_ids, titles, strict=True)))
+    return items.with_items(found, searcher.index)
 
 
 def show(found: pd.DataFrame, by: str, heading: str) -> str:
@@ -75,6 +68,7 @@ def main() -> None:
     parser.add_argument("--n-probes", type=int, help="lists visited; else the index's own number")
     arguments = parser.parse_args()
     index = load_index(arguments.index)
+    _table(index)
     if arguments.n_probes is not None:
         index = index.with_n_probes(arguments.n_probes)
     searcher = open_searcher(index)

@@ -1,7 +1,8 @@
 """The half that trains: a Keras layer for Merlin's item tower. Needs TensorFlow 2.12 and Merlin."""
 
 from merlin_poeem.blocks.export import encode_items, export_index, item_vectors, query_vectors
-from merlin_poeem.blocks.predict import batch_predict, save_encoder
+from merlin_poeem.blocks.fingerprint import StaleIndexError, check_fresh, tower_fingerprints
+from merlin_poeem.blocks.predict import batch_predict, save_encoder, top_k_encoder
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
 from merlin_poeem.blocks.recall_callback import QuantizedRecall
 from merlin_poeem.blocks.searcher import TensorFlowSearcher
@@ -19,13 +20,17 @@ __all__ = [
     "QuantizedRecall",
     "QuantizedTwoTowerModel",
     "QuantizedTwoTowerModelV2",
+    "StaleIndexError",
     "Temperature",
     "TensorFlowSearcher",
     "batch_predict",
+    "check_fresh",
     "encode_items",
     "export_index",
     "find_quantizer",
     "item_vectors",
     "query_vectors",
     "save_encoder",
+    "top_k_encoder",
+    "tower_fingerprints",
 ]

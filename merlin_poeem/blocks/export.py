@@ -19,6 +19,12 @@ from merlin.schema import Schema, Tags
 
 from merlin_poeem import reference
 from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
+from merlin_poeem.blocks.fingerprint import (
+    INFO_KEY,
+    check_fresh,
+    tower_fingerprint,
+    tower_fingerprints,
+)
 from merlin_poeem.blocks.two_tower import (
     find_quantizer,
     has_quantizer,
@@ -45,11 +51,18 @@ def export_index(
     """The index that ``model`` has learned, over ``items``: no clustering, no second training.
 
     Parameters and errors as of :func:`encode_items`; ``n_probes``, ``item_table`` and ``info`` as
-    of :class:`~merlin_poeem.params.IVFPQParams` and :class:`~merlin_poeem.index.Index`.
+    of :class:`~merlin_poeem.params.IVFPQParams` and :class:`~merlin_poeem.index.Index`. Beside
+    ``info`` the index keeps the fingerprints of both towers, by which
+    :func:`~merlin_poeem.blocks.fingerprint.check_fresh` finds it stale once the model has been
+    trained on; ``ValueError`` where ``info`` has that key, ``"fingerprints"``, itself.
     """
+    info = dict(info or {})
+    if INFO_KEY in info:
+        raise ValueError(f"info: expected no key {INFO_KEY!r}, which is written here, got {info}")
     quantizer = find_quantizer(model)
     quantization = quantizer.quantization()
     item_codes = encode_items(model, items, batch_size=batch_size, id_column=id_column)
+    info[INFO_KEY] = tower_fingerprints(model)
     index = Index.from_codes(
         quantizer.params, quantization, item_codes, item_table=item_table, info=info
     )
@@ -109,12 +122,21 @@ def item_vectors(
 
 
 def query_vectors(
-    model: tf.keras.Model, queries: Frames, *, batch_size: int = 4096, id_column: str | None = None
+    model: tf.keras.Model,
+    queries: Frames,
+    *,
+    batch_size: int = 4096,
+    id_column: str | None = None,
+    index: Index | None = None,
 ) -> tuple[Int64, Float32]:
     """(query_ids (n,) int64, vectors (n, dim) float32), one per row of ``queries``, in its order.
 
-    ``id_column`` None is the column tagged as user id. Errors as of :func:`encode_items`.
+    ``id_column`` None is the column tagged as user id. ``index`` is one that the vectors are to
+    search: a ``StaleIndexError`` where it was exported from another query tower. Errors as of
+    :func:`encode_items` and :func:`~merlin_poeem.blocks.fingerprint.check_fresh`.
     """
+    if index is not None:
+        check_fresh(index, {"query_tower": tower_fingerprint(query_tower_of(model))})
     return _collect(
         _tower_batches(
             query_tower_of(model),

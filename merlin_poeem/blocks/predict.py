@@ -20,8 +20,11 @@ from merlin.schema import Tags
 
 from merlin_poeem.arrays import as_item_ids
 from merlin_poeem.blocks.export import Frames, check_columns, partitions, tagged_column
+from merlin_poeem.blocks.fingerprint import check_fresh, compare_fingerprints, tower_fingerprint
 from merlin_poeem.blocks.searcher import as_candidates
 from merlin_poeem.blocks.topk import IVFPQTopK
+from merlin_poeem.blocks.two_tower import query_tower_of
+from merlin_poeem.index import Index
 from merlin_poeem.item_set import ItemFilter
 from merlin_poeem.params import positive_int
 from merlin_poeem.ragged import Candidates, IdLists
@@ -32,6 +35,37 @@ from merlin_poeem.search.frames import (
     list_columns,
     long_columns,
 )
+
+
+def top_k_encoder(
+    model: tf.keras.Model, index: Index, *, k: int = 10, n_probes: int | None = None
+) -> mm.TopKEncoder:
+    """The query tower of ``model`` and the search of ``index`` in one model.
+
+    To evaluate, to save (:func:`save_encoder`), and for :func:`batch_predict`. The tower's weights
+    are those of ``model``, not copies: train it on, and the index is stale.
+
+    Parameters
+    ----------
+    model
+        A two-tower model, V1 or V2, that ``index`` was exported from.
+    k, n_probes
+        What a call takes that names none; None is the index's own.
+
+    Raises
+    ------
+    StaleIndexError
+        The index was exported from other weights.
+    TypeError, ValueError
+        Another kind of model, an index that does not say what it was exported from, or ``k`` or
+        ``n_probes`` out of range.
+    """
+    check_fresh(index, model)
+    layer = IVFPQTopK.from_index(index, k=k, n_probes=n_probes)
+    encoder = mm.TopKEncoder(query_tower_of(model), topk_layer=layer, k=k)
+    # Merlin would build the tower again, and a tower of TwoTowerModel then has new, random weights.
+    encoder.built = True
+    return encoder
 
 
 def batch_predict(
@@ -48,7 +82,8 @@ def batch_predict(
     """Candidates for every row of ``frames``, one frame a partition, made as it is asked for.
 
     Memory is bounded by a partition, its results and a batch. ``pd.concat`` makes one frame of
-    all; a partition without rows gives none.
+    all; a partition without rows gives none. That the index of the layer was exported from the
+    encoder's query tower is checked once, where the index says what it was exported from.
 
     Parameters
     ----------
@@ -73,6 +108,8 @@ def batch_predict(
     ------
     TypeError
         Another top-k layer than IVFPQTopK, or frames, ids or lists of another kind.
+    StaleIndexError
+        The query tower has been trained since the index was exported.
     ValueError
         Columns missing (named), null ids, ``k`` or ``n_probes`` out of range.
     """
@@ -83,6 +120,10 @@ def batch_predict(
         raise ValueError(f"form: expected long or list, got {form!r}")
     batch_size = positive_int("batch_size", batch_size)
     query_id = query_id or tagged_column(encoder.schema, Tags.USER_ID)
+    if layer.fingerprints is not None:
+        compare_fingerprints(
+            layer.fingerprints, {"query_tower": tower_fingerprint(encoder.blocks[0])}
+        )
     columns = long_columns if form == "long" else list_columns
     for frame in partitions(frames):
         names = [*encoder.schema.column_names, query_id, *([exclude] if exclude else [])]

@@ -51,7 +51,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         float_share: float = 0.5,
         commitment: float = 0.25,
         balance: float = 1.0,
-        balance_sharpness: float = 10.0,
+        agreement: float = 0.5,
+        list_sharpness: float = 10.0,
         rotation_interval: int = 500,
         seed: int = 0,
         name: str = "ivfpq_quantizer",
@@ -78,8 +79,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             Share of the training rows that pass unquantized in the joint phase, 0 to below 1.
         commitment, balance
             Weights of the distortion and of the imbalance in the loss.
-        balance_sharpness
-            Inverse temperature of the soft assignment that ``balance`` looks at.
+        agreement
+            Weight of the loss that brings items into the lists that their queries visit, see
+            :class:`~merlin_poeem.blocks.list_agreement.ListAgreement`; 0 leaves it out.
+        list_sharpness
+            Inverse temperature of the soft assignments that ``balance`` and ``agreement`` look at.
         seed
             Of the start's clustering and of the choice of float rows.
         """
@@ -107,9 +111,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         if not 0 <= float_share < 1:
             raise ValueError(f"float_share: expected 0 <= share < 1, got {float_share}")
         self.float_share = float(float_share)
-        self.commitment = float(commitment)
-        self.balance = float(balance)
-        self.balance_sharpness = float(balance_sharpness)
+        weights = {"commitment": commitment, "balance": balance, "agreement": agreement}
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {weight}")
+        self.commitment, self.balance, self.agreement = map(float, weights.values())
+        self.list_sharpness = float(list_sharpness)
         self.rotation_interval = positive_int("rotation_interval", rotation_interval)
         self.seed = int(seed)
 
@@ -166,6 +173,23 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         finally:
             self.passes_float.assign(before)
 
+    def disagreement(self, queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """() float32: how seldom items are in the lists that their queries visit, 0 before lists.
+
+        Both are (batch, dim), raw space, as the two towers return them.
+        """
+
+        def of_lists() -> tf.Tensor:
+            queries_rot = tf.matmul(tf.cast(queries, tf.float32), self.rotation)
+            items_rot = tf.matmul(tf.cast(items, tf.float32), self.rotation)
+            centroids = self.coarse_centroids.read_value()
+            return coarse.disagreement(
+                coarse.soft_lists(items_rot, centroids, self.list_sharpness),
+                coarse.soft_probes(queries_rot, self._probed(centroids), self.list_sharpness),
+            )
+
+        return tf.cond(self.is_started, of_lists, lambda: tf.constant(0.0))
+
     def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         """The input's shape."""
         return input_shape
@@ -184,7 +208,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             "float_share": self.float_share,
             "commitment": self.commitment,
             "balance": self.balance,
-            "balance_sharpness": self.balance_sharpness,
+            "agreement": self.agreement,
+            "list_sharpness": self.list_sharpness,
             "rotation_interval": self.rotation_interval,
             "seed": self.seed,
         }
@@ -235,6 +260,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def _normalized(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.math.l2_normalize(vectors, 1) if self.params.metric == "cosine" else vectors
 
+    def _probed(self, centroids: tf.Tensor) -> tf.Tensor:
+        """Centroids as a search scores them: for cosine normalised, else in units of their mean."""
+        if self.params.metric == "cosine":
+            return tf.math.l2_normalize(centroids, 1)
+        return centroids / (tf.reduce_mean(tf.norm(centroids, axis=1)) + 1e-9)
+
     def _reconstruct(self, vectors: tf.Tensor) -> tf.Tensor:
         """x̂ of (n, dim) vectors, raw space both."""
         decoded = self._decode(*self._encode(tf.matmul(vectors, self.rotation)))
@@ -256,12 +287,14 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         list_ids, codes = self._encode(fixed)
         decoded = self._decode(list_ids, codes)
         distortion = tf.reduce_mean(tf.reduce_sum((x_rot - decoded) ** 2, axis=1))
-        imbalance = coarse.imbalance(x_rot, self.coarse_centroids, self.balance_sharpness)
+        lists = coarse.soft_lists(x_rot, self.coarse_centroids, self.list_sharpness)
         x_hat = tf.matmul(decoded, self.rotation, transpose_b=True)
         share_kept = 1 - tf.cast(tf.shape(x)[0], x.dtype) / self.sample_size
         self._follow(fixed, list_ids, codes, keep=tf.maximum(share_kept, 0.0))
         mixed = x - tf.stop_gradient(self._quantized_rows(x) * (x - x_hat))
-        return self._normalized(mixed), self.commitment * distortion + self.balance * imbalance
+        return self._normalized(
+            mixed
+        ), self.commitment * distortion + self.balance * coarse.imbalance(lists)
 
     def _follow(
         self, x_rot: tf.Tensor, list_ids: tf.Tensor, codes: tf.Tensor, *, keep: tf.Tensor

@@ -13,6 +13,7 @@ import merlin.models.tf as mm
 import tensorflow as tf
 from merlin.schema import Schema
 
+from merlin_poeem.blocks.list_agreement import ListAgreement
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
 from merlin_poeem.blocks.temperature import Temperature
 
@@ -64,7 +65,7 @@ def QuantizedTwoTowerModel(
         query_tower=query_tower,
         item_tower=item_tower.connect(quantizer),
         prediction_tasks=prediction_tasks,
-        **kwargs,
+        **{**kwargs, "post": _agreement(quantizer)},
     )
 
 
@@ -102,7 +103,9 @@ def QuantizedTwoTowerModelV2(
     if quantizer.params.metric == "cosine":
         query_tower.post = mm.L2Norm()
     candidate_tower.post = quantizer
-    return mm.TwoTowerModelV2(query_tower, candidate_tower, **kwargs)
+    model = mm.TwoTowerModelV2(query_tower, candidate_tower, **kwargs)
+    model.encoder.set_post(_agreement(quantizer))
+    return model
 
 
 def find_quantizer(model: tf.keras.Model) -> IVFPQQuantizer:
@@ -154,9 +157,13 @@ def _retrieval_block(model: tf.keras.Model) -> Any:
     if not isinstance(model, mm.RetrievalModel):
         raise TypeError(f"model: expected a Merlin two-tower model, got {type(model).__name__}")
     block = model.retrieval_block
-    if block.post is not None:
+    if block.post is not None and not isinstance(block.post, ListAgreement):
         raise ValueError(f"post: expected None, got {block.post.name}, which acts on both towers")
     return block
+
+
+def _agreement(quantizer: IVFPQQuantizer) -> ListAgreement | None:
+    return ListAgreement(quantizer) if quantizer.agreement else None
 
 
 def _refuse_layers_after(kwargs: dict[str, Any]) -> None:

@@ -1,17 +1,13 @@
 """What the operators share: an index named by its path, which travels with the workflow.
 
 An operator holds the path and the fingerprint of a saved index, and nothing that is open: that
-pickles in a few bytes, to a Dask worker or into ``workflow.pkl``. Each process opens an index on
-first use, once for all operators and partitions.
+pickles in a few bytes, to a Dask worker or into ``workflow.pkl``. See
+:mod:`merlin_poeem.search.saved`.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import threading
-import zlib
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +16,21 @@ from merlin.dag.operator import DataFormats
 from nvtabular.ops.stat_operator import StatOperator
 
 from merlin_poeem.index import Index
-from merlin_poeem.index_format import HEADER_FILE, load_index
-from merlin_poeem.search.searcher import Searcher, open_searcher
+from merlin_poeem.index_format import load_index
+from merlin_poeem.search.saved import (
+    copy_index,
+    fingerprint_of,
+    open_index,
+    open_saved_searcher,
+)
 
-_MOST_OPEN = 4
-_lock = threading.Lock()
+__all__ = [
+    "IndexOperator",
+    "copy_index",
+    "fingerprint_of",
+    "open_index",
+    "open_saved_searcher",
+]
 
 
 class IndexOperator(StatOperator):
@@ -36,7 +42,8 @@ class IndexOperator(StatOperator):
 
     Partitions may be empty where the operator ends the workflow. Where its columns are put beside
     others, ``op + ["user_id"]``, the executor of merlin-core 23.8 drops what is empty, and then
-    misses every column that the data did not have from the start: remove empty partitions first.
+    misses every column that the data did not have from the start: a ``KeyError`` that names them.
+    No operator has a say in that; remove empty partitions first.
 
     Raises
     ------
@@ -89,56 +96,3 @@ class IndexOperator(StatOperator):
             copy_index(self.index_path, self.fingerprint, bundled)
         else:
             self.index_path = str(bundled)
-
-
-def fingerprint_of(path: str | os.PathLike[str]) -> str:
-    """Eight hexadecimal digits that tell one saved index from another.
-
-    Of the header, which holds the checksums of all arrays.
-    """
-    return f"{zlib.crc32((Path(path) / HEADER_FILE).read_bytes()):08x}"
-
-
-def open_index(path: str, fingerprint: str) -> Index:
-    """The index saved in ``path``; ``ValueError`` where it is another than ``fingerprint`` says."""
-    with _lock:
-        return _index(path, fingerprint)
-
-
-def open_saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
-    """A searcher on :func:`open_index`."""
-    with _lock:
-        return _searcher(path, fingerprint, backend)
-
-
-def copy_index(path: str, fingerprint: str, target: Path) -> None:
-    """Copy the index saved in ``path`` to ``target``, all of it or, where that fails, nothing."""
-    if target.exists():
-        return
-    partial = target.with_name(f"{target.name}-{os.urandom(4).hex()}.tmp")
-    try:
-        shutil.copytree(path, partial)
-        _check_fingerprint(path, fingerprint, found=fingerprint_of(partial))
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@lru_cache(maxsize=_MOST_OPEN)
-def _index(path: str, fingerprint: str) -> Index:
-    index = load_index(path)
-    _check_fingerprint(path, fingerprint, found=fingerprint_of(path))
-    return index
-
-
-@lru_cache(maxsize=_MOST_OPEN)
-def _searcher(path: str, fingerprint: str, backend: str) -> Searcher:
-    return open_searcher(_index(path, fingerprint), backend)
-
-
-def _check_fingerprint(path: str, fingerprint: str, *, found: str) -> None:
-    if found != fingerprint:
-        raise ValueError(
-            f"{path}: expected the index with fingerprint {fingerprint}, which the operator was "
-            f"made with, got {found}: it was replaced since; make the workflow anew"
-        )

@@ -1,8 +1,10 @@
-"""RetrieveCandidates: query vectors become the best items of an index, as list columns."""
+"""RetrieveCandidates: queries become the best items of an index, as list columns."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,12 @@ from merlin.core.dispatch import DataFrameType, annotate
 from merlin.schema import Tags
 from nvtabular.ops.operator import ColumnSelector, Operator
 
-from merlin_poeem.ops.index_operator import IndexOperator, open_saved_searcher
+from merlin_poeem.arrays import Float32
+from merlin_poeem.ops.index_operator import IndexOperator
+from merlin_poeem.ops.saved_tower import copy_tower, fingerprint_of_tower, open_tower
 from merlin_poeem.params import check_n_probes, positive_int
-from merlin_poeem.search.frames import search_frame
+from merlin_poeem.search.frames import item_filter, list_columns, search_frame
+from merlin_poeem.search.saved import open_saved_searcher
 
 _RESULTS = {"item_id": "ids", "score": "scores", "count": "count"}
 _DTYPES = {"ids": np.int64, "scores": np.float32, "count": np.int64}
@@ -25,10 +30,15 @@ class RetrieveCandidates(IndexOperator):
         candidates = ["embedding"] >> RetrieveCandidates("items.index", k=100, exclude="seen")
         workflow = nvtabular.Workflow(candidates + ["user_id"])
 
-    It is applied to one list column of float32 vectors, or to ``dim`` float32 columns, and gives
-    ``candidate_ids`` (int64 lists) and ``candidate_scores`` (float32 lists), best first, and
-    ``candidate_count`` (int64), their length. Rows with fewer than ``k`` are not padded. These are
-    the results of :func:`~merlin_poeem.search.frames.search_frame`, pandas and cuDF alike.
+    It is applied to one list column of float32 vectors, or to ``dim`` float32 columns; or, with a
+    ``query_tower``, to the columns of user features that the tower reads::
+
+        candidates = user_features >> RetrieveCandidates("items.index", 100, query_tower="tower")
+
+    It gives ``candidate_ids`` (int64 lists) and ``candidate_scores`` (float32 lists), best first,
+    and ``candidate_count`` (int64), their length. Rows with fewer than ``k`` are not padded. These
+    are the results of :func:`~merlin_poeem.search.frames.search_frame`, pandas and cuDF alike; a
+    tower runs in TensorFlow, which copies its features to the host.
 
     ``Workflow.fit`` reads the dtypes of lists from the first partition with rows, and in pandas
     fails where none of those rows has a candidate; ``Workflow.fit_schema`` needs no data.
@@ -48,6 +58,20 @@ class RetrieveCandidates(IndexOperator):
         As in :func:`~merlin_poeem.search.searcher.open_searcher`, chosen in each process.
     prefix : str, default "candidate"
         What the names of the new columns begin with.
+    allow : str, default None
+        A list column of the only item ids that its row may get; a null or an empty list allows
+        none. Else as ``exclude``.
+    query_tower : str or os.PathLike, default None
+        The directory of a query tower saved by
+        :func:`~merlin_poeem.blocks.query_tower.save_query_tower`, of the model that the index was
+        exported from. It is copied with the workflow, as the index is. Needs TensorFlow.
+
+    Raises
+    ------
+    StaleIndexError
+        The index was exported from another query tower: the model has been trained on since.
+    ValueError
+        Also where the index says nothing about the model that it is from, beside a ``query_tower``.
     """
 
     def __init__(
@@ -58,6 +82,8 @@ class RetrieveCandidates(IndexOperator):
         exclude: str | None = None,
         backend: str = "auto",
         prefix: str = "candidate",
+        allow: str | None = None,
+        query_tower: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(index_path)
         self.k = positive_int("k", k)
@@ -65,21 +91,21 @@ class RetrieveCandidates(IndexOperator):
             n_probes = check_n_probes(n_probes, self.index.n_lists)
         self.n_probes = n_probes
         self.exclude = exclude
+        self.allow = allow
         self.backend = backend
         self.prefix = prefix
+        self.tower_path = None if query_tower is None else str(Path(query_tower).resolve())
+        self.tower_fingerprint = (
+            "" if self.tower_path is None else fingerprint_of_tower(self.tower_path, self.index)
+        )
 
     @annotate("RetrieveCandidates_op", color="darkgreen", domain="merlin_poeem")
     def transform(self, col_selector: ColumnSelector, df: DataFrameType) -> DataFrameType:
-        names = self._vectors_of(col_selector)
-        found = search_frame(
-            open_saved_searcher(self.index_path, self.fingerprint, self.backend),
-            # A plain index: one that is named, or has levels, would identify the queries.
-            df.reset_index(drop=True),
-            k=self.k,
-            vectors=names[0] if len(names) == 1 and self.index.dim > 1 else names,
-            exclude=self.exclude,
-            n_probes=self.n_probes,
-            form="list",
+        names = self._inputs_of(col_selector)
+        # A plain index: one that is named, or has levels, would identify the queries.
+        queries = df.reset_index(drop=True)
+        found = (
+            self._found(names, queries) if self.tower_path is None else self._from_tower(queries)
         )
         found = found[list(_RESULTS)].rename(columns=self._names())
         found.index = df.index
@@ -89,17 +115,69 @@ class RetrieveCandidates(IndexOperator):
 
     @property
     def dependencies(self) -> list[str]:
-        return [] if self.exclude is None else [self.exclude]
+        return [name for name in (self.exclude, self.allow) if name is not None]
 
     def column_mapping(self, col_selector: ColumnSelector) -> dict[str, list[str]]:
-        names = self._vectors_of(col_selector)
+        names = self._inputs_of(col_selector)
         return {output: [*names, *self.dependencies] for output in self._names().values()}
+
+    def set_storage_path(self, new_path: str | os.PathLike[str], copy: bool = False) -> None:
+        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`, for the tower too."""
+        super().set_storage_path(new_path, copy)
+        if self.tower_path is None:
+            return
+        bundled = Path(new_path).resolve() / f"query-tower-{self.tower_fingerprint}"
+        if copy:
+            copy_tower(self.tower_path, self.tower_fingerprint, bundled)
+        else:
+            self.tower_path = str(bundled)
+
+    def _found(self, names: list[str], queries: DataFrameType) -> DataFrameType:
+        return search_frame(
+            open_saved_searcher(self.index_path, self.fingerprint, self.backend),
+            queries,
+            k=self.k,
+            vectors=names[0] if len(names) == 1 and self.index.dim > 1 else names,
+            exclude=self.exclude,
+            allow=self.allow,
+            n_probes=self.n_probes,
+            form="list",
+        )
+
+    def _from_tower(self, queries: DataFrameType) -> DataFrameType:
+        searcher = open_saved_searcher(self.index_path, self.fingerprint, self.backend)
+        # Of an empty partition the executor hands on columns as the data had them, of any dtype.
+        vectors: Float32 = np.empty((0, self.index.dim), np.float32)
+        if len(queries):
+            vectors = open_tower(str(self.tower_path), self.tower_fingerprint).vectors(queries)
+        filters = {"exclude": self.exclude, "allow": self.allow}
+        candidates = searcher.search(
+            vectors,
+            k=self.k,
+            n_probes=self.n_probes,
+            **{
+                name: item_filter(queries, name, column, on_device=False)
+                for name, column in filters.items()
+            },
+        )
+        module = sys.modules[type(queries).__module__.partition(".")[0]]
+        rows = np.arange(len(queries))
+        return module.DataFrame(list_columns(module, "query_id", rows, candidates))
 
     def _names(self) -> dict[str, str]:
         return {column: f"{self.prefix}_{result}" for column, result in _RESULTS.items()}
 
-    def _vectors_of(self, col_selector: ColumnSelector) -> list[str]:
-        names = [name for name in col_selector.names if name != self.exclude]
+    def _inputs_of(self, col_selector: ColumnSelector) -> list[str]:
+        names = [name for name in col_selector.names if name not in self.dependencies]
+        if self.tower_path is not None:
+            columns = open_tower(self.tower_path, self.tower_fingerprint).columns
+            # One that is read by the tower and as a filter is among the dependencies.
+            if set(names) != set(columns) - set(self.dependencies):
+                raise ValueError(
+                    f"columns: expected those of the query tower, {sorted(columns)}, got "
+                    f"{sorted(col_selector.names)}"
+                )
+            return columns
         if len(names) not in (1, self.index.dim):
             raise ValueError(
                 f"columns: expected one list column of vectors, or {self.index.dim} columns of "

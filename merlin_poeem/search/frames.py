@@ -1,6 +1,6 @@
 """Frames in, frames out: query vectors and id lists from columns, candidates back as columns.
 
-pandas and cuDF take the same path; :func:`_matrix`, :func:`_read_lists` and :func:`_list_column`
+pandas and cuDF take the same path; :func:`_matrix`, :func:`read_lists` and :func:`_list_column`
 alone know that they keep columns differently. What a searcher on the device gets from a cuDF frame,
 and gives for it, stays there: CuPy arrays, which share the columns' memory where that is possible.
 """
@@ -74,10 +74,10 @@ def search_frame(
     k = positive_int("k", k)
     if form not in RESULT_COLUMNS:
         raise ValueError(f"form: expected long or list, got {form!r}")
-    name, query_ids = _query_ids(frame, query_id, form)
+    name, query_ids = query_ids_of(frame, query_id, form)
     on_device = searcher.on_device and _is_cudf(frame)
     candidates = searcher.search(
-        _vectors(frame, vectors, searcher.index.dim, on_device),
+        vectors_of(frame, vectors, searcher.index.dim, on_device),
         k=k,
         n_probes=n_probes,
         exclude=item_filter(frame, "exclude", exclude, on_device),
@@ -118,10 +118,10 @@ def _module_of(frame: Any) -> ModuleType:
     return sys.modules[name]
 
 
-def _query_ids(frame: Any, query_id: str | None, form: Form) -> tuple[str, Any]:
+def query_ids_of(frame: Any, query_id: str | None, form: Form) -> tuple[str, Any]:
     """The name and values (an index or a column) of what identifies the queries."""
     if query_id is not None:
-        name, values = query_id, _column(frame, "query_id", query_id)
+        name, values = query_id, column_of(frame, "query_id", query_id)
     else:
         name, values = frame.index.name or "query_id", frame.index
         if getattr(values, "nlevels", 1) > 1:
@@ -142,7 +142,7 @@ def _plain(values: Any) -> Any:
     return values.reset_index(drop=True) if hasattr(values, "reset_index") else values
 
 
-def _column(frame: Any, argument: str, name: str) -> Any:
+def column_of(frame: Any, argument: str, name: str) -> Any:
     if name not in frame.columns:
         raise ValueError(
             f"{argument}: expected a column of the frame, got {name!r}; "
@@ -155,10 +155,10 @@ def _is_cudf(frame_or_column: Any) -> bool:
     return type(frame_or_column).__module__.partition(".")[0] == "cudf"
 
 
-def _vectors(frame: Any, vectors: str | Sequence[str], dim: int, on_device: bool) -> Float32:
+def vectors_of(frame: Any, vectors: str | Sequence[str], dim: int, on_device: bool) -> Float32:
     if isinstance(vectors, str):
-        return _vectors_of_lists(vectors, _column(frame, "vectors", vectors), dim, on_device)
-    columns = [_column(frame, "vectors", name) for name in vectors]
+        return _vectors_of_lists(vectors, column_of(frame, "vectors", vectors), dim, on_device)
+    columns = [column_of(frame, "vectors", name) for name in vectors]
     if not columns:
         raise ValueError("vectors: expected at least one column, got none")
     for name, column in zip(vectors, columns, strict=True):
@@ -179,7 +179,7 @@ def _matrix(frame: Any, on_device: bool) -> Any:
 
 
 def _vectors_of_lists(name: str, column: Any, dim: int, on_device: bool) -> Float32:
-    lengths, values = _read_lists(name, column, on_device)
+    lengths, values = read_lists(name, column, on_device)
     xp = array_module(lengths)
     if not len(lengths):
         empty: Float32 = xp.empty((0, dim), np.float32)
@@ -205,12 +205,12 @@ def item_filter(
 ) -> ItemFilter | None:
     if given is None or isinstance(given, ItemSet):
         return given
-    lengths, values = _read_lists(given, _column(frame, argument, given), on_device)
+    lengths, values = read_lists(given, column_of(frame, argument, given), on_device)
     offsets = offsets_of(array_module(lengths).maximum(lengths, 0))
     return IdLists(offsets, as_item_ids(f"column {given!r}", values))
 
 
-def _read_lists(name: str, column: Any, on_device: bool) -> tuple[Int64, NDArray[Any]]:
+def read_lists(name: str, column: Any, on_device: bool) -> tuple[Int64, NDArray[Any]]:
     """A list column as the length of each row, −1 for a null, and the values of all rows."""
     return _read_cudf(name, column, on_device) if _is_cudf(column) else _read_pandas(name, column)
 

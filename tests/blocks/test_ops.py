@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 nvt = pytest.importorskip("nvtabular")
 
 import dask.dataframe as dd  # noqa: E402
+import tensorflow as tf  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from merlin.dag.ops.subgraph import Subgraph  # noqa: E402
@@ -24,7 +26,11 @@ from merlin.io import Dataset  # noqa: E402
 from merlin.schema import ColumnSchema, Schema, Tags  # noqa: E402
 
 from merlin_poeem import Index, open_searcher, save_index, search_frame  # noqa: E402
+from merlin_poeem.blocks import StaleIndexError, export_index, query_vectors  # noqa: E402
+from merlin_poeem.blocks.query_tower import save_query_tower  # noqa: E402
+from merlin_poeem.blocks.two_tower import query_tower_of  # noqa: E402
 from merlin_poeem.ops import AssignCodes, RetrieveCandidates  # noqa: E402
+from tests.blocks import test_two_tower as towers  # noqa: E402
 from tests.index_factories import random_id_lists, random_index, random_queries  # noqa: E402
 
 pytestmark = pytest.mark.left
@@ -75,6 +81,7 @@ def in_partitions(frame: pd.DataFrame, *bounds: int) -> Dataset:
             ),
             ColumnSchema("embedding", dtype=np.float32, dims=(None, 16), tags=[Tags.EMBEDDING]),
             ColumnSchema("seen", dtype=np.int64, dims=(None, (0, None))),
+            ColumnSchema("allowed", dtype=np.int64, dims=(None, (0, None))),
         ]
     ).select_by_name(list(frame.columns))
     return Dataset(ddf, schema=schema)
@@ -100,11 +107,11 @@ def expected_codes(index: Index, item_ids: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names, dtype=np.int32)
 
 
-def assert_candidates(got: pd.DataFrame, expected: pd.DataFrame) -> None:
+def assert_candidates(got: pd.DataFrame, expected: pd.DataFrame, atol: float = 0) -> None:
     for name, column in (("ids", "item_id"), ("scores", "score")):
         for row, true_row in zip(got[f"candidate_{name}"], expected[column], strict=True):
             assert row.dtype == true_row.dtype
-            np.testing.assert_array_equal(row, true_row)
+            np.testing.assert_allclose(row, true_row, rtol=0, atol=atol if name == "scores" else 0)
     assert got["candidate_count"].tolist() == expected["count"].tolist()
     assert got["candidate_count"].dtype == np.int64
 
@@ -275,6 +282,22 @@ class TestRetrieveCandidates:
         expected = search_frame(open_searcher(index), frame, form="list", **options)
         assert_candidates(got, expected)
 
+    def test_allowed_items_only(self, index: Index, index_path: Path, frame: pd.DataFrame) -> None:
+        allowed = random_id_lists(index, N, 200, seed=7)
+        frame = frame.assign(allowed=[None, *allowed[1:]])
+        op = RetrieveCandidates(
+            index_path, k=30, n_probes=8, exclude="seen", allow="allowed", backend="reference"
+        )
+        workflow = nvt.Workflow(["embedding"] >> op).fit_schema(in_partitions(frame).schema)
+        got = workflow.transform(frame)
+        searcher = open_searcher(index, "reference")
+        filters = {"exclude": "seen", "allow": "allowed"}
+        expected = search_frame(searcher, frame, k=30, n_probes=8, form="list", **filters)
+        assert_candidates(got, expected)
+        assert got["candidate_count"][0] == 0
+        assert got["candidate_count"].sum() > 0
+        assert set(workflow.input_schema.column_names) == {"embedding", "seen", "allowed"}
+
     def test_bad_arguments(self, index_path: Path) -> None:
         with pytest.raises(ValueError, match="k: expected at least 1, got 0"):
             RetrieveCandidates(index_path, k=0)
@@ -285,6 +308,101 @@ class TestRetrieveCandidates:
         workflow = nvt.Workflow(["embedding", "user"] >> RetrieveCandidates(index_path, k=K))
         with pytest.raises(ValueError, match=r"one list column .*, or 16 .*, got 2: \['embedding'"):
             workflow.fit(in_partitions(frame))
+
+
+class TestQueryTower:
+    """User features in: the tower of a model that the index was exported from."""
+
+    @pytest.fixture(scope="class")
+    def saved(self, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+        """A trained model, its index and its query tower saved, and what it finds for its users."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(towers.warm_start, "ITERATIONS", 3)
+            model = towers.v2(towers.make_quantizer(metric="cosine"))
+            towers.train(model)
+        index = export_index(model, towers.ITEMS, n_probes=4)
+        folder = tmp_path_factory.mktemp("towers")
+        save_index(index, folder / "index")
+        save_query_tower(model, folder / "tower")
+        seen = [list(range(i % 7)) for i in range(len(towers.USERS))]
+        users = towers.USERS.assign(seen=seen, allowed=[list(range(40))] * len(seen))
+        vectors = list(query_vectors(model, users, index=index)[1])
+        filters = {"exclude": "seen", "allow": "allowed"}
+        expected = search_frame(
+            open_searcher(index), users.assign(embedding=vectors), k=K, form="list", **filters
+        )
+        schema = towers.SCHEMA.select_by_name("user_id") + Schema(
+            [
+                ColumnSchema(name, dtype=np.int64, dims=(None, (0, None)))
+                for name in ("seen", "allowed")
+            ]
+        )
+        return SimpleNamespace(
+            folder=folder, model=model, users=users, schema=schema, expected=expected
+        )
+
+    def make(self, saved: SimpleNamespace, tower: str = "tower", index: str = "index") -> Any:
+        return RetrieveCandidates(
+            saved.folder / index,
+            k=K,
+            exclude="seen",
+            allow="allowed",
+            query_tower=saved.folder / tower,
+        )
+
+    def test_results_are_those_of_the_model(self, saved: SimpleNamespace) -> None:
+        op = self.make(saved)
+        workflow = nvt.Workflow(["user_id"] >> op).fit_schema(saved.schema)
+        parts = dd.concat(
+            [
+                dd.from_pandas(saved.users.iloc[rows], 1)
+                for rows in (slice(0), slice(20), slice(20, None))
+            ]
+        )
+        dataset = Dataset(parts, schema=saved.schema)
+        got = workflow.transform(dataset).to_ddf().compute(scheduler="synchronous")
+        assert_candidates(got, saved.expected, atol=1e-5)
+        assert len(pickle.dumps(op)) < 1000
+
+    def test_saved_moved_and_loaded(self, saved: SimpleNamespace, tmp_path: Path) -> None:
+        folder = SimpleNamespace(folder=tmp_path / "original")
+        shutil.copytree(saved.folder, folder.folder)
+        workflow = nvt.Workflow((["user_id"] >> self.make(folder)) + ["user_id"])
+        workflow.fit_schema(saved.schema).save(tmp_path / "workflow")
+        shutil.move(tmp_path / "workflow", tmp_path / "moved")
+        shutil.rmtree(folder.folder)
+        got = nvt.Workflow.load(tmp_path / "moved").transform(saved.users)
+        assert_candidates(got, saved.expected, atol=1e-5)
+        assert list(tmp_path.glob("moved/*.tmp")) == []
+
+    def test_a_stale_index_is_refused(self, saved: SimpleNamespace) -> None:
+        weight = query_tower_of(saved.model).trainable_weights[0]
+        before = weight.numpy()
+        weight.assign_add(tf.ones_like(weight))
+        save_query_tower(saved.model, saved.folder / "newer")
+        weight.assign(before)
+        with pytest.raises(StaleIndexError, match="from the query tower with fingerprint"):
+            self.make(saved, tower="newer")
+
+    def test_an_index_that_says_nothing_is_refused(self, saved: SimpleNamespace) -> None:
+        save_index(random_index(), saved.folder / "ready-made")
+        with pytest.raises(ValueError, match="whether the index fits a model can't be told"):
+            self.make(saved, index="ready-made")
+
+    def test_a_tower_replaced_since_is_refused(
+        self, saved: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        op = self.make(saved)
+        op.tower_fingerprint = "0" * 16
+        with pytest.raises(ValueError, match="expected the query tower with fingerprint 0000"):
+            op.set_storage_path(tmp_path, copy=True)
+        assert not list(tmp_path.glob("query-tower*"))
+
+    def test_other_columns_are_refused(self, saved: SimpleNamespace) -> None:
+        with pytest.raises(ValueError, match=r"those of the query tower, \['user_id'\], got \['a"):
+            self.make(saved).column_mapping(nvt.ColumnSelector(["age", "user_id"]))
+        with pytest.raises(FileNotFoundError, match="no query tower there"):
+            self.make(saved, tower="absent")
 
 
 OPS: list[Any] = [
@@ -356,6 +474,18 @@ class TestBoth:
         expected = run(nvt.Workflow([column] >> make(index_path)), dataset)
         pd.testing.assert_frame_equal(got[expected.columns], expected)
         assert got["user"].nunique() == N
+
+    def test_empty_partitions_beside_other_columns(
+        self, column: str, make: Callable[[Path], Any], index_path: Path, frame: pd.DataFrame
+    ) -> None:
+        # merlin-core drops the empty output, and looks for its columns in the data.
+        op = make(index_path)
+        workflow = nvt.Workflow(([column] >> op) + ["user"]).fit_schema(in_partitions(frame).schema)
+        missing = next(iter(op.column_mapping(nvt.ColumnSelector([column]))))
+        with pytest.raises(KeyError, match=missing):
+            workflow.transform(in_partitions(frame, 0)).to_ddf().compute(scheduler="synchronous")
+        alone = nvt.Workflow([column] >> op).fit_schema(in_partitions(frame).schema)
+        assert len(alone.transform(in_partitions(frame, 0)).to_ddf().compute()) == N
 
     def test_missing_columns_are_named(
         self, column: str, make: Callable[[Path], Any], index_path: Path, frame: pd.DataFrame

@@ -181,11 +181,10 @@ def test_gradient_of_the_imbalance_evens_the_lists():
     batch = tf.Variable(tf.repeat(centroids[:1], 32, axis=0) + 0.1 * vectors(32))
     for _ in range(50):
         with tf.GradientTape() as tape:
-            loss = coarse.imbalance(batch, centroids, 1.0)
+            loss = coarse.imbalance(coarse.soft_lists(batch, centroids, 1.0))
         batch.assign_sub(10 * tape.gradient(loss, batch))
-    assert float(loss) < 0.5 * float(
-        coarse.imbalance(tf.repeat(centroids[:1], 32, 0), centroids, 1.0)
-    )
+    crowded = coarse.soft_lists(tf.repeat(centroids[:1], 32, 0), centroids, 1.0)
+    assert float(loss) < 0.5 * float(coarse.imbalance(crowded))
 
 
 def test_training_follows_moving_vectors_and_keeps_the_rotation_orthogonal():
@@ -244,7 +243,8 @@ def test_config_round_trip():
         float_share=0.1,
         commitment=3,
         balance=4,
-        balance_sharpness=5,
+        agreement=0.3,
+        list_sharpness=5,
         rotation_interval=6,
         seed=7,
         name="mine",
@@ -329,9 +329,11 @@ def test_nearest_lists_and_codes_equal_the_reference():
 def test_imbalance_is_zero_for_even_lists_and_grows():
     centroids = np.float32([[-1, 0], [1, 0]])
     even = np.float32([[-1, 0], [1, 0]])
-    assert float(coarse.imbalance(even, centroids, 10.0)) == pytest.approx(0, abs=1e-4)
-    uneven = float(coarse.imbalance(np.float32([[1, 0], [1, 0]]), centroids, 10.0))
-    assert uneven == pytest.approx(np.log(2), abs=1e-3)
+    assert float(coarse.imbalance(coarse.soft_lists(even, centroids, 10.0))) == pytest.approx(
+        0, abs=1e-4
+    )
+    uneven = coarse.soft_lists(np.float32([[1, 0], [1, 0]]), centroids, 10.0)
+    assert float(coarse.imbalance(uneven)) == pytest.approx(np.log(2), abs=1e-3)
 
 
 def test_procrustes_finds_a_rotation():

@@ -1,10 +1,9 @@
-"""IVFPQTopK: the contract of every backend, Merlin's TopKEncoder around it, and bare TensorFlow."""
+"""IVFPQTopK: one trace, Merlin's TopKEncoder around it, and bare TensorFlow."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,39 +13,20 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import merlin.models.tf as mm  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
 from merlin.io import Dataset  # noqa: E402
 from merlin.schema import ColumnSchema, Schema, Tags  # noqa: E402
 
 from merlin_poeem import Index, ItemCodes, IVFPQParams, Quantization, reference  # noqa: E402
-from merlin_poeem.blocks import topk  # noqa: E402
+from merlin_poeem.blocks import graph_search  # noqa: E402
+from merlin_poeem.blocks.graph_state import FILL_ID  # noqa: E402
 from merlin_poeem.blocks.predict import batch_predict, save_encoder  # noqa: E402
 from merlin_poeem.blocks.searcher import TensorFlowSearcher  # noqa: E402
-from merlin_poeem.blocks.topk import FILL_ID, IVFPQTopK  # noqa: E402
+from merlin_poeem.blocks.topk import IVFPQTopK  # noqa: E402
 from merlin_poeem.ragged import Candidates, IdLists  # noqa: E402
 from tests import test_search_contract as contract  # noqa: E402
 from tests.index_factories import random_id_lists, random_index, random_queries  # noqa: E402
 
 pytestmark = pytest.mark.left
-
-# The shared contract. Each index is traced once, a second or so, which is why not all of it is
-# here: what it leaves out, such as code widths and codes without residuals, test_any_search draws.
-test_answers = contract.test_answers
-test_item_set_is_its_ids_for_every_query = contract.test_item_set_is_its_ids_for_every_query
-test_sets_that_leave_all_or_nothing = contract.test_sets_that_leave_all_or_nothing
-test_lists_of_equal_score_are_taken_by_number = (
-    contract.test_lists_of_equal_score_are_taken_by_number
-)
-test_far_from_the_origin = contract.test_far_from_the_origin
-test_empty_index = contract.test_empty_index
-test_only_empty_lists_are_visited = contract.test_only_empty_lists_are_visited
-test_no_queries = contract.test_no_queries
-test_default_n_probes_is_the_index_s = contract.test_default_n_probes_is_the_index_s
-test_id_lists_of_every_form = contract.test_id_lists_of_every_form
-test_bad_input = contract.test_bad_input
-test_searchers_on_the_host_refuse_device_arrays = (
-    contract.test_searchers_on_the_host_refuse_device_arrays
-)
 
 N_USERS, K = 40, 5
 SCHEMA = Schema(
@@ -61,35 +41,6 @@ SCHEMA = Schema(
 )
 USERS = pd.DataFrame({"user_id": np.arange(N_USERS)})
 FEATURES = {"user_id": tf.constant(np.arange(N_USERS)[:, None])}
-
-
-@pytest.fixture(scope="module")
-def searchers() -> dict[bytes, TensorFlowSearcher]:
-    return {}
-
-
-@pytest.fixture
-def open_index(
-    searchers: dict[bytes, TensorFlowSearcher],
-) -> Callable[[Index], TensorFlowSearcher]:
-    """Opens an index, or gives the searcher of one with the same contents."""
-
-    def open_once(index: Index) -> TensorFlowSearcher:
-        quantization = index.quantization
-        arrays = (quantization.coarse_centroids, index.item_ids, index.packed_codes)
-        key = repr(index).encode() + b"".join(array.tobytes() for array in arrays)
-        key += bytes([quantization.rotation is not None])
-        if key not in searchers:
-            searchers[key] = TensorFlowSearcher(index)
-        return searchers[key]
-
-    return open_once
-
-
-@settings(max_examples=5)
-@given(contract.searches())
-def test_any_search(case) -> None:
-    contract.check_case(TensorFlowSearcher, *case)
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +103,13 @@ def test_the_encoder_searches_and_takes_its_options_at_call_time(encoder, index,
     assert layer.search.experimental_get_tracing_count() == 1
 
 
-def test_queries_in_several_blocks(index, monkeypatch):
-    monkeypatch.setattr(topk, "BLOCK_BYTES", 5 * 80 * topk.SCAN_BYTES)
+def test_queries_in_several_blocks(monkeypatch):
+    monkeypatch.setattr(graph_search, "BLOCK_BYTES", 5 * 80 * graph_search.SCAN_BYTES)
+    # Another kind of index than all others here: traced anew.
+    index = random_index("cosine", n_lists=9)
     queries, lists = random_queries(index, 23), random_id_lists(index, 23, 50)
     searcher = TensorFlowSearcher(index)
-    assert searcher.layer._queries_per_block(tf.constant(4), tf.constant(8)) < 6
+    assert searcher.layer.state._queries_per_block(tf.constant(4), tf.constant(8)) < 6
     contract.check(searcher, queries, k=4, n_probes=8, exclude=lists, allow=lists[::-1])
 
 

@@ -13,7 +13,15 @@ tf = pytest.importorskip("tensorflow")
 
 from merlin_poeem import Candidates  # noqa: E402
 from workflows import poeem_tutorial  # noqa: E402
-from workflows.poeem_tutorial import VOCABULARY, K, make_pairs, matches, precision  # noqa: E402
+from workflows.poeem_tutorial import (  # noqa: E402
+    N_RIGHT,
+    VOCABULARY,
+    K,
+    curve_queries,
+    make_pairs,
+    matches,
+    precision,
+)
 
 pytestmark = pytest.mark.left
 
@@ -51,6 +59,15 @@ def test_rule_counts_digits() -> None:
     assert not table[12, 1390]
     assert table[7, 7].all()  # 0007 for the ending 07
     assert not table[55, 1234]
+
+
+def test_queries_of_the_curve_have_equally_many_right_items() -> None:
+    table = matches()
+    queries, relevant = curve_queries(table)
+    assert len(queries) == len(relevant) > 100
+    assert set(relevant.lengths) == {N_RIGHT}
+    for i, query in enumerate(queries["query"]):
+        assert table[query % 100, relevant.row(i)].all()
 
 
 def test_precision_counts_missing_results_as_misses() -> None:

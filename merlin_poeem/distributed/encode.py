@@ -1,0 +1,167 @@
+"""Item vectors of a Dask frame into codes, on the workers; only codes are ever gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dask
+import numpy as np
+import pandas as pd
+
+from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
+from merlin_poeem.distributed.checks import meta_of
+from merlin_poeem.fit import MAX_POINTS_PER_CENTROID, fit
+from merlin_poeem.index import Index, check_agreement, encode_items
+from merlin_poeem.item_codes import ItemCodes, Quantization
+from merlin_poeem.params import IVFPQParams
+from merlin_poeem.search.frames import column_of, vectors_of
+
+Vectors = str | Sequence[str]
+
+
+def encode_ddf(
+    ddf: Any,
+    params: IVFPQParams,
+    quantization: Quantization,
+    *,
+    item_id: str = "item_id",
+    vectors: Vectors = "embedding",
+) -> Any:
+    """The codes of every item as a Dask frame of pandas partitions, encoded where the vectors are.
+
+    Columns ``item_id`` int64, ``list_id`` int32 and ``code_0`` to ``code_<pq_dim − 1>`` (uint8, or
+    uint16 above 8 bits). Nothing is computed yet. An id that repeats in one partition is an error
+    then; one that several partitions have is not looked for.
+
+    Parameters
+    ----------
+    ddf
+        A Dask frame, a row an item.
+    item_id
+        The column of integer ids.
+    vectors
+        A list column of float32 vectors in the raw space, or the names of ``dim`` float32 columns.
+
+    Raises
+    ------
+    TypeError
+        No Dask frame, or columns of another dtype; of ids and lists, when it is computed.
+    ValueError
+        A column missing (named), ``params`` of another quantization; when it is computed, vectors
+        that are null, ragged, not finite or not ``dim`` wide.
+    """
+    meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
+    encode = _Encoder(params, quantization, item_id, vectors)
+    # As one task, which the others depend on: a quantization may have megabytes.
+    shared = dask.delayed(encode, traverse=False)
+    return ddf.map_partitions(_encode, shared, meta=encode(meta)).clear_divisions()
+
+
+def index_ddf(
+    ddf: Any,
+    params: IVFPQParams,
+    quantization: Quantization,
+    *,
+    item_id: str = "item_id",
+    vectors: Vectors = "embedding",
+    info: dict[str, Any] | None = None,
+) -> Index:
+    """The index of the items of ``ddf``: encoded on the workers, grouped here.
+
+    Equal to :meth:`Index.from_vectors <merlin_poeem.index.Index.from_vectors>` of all vectors at
+    once, save that an item between two codewords to within float32's rounding may get the other
+    one, as products of matrices round differently with their number of rows.
+
+    This process holds the codes of all items and copies that grouping them takes, about
+    ``4 * (12 + pq_dim)`` bytes an item at 8 bits a code, and never a float vector.
+
+    Parameters and errors as of :func:`encode_ddf`, all raised here, and ``ValueError`` naming ids
+    that occur more than once, in one partition or in several.
+    """
+    codes = encode_ddf(ddf, params, quantization, item_id=item_id, vectors=vectors).compute()
+    return Index.from_codes(params, quantization, item_codes_of(codes), info=info)
+
+
+def fit_ddf(
+    params: IVFPQParams,
+    ddf: Any,
+    *,
+    vectors: Vectors = "embedding",
+    rotation: bool = True,
+    seed: int = 0,
+) -> Quantization:
+    """:func:`~merlin_poeem.fit.fit` of the vectors of ``ddf``, trained here on a sample of them.
+
+    The sample, and so the quantization, is the one that ``fit`` takes of all vectors at once,
+    whatever the partitions: at most ``256 * max(n_lists, 2 ** pq_bits)`` rows, all that is
+    gathered. ``ddf`` is read twice, first for its partitions' lengths; ``ddf.persist()`` saves
+    the second reading. Errors as of ``fit`` and :func:`encode_ddf`.
+    """
+    meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
+    for name in [vectors] if isinstance(vectors, str) else vectors:
+        column_of(meta, "vectors", name)
+    parts = ddf.to_delayed()
+    lengths = np.array(dask.compute(*map(dask.delayed(len), parts)), np.int64)
+    rows = _sampled_rows(params, int(lengths.sum()), seed)
+    ends = np.cumsum(lengths)
+    samples = []
+    for part, start, end in zip(parts, ends - lengths, ends, strict=True):
+        chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)] - start
+        if len(chosen):
+            samples.append(dask.delayed(_rows_of)(part, vectors, chosen))
+    if not samples:
+        raise ValueError("ddf: expected at least one row, got none")
+    return fit(params, _stack(dask.compute(*samples)), rotation=rotation, seed=seed)
+
+
+def codes_frame(item_codes: ItemCodes) -> pd.DataFrame:
+    """``item_codes`` as the columns that :func:`encode_ddf` tells of."""
+    codes = {f"code_{j}": item_codes.codes[:, j] for j in range(item_codes.codes.shape[1])}
+    return pd.DataFrame({"item_id": item_codes.item_ids, "list_id": item_codes.list_ids, **codes})
+
+
+def item_codes_of(frame: pd.DataFrame) -> ItemCodes:
+    """The inverse of :func:`codes_frame`; ``ValueError`` naming ids that repeat."""
+    codes = frame.iloc[:, 2:].to_numpy()
+    return ItemCodes(frame["item_id"].to_numpy(), frame["list_id"].to_numpy(), codes)
+
+
+class _Encoder:
+    """Encodes one partition; on a frame without rows, it gives the columns and their dtypes."""
+
+    def __init__(
+        self, params: IVFPQParams, quantization: Quantization, item_id: str, vectors: Vectors
+    ) -> None:
+        check_agreement(params, quantization)
+        self._params, self._quantization = params, quantization
+        self._item_id, self._vectors = item_id, vectors
+
+    def __call__(self, frame: Any) -> pd.DataFrame:
+        ids = column_of(frame, "item_id", self._item_id)
+        vectors = vectors_of(frame, self._vectors, self._quantization.dim, on_device=False)
+        item_ids = as_item_ids(f"column {self._item_id!r}", ids.to_numpy())
+        return codes_frame(encode_items(self._params, self._quantization, item_ids, vectors))
+
+
+def _encode(frame: Any, encoder: _Encoder) -> pd.DataFrame:
+    return encoder(frame)
+
+
+def _sampled_rows(params: IVFPQParams, n: int, seed: int) -> Int64:
+    """The numbers of the rows that ``fit`` would draw from ``n``, rising."""
+    most = MAX_POINTS_PER_CENTROID * max(params.n_lists, params.pq_book_size)
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+def _rows_of(frame: Any, vectors: Vectors, rows: Int64) -> Float32:
+    """(len(rows), dim) vectors of these rows of one partition."""
+    return vectors_of(frame.iloc[rows], vectors, 0, on_device=False)
+
+
+def _stack(samples: Sequence[Float32]) -> Float32:
+    for sample in samples:
+        as_vectors("vectors", sample, samples[0].shape[1])
+    return np.concatenate(samples)

@@ -1,0 +1,239 @@
+"""A Dask frame of queries in, a Dask frame of candidates out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+
+from merlin_poeem.arrays import Float32
+from merlin_poeem.distributed.checks import meta_of
+from merlin_poeem.distributed.merge import merge_candidates
+from merlin_poeem.distributed.shards import Shard, is_sharded, load_shards
+from merlin_poeem.index import Index
+from merlin_poeem.index_format import load_index
+from merlin_poeem.item_codes import ItemCodes
+from merlin_poeem.item_set import ItemFilter, ItemSet
+from merlin_poeem.ragged import Candidates
+from merlin_poeem.search.frames import (
+    Form,
+    item_filter,
+    list_columns,
+    long_columns,
+    query_ids_of,
+    search_frame,
+    vectors_of,
+)
+from merlin_poeem.search.saved import fingerprint_of, open_saved_searcher
+from merlin_poeem.search.searcher import BACKENDS, ReferenceSearcher, Searcher
+
+
+def search_ddf(
+    path: str | os.PathLike[str],
+    ddf: Any,
+    *,
+    k: int,
+    vectors: str | Sequence[str] = "embedding",
+    query_id: str | None = None,
+    exclude: str | ItemSet | None = None,
+    allow: str | ItemSet | None = None,
+    n_probes: int | None = None,
+    form: Form = "long",
+    backend: str = "auto",
+) -> Any:
+    """:func:`~merlin_poeem.search.frames.search_frame` of every partition of ``ddf``, on workers.
+
+    Parameters
+    ----------
+    path
+        A saved index, which each worker process opens once, whole; or the folder of an index that
+        was split by :func:`~merlin_poeem.distributed.shards.shard_index`: each shard is then opened
+        on one worker, every partition is searched in all of them, and the best of what they find is
+        what the whole index would have found. Every worker must see the path.
+    ddf
+        A Dask frame of queries, with pandas or cuDF partitions; empty ones are no error.
+    k, vectors, query_id, exclude, allow, n_probes, form
+        As of ``search_frame``.
+    backend
+        As of :func:`~merlin_poeem.search.searcher.open_searcher`, chosen in each worker.
+
+    Returns
+    -------
+    A Dask frame with a partition for each of ``ddf``'s, in their order, its columns those of
+    ``search_frame`` and its index numbering the rows of each partition. Nothing is computed yet.
+    What a worker that dies had opened or found is opened or found again on another.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What ``search_frame`` refuses: at once where the columns tell it, and else when a partition
+        is computed, as is an index or shard that was replaced since.
+    FileNotFoundError, IndexFormatError
+        What is at ``path`` is no index and no shards, or damaged.
+    """
+    lists = [name for name in (vectors, exclude, allow) if isinstance(name, str)]
+    meta = meta_of(ddf, lists)
+    if backend not in (*BACKENDS, "auto"):
+        raise ValueError(
+            f"backend: expected one of {', '.join((*BACKENDS, 'auto'))}; got {backend!r}"
+        )
+    path = Path(path).resolve()
+    shards = load_shards(path) if is_sharded(path) else ()
+    asked = _Asked(vectors, query_id, k, n_probes, form)
+    # Of no rows in no items: it checks what was asked for, and has the columns of the answer.
+    index = _without_items(load_index(shards[0].path if shards else path))
+    found_meta = asked.search(ReferenceSearcher(index), meta, exclude, allow)
+    # Sets become tasks of their own, which the others depend on: they may have megabytes.
+    filters = [_as_task(exclude), _as_task(allow)]
+    if shards:
+        return _search_shards(shards, backend, index.dim, ddf, asked, filters, found_meta)
+    saved = (str(path), fingerprint_of(path), backend)
+    return ddf.map_partitions(
+        _search_partition, saved, asked, *filters, meta=found_meta
+    ).clear_divisions()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every partition."""
+
+    vectors: str | Sequence[str]
+    query_id: str | None
+    k: int
+    n_probes: int | None
+    form: Form
+
+    def search(self, searcher: Searcher, frame: Any, exclude: Any, allow: Any) -> Any:
+        return search_frame(
+            searcher,
+            frame,
+            k=self.k,
+            vectors=self.vectors,
+            query_id=self.query_id,
+            exclude=exclude,
+            allow=allow,
+            n_probes=self.n_probes,
+            form=self.form,
+        )
+
+
+def _without_items(index: Index) -> Index:
+    none = ItemCodes(
+        np.empty(0, np.int64),
+        np.empty(0, np.int32),
+        np.empty((0, index.params.pq_dim), index.quantization.code_dtype),
+    )
+    return Index.from_codes(index.params, index.quantization, none)
+
+
+def _as_task(given: str | ItemSet | None) -> Any:
+    return dask.delayed(given, traverse=False) if isinstance(given, ItemSet) else given
+
+
+def _search_partition(
+    frame: Any, saved: tuple[str, str, str], asked: _Asked, exclude: Any, allow: Any
+) -> Any:
+    return asked.search(open_saved_searcher(*saved), frame, exclude, allow)
+
+
+# Shards: a task reads the queries of a partition, one for each shard searches for them, and one
+# merges what they find.
+
+
+class _OpenShard:
+    """A shard as a value in Dask's hands.
+
+    Dask knows how large it is: it keeps it on the worker that opened it, brings queries there, and
+    counts it as that worker's memory. What is sent or spilled to disk is only where it is saved.
+    """
+
+    def __init__(self, shard: Shard, backend: str, n_bytes: int) -> None:
+        self._shard, self._backend, self._n_bytes = shard, backend, n_bytes
+
+    @classmethod
+    def open(cls, shard: Shard, backend: str) -> _OpenShard:
+        opened = cls(shard, backend, 0)
+        index = opened.searcher.index
+        opened._n_bytes = index.item_ids.nbytes + index.packed_codes.nbytes
+        return opened
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """Held, so that a process with more shards than it keeps open otherwise has them all."""
+        return open_saved_searcher(self._shard.path, self._shard.fingerprint, self._backend)
+
+    def __sizeof__(self) -> int:
+        return self._n_bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _OpenShard, (self._shard, self._backend, self._n_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Queries:
+    """The queries of one partition, read once for all shards. On the host: they travel."""
+
+    vectors: Float32
+    exclude: ItemFilter | None
+    allow: ItemFilter | None
+    query_ids: Any
+
+
+def _search_shards(
+    shards: Sequence[Shard],
+    backend: str,
+    dim: int,
+    ddf: Any,
+    asked: _Asked,
+    filters: Sequence[Any],
+    found_meta: Any,
+) -> Any:
+    # Pure: searches that are computed together share the opened shards.
+    open_shard = dask.delayed(_OpenShard.open, pure=True)
+    opened = [open_shard(shard, backend) for shard in shards]
+    found = []
+    for part in ddf.to_delayed():
+        queries = dask.delayed(_read_queries)(part, asked, dim, *filters)
+        of_shards = [dask.delayed(_search_shard)(shard, queries, asked) for shard in opened]
+        found.append(dask.delayed(_answer)(queries, asked, found_meta, of_shards))
+    # Or else Dask turns lists into text.
+    with dask.config.set({"dataframe.convert-string": False}):
+        return dd.from_delayed(found, meta=found_meta)
+
+
+def _read_queries(frame: Any, asked: _Asked, dim: int, exclude: Any, allow: Any) -> _Queries:
+    _, query_ids = query_ids_of(frame, asked.query_id, asked.form)
+    return _Queries(
+        vectors_of(frame, asked.vectors, dim, on_device=False),
+        item_filter(frame, "exclude", exclude, on_device=False),
+        item_filter(frame, "allow", allow, on_device=False),
+        query_ids,
+    )
+
+
+def _search_shard(shard: _OpenShard, queries: _Queries, asked: _Asked) -> Candidates:
+    return shard.searcher.search(
+        queries.vectors,
+        k=asked.k,
+        n_probes=asked.n_probes,
+        exclude=queries.exclude,
+        allow=queries.allow,
+    )
+
+
+def _answer(
+    queries: _Queries, asked: _Asked, found_meta: Any, of_shards: Sequence[Candidates]
+) -> Any:
+    """A frame like ``found_meta`` of the best of what the shards found."""
+    merged = merge_candidates(of_shards, asked.k)
+    columns = long_columns if asked.form == "long" else list_columns
+    module = import_module(type(found_meta).__module__.partition(".")[0])
+    return module.DataFrame(columns(module, found_meta.columns[0], queries.query_ids, merged))

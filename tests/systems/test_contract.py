@@ -1,0 +1,51 @@
+"""The contract of every backend, through a QueryPoeem that was exported and loaded again.
+
+Left out are device arrays, which no request holds, and tests of how codes are scored, which other
+files run on the backends themselves. An ItemSet is sent as the same ids for each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("merlin.systems", reason="serving needs Merlin Systems: the `systems` extra")
+
+from hypothesis import given, settings
+
+from merlin_poeem import Index, Searcher
+from tests import test_search_contract as contract
+from tests.systems.served import ServedSearcher
+
+pytestmark = pytest.mark.left
+
+test_item_set_is_its_ids_for_every_query = contract.test_item_set_is_its_ids_for_every_query
+test_sets_that_leave_all_or_nothing = contract.test_sets_that_leave_all_or_nothing
+test_duplicate_codes_come_by_id = contract.test_duplicate_codes_come_by_id
+test_one_item = contract.test_one_item
+test_empty_index = contract.test_empty_index
+test_only_empty_lists_are_visited = contract.test_only_empty_lists_are_visited
+test_no_queries = contract.test_no_queries
+test_default_n_probes_is_the_index_s = contract.test_default_n_probes_is_the_index_s
+test_id_lists_of_every_form = contract.test_id_lists_of_every_form
+test_bad_input = contract.test_bad_input
+
+
+@pytest.fixture
+def open_index() -> Callable[[Index], Searcher]:
+    return ServedSearcher
+
+
+@pytest.mark.parametrize(
+    ("metric", "filters"),
+    [("inner_product", "exclude"), ("cosine", "allow"), ("cosine", "none"), ("l2", "both")],
+)
+def test_answers(open_index, metric, filters) -> None:
+    contract.test_answers(open_index, metric, pq_bits=8, rotation=True, filters=filters)
+
+
+@settings(max_examples=20)
+@given(contract.searches())
+def test_any_search(case) -> None:
+    contract.check_case(ServedSearcher, *case)
