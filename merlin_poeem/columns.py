@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
 
 CHUNK_ROWS = 1 << 14
+CHUNK_BYTES = 1 << 24
 SHOWN_CHARACTERS = 60
 
 
@@ -80,13 +81,17 @@ def with_vectors(frame: Any, column: str = "features", into: str | None = None) 
 
 
 def list_column(frame: Any, matrix: NDArray[Any]) -> Any:
-    """The rows of (n, width) ``matrix`` as a list column, labelled as ``frame``'s n rows are."""
+    """The rows of (n, width) ``matrix`` as a list column, labelled as ``frame``'s n rows are.
+
+    ``ValueError`` where a cuDF column would get more values than the 2**31 that it can hold.
+    """
     module = sys.modules[_library(frame)]
     if module.__name__ == "pandas":
         return module.Series(list(matrix), index=frame.index, dtype=object)
     import pyarrow as pa
 
-    offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
+    # cuDF's lists have int32 offsets: Arrow refuses more values, where NumPy would wrap around.
+    offsets = pa.array(np.arange(len(matrix) + 1) * matrix.shape[1], pa.int32())
     series = module.Series.from_arrow(pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel())))
     series.index = frame.index
     return series
@@ -96,7 +101,7 @@ def read_column(frame: Any, column: str) -> Any:
     """A column as one Arrow array, on the host; missing values of any kind are its nulls.
 
     ``TypeError`` where ``frame`` is none, or its rows are of several kinds; ``ValueError`` where it
-    has no such column.
+    has no such column, or one of Python integers that do not fit in int64.
     """
     import pyarrow as pa
 
@@ -111,7 +116,13 @@ def read_column(frame: Any, column: str) -> Any:
             array = pa.array(frame[column], from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise TypeError(f"column {column!r}: expected rows of one kind: {error}") from error
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+        except OverflowError as error:
+            raise ValueError(f"column {column!r}: expected values that fit in int64") from error
+    if not isinstance(array, pa.ChunkedArray):
+        return array
+    if pa.types.is_string(array.type):
+        array = array.cast(pa.large_string())  # one piece of the other type ends at 2 GiB
+    return array.combine_chunks()
 
 
 def check_no_nulls(name: str, array: Any) -> None:
@@ -150,8 +161,9 @@ def _lengths_and_values(lists: Any) -> tuple[Int64, Float32]:
 
 def _parse(name: str, texts: Any) -> Iterator[tuple[Int64, Float32]]:
     """:func:`_lengths_and_values` of an Arrow array of JSON strings, in chunks."""
-    for start in range(0, len(texts), CHUNK_ROWS):
-        chunk = texts.slice(start, CHUNK_ROWS).to_pylist()
+    n_rows = min(CHUNK_ROWS, max(1, len(texts) * CHUNK_BYTES // texts.nbytes))
+    for start in range(0, len(texts), n_rows):
+        chunk = texts.slice(start, n_rows).to_pylist()
         lists = _parse_chunk(chunk)
         if lists is None:
             row = next(i for i, text in enumerate(chunk) if _parse_chunk([text]) is None)

@@ -173,7 +173,9 @@ class Index:
     def decode(self, item_ids: Any) -> Float32:
         """Reconstructions (n, dim) float32, raw space, of items held; ``ValueError`` on others."""
         rows = self._known_rows(item_ids)
-        return reference.decode(self.quantization, self.list_ids[rows], self.codes[rows])
+        packed = self.packed_codes[rows]
+        codes = unpack_codes(packed, self.params.pq_dim, self.params.pq_bits)
+        return reference.decode(self.quantization, self.list_ids[rows], codes)
 
     def extend(
         self, item_ids: Any, vectors: Float32, *, item_table: pd.DataFrame | None = None

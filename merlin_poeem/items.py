@@ -26,20 +26,24 @@ def with_items(found: pd.DataFrame, index: Index) -> pd.DataFrame:
     TypeError
         Not a pandas frame, or ``item_id`` not integers.
     ValueError
-        The index has no item table or one with repeated ids, or table and frame share a column.
+        The index has no item table or one that repeats an id found, or table and frame share a
+        column.
     """
     if type(found).__module__.partition(".")[0] != "pandas" or "item_id" not in found:
         raise TypeError(
             "found: expected a pandas frame with item_id, as search_frame returns it; "
             f"got {type(found).__module__.partition('.')[0]}.{type(found).__name__}"
         )
-    as_item_ids("found.item_id", found["item_id"].to_numpy())
+    # As int64: pandas joins unsigned ids as floats, which round.
+    found = found.assign(item_id=as_item_ids("found.item_id", found["item_id"].to_numpy()))
     table = index.item_table
     if table is None:
         raise ValueError("index: expected an item table, got none; name its columns when indexing")
     shared = sorted(set(found.columns) & set(table.columns) - {"item_id"})
     if shared:
         raise ValueError(f"found: expected other columns than the item table's, got {shared}")
+    # A few rows of a table that may have millions.
+    table = table[table["item_id"].isin(found["item_id"])]
     if table["item_id"].duplicated().any():
         first = int(table["item_id"][table["item_id"].duplicated()].iloc[0])
         raise ValueError(f"index.item_table: expected each item_id once, got {first} repeated")
@@ -89,5 +93,6 @@ def like_items(
     import pandas as pd  # here, because importing it takes longer than all else together
 
     item_ids = as_item_ids("item_ids", item_ids)
-    frame = pd.DataFrame({"like": item_ids, "embedding": list(searcher.index.decode(item_ids))})
+    decoded = pd.Series(list(searcher.index.decode(item_ids)), dtype=object)
+    frame = pd.DataFrame({"like": item_ids, "embedding": decoded})
     return like_rows(searcher, frame, k=k, row_id="like", vectors="embedding", n_probes=n_probes)

@@ -120,5 +120,15 @@ def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataF
         raise TypeError(f"item_table: expected a sequence of column names, got {columns!r}")
     if "item_id" in columns:
         raise ValueError("item_table: expected columns beside the ids, got item_id")
-    kept = {name: read_column(frame, name).to_pandas() for name in columns}
+    kept = {name: _to_pandas(read_column(frame, name)) for name in columns}
     return pd.DataFrame({"item_id": item_ids, **kept})
+
+
+def _to_pandas(array: Any) -> Any:
+    """An Arrow array as a column; integers among nulls stay integers, not floats that round."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if not (array.null_count and pa.types.is_integer(array.type)):
+        return array.to_pandas()
+    return array.to_pandas(types_mapper=lambda _: pd.Int64Dtype())

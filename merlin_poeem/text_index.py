@@ -259,10 +259,13 @@ def _texts(frame: Any, column: str) -> list[str]:
 
 def _partitioned(frame: Any, n_partitions: int) -> Any:
     try:
-        dask_dataframe = import_module("dask.dataframe")
+        dask, dask_dataframe = import_module("dask"), import_module("dask.dataframe")
     except ImportError as error:
         raise ImportError("n_partitions needs Dask: pip install 'merlin-poeem[dask]'") from error
-    return dask_dataframe.from_pandas(frame, npartitions=positive_int("n_partitions", n_partitions))
+    n_partitions = positive_int("n_partitions", n_partitions)
+    # Or else Dask turns lists into text, and sorts rows by their labels.
+    with dask.config.set({"dataframe.convert-string": False}):
+        return dask_dataframe.from_pandas(frame, npartitions=n_partitions, sort=False)
 
 
 def _is_dask(frame: Any) -> bool:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from merlin_poeem.columns import CHUNK_ROWS, read_ids, read_vectors
+from merlin_poeem import columns
+from merlin_poeem.columns import CHUNK_ROWS, read_column, read_ids, read_vectors
 
 
 def to_json(vectors: np.ndarray) -> list[str]:
@@ -36,6 +38,22 @@ class TestReadVectors:
         np.testing.assert_array_equal(
             read_vectors(pd.DataFrame({"v": to_json(vectors)}), "v"), vectors
         )
+
+    def test_chunks_are_bounded_in_bytes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chunks: list[int] = []
+
+        def note(texts: list[str]) -> Any:
+            chunks.append(sum(map(len, texts)))
+            return parse(texts)
+
+        parse = columns._parse_chunk
+        monkeypatch.setattr(columns, "_parse_chunk", note)
+        monkeypatch.setattr(columns, "CHUNK_BYTES", 200)
+        vectors = np.arange(300, dtype=np.float32).reshape(-1, 3)
+        np.testing.assert_array_equal(
+            read_vectors(pd.DataFrame({"v": to_json(vectors)}), "v"), vectors
+        )
+        assert max(chunks) <= 250  # the mean row decides, and the last ones are longer
 
     @pytest.mark.parametrize(
         "column",
@@ -114,8 +132,17 @@ class TestReadIds:
             ([1.0, 2.0], TypeError, "column 'id': expected integers, got float64"),
             (["1", "2"], TypeError, "column 'id': expected integers, got '1'"),
             (np.array([1, 2**63], np.uint64), ValueError, "fit in int64"),
+            ([1, 2**70], ValueError, "column 'id': expected values that fit in int64"),
         ],
     )
     def test_refused(self, ids: Any, error: type[Exception], message: str) -> None:
         with pytest.raises(error, match=message):
             read_ids(pd.DataFrame({"id": ids}), "id")
+
+
+def test_pieces_of_text_may_be_longer_together_than_apart() -> None:
+    # Arrow's string type holds 2 GiB in one array: a column of more comes in pieces.
+    pieces = pd.arrays.ArrowExtensionArray(pa.chunked_array([["[1]"], ["[2]"]]))
+    array = read_column(pd.DataFrame({"v": pieces}), "v")
+    assert array.type == pa.large_string()
+    assert array.to_pylist() == ["[1]", "[2]"]

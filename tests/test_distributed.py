@@ -359,6 +359,10 @@ class TestShards:
                 lambda content: signed(content, [{**content["shards"][0], "name": "../whole"}]),
                 "malformed .* name '../whole'",
             ),
+            (
+                lambda content: signed(content, [{**content["shards"][0], "name": ".."}]),
+                "malformed .* name '..'",
+            ),
         ],
     )
     def test_a_damaged_manifest(

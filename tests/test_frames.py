@@ -19,6 +19,7 @@ from merlin_poeem import (
     search_frame,
 )
 from merlin_poeem.arrays import array_module
+from merlin_poeem.search import frames
 from merlin_poeem.search.gpu import GpuSearcher
 from tests import device_frames
 from tests.device_arrays import counting_reads, hidden, share_memory
@@ -252,6 +253,12 @@ def with_row(queries: np.ndarray, row: int, value: Any) -> pd.DataFrame:
             "'seen': expected no nulls inside lists",
         ),
         (
+            lambda q: frame_of(q, seen=[[2**70]] * N),
+            {"exclude": "seen"},
+            ValueError,
+            "'seen': expected values that fit in int64",
+        ),
+        (
             lambda q: frame_of(q, item_id=np.arange(N)),
             {"query_id": "item_id"},
             ValueError,
@@ -434,6 +441,16 @@ def test_cudf_columns_of_empty_lists(
         expected = reference.search(index, queries, k=5)
         assert peek(got["item_id"]) == expected.item_ids.tolist()
         assert len(search_frame(searcher, frame, k=5, allow="seen")) == 0
+
+
+def test_cudf_lists_of_more_values_than_their_offsets_count(
+    cudf: Any, index: Index, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MAX_LIST_VALUES", 5 * N - 1)
+    frame = device_frame(queries)
+    with pytest.raises(ValueError, match=f"at most {5 * N - 1} candidates .* got {5 * N}"):
+        search_frame(open_searcher(index), frame, k=5, form="list")
+    assert len(search_frame(open_searcher(index), frame, k=5)) == 5 * N
 
 
 @pytest.mark.parametrize("device", [True, False])

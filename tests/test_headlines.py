@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,17 @@ class TestRead:
         with pytest.raises(ValueError, match="expected at least one headline, got none"):
             read(path)
 
+    def test_a_stray_quote_takes_no_other_row(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.csv"
+        path.write_text('publish_date,headline_text\n20030219,"a\n20030219,b\n20030219,c"\n')
+        assert read(path).frame["headline_text"].tolist() == ["a", "b", 'c"']
+
+    def test_a_download_cut_off(self, tmp_path: Path) -> None:
+        path = tmp_path / "abcnews-date-text.csv.gz"
+        path.write_bytes(gzip.compress("\n".join(ROWS).encode())[:-9])
+        with pytest.raises(ValueError, match="expected a whole csv file, got damage: Comp"):
+            read(path)
+
     def test_all_rows(self, dataset_dir: Callable[[str], Path]) -> None:
         found = read(dataset_dir("abcnews"))
         assert (len(found.frame), found.n_rows, found.dropped) == (74_399, 74_399, {})
@@ -140,9 +153,18 @@ class TestWordLlama:
         assert one.dtype == np.float32
         assert one @ like > one @ unlike
 
-    def test_leaves_logging_alone(self) -> None:
-        import logging
 
-        before = logging.getLogger().level, list(logging.getLogger().handlers)
-        encoders.wordllama()
-        assert (logging.getLogger().level, logging.getLogger().handlers) == before
+def test_wordllama_leaves_logging_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+
+    def noisy_import(name: str) -> SimpleNamespace:
+        # As the package does when it is first imported, which another test may have done.
+        root.setLevel(logging.INFO)
+        root.addHandler(logging.NullHandler())
+        model = SimpleNamespace(load=lambda **options: SimpleNamespace(embed=letters))
+        return SimpleNamespace(__file__=str(tmp_path / "__init__.py"), WordLlama=model)
+
+    monkeypatch.setattr(encoders, "_import", noisy_import)
+    assert encoders.wordllama() is letters
+    assert (root.level, root.handlers) == before

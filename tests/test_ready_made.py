@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merlin_poeem import Index, IVFPQParams, load_index, open_searcher, save_index, search_frame
-from merlin_poeem.columns import with_vectors
+from merlin_poeem.columns import list_column, with_vectors
 from merlin_poeem.evaluate import agreement, exact_search
+from merlin_poeem.item_codes import ItemCodes
 from merlin_poeem.items import like_items, like_rows, with_items
 from merlin_poeem.ready_made import index_frame, suggest_params
 from tests.index_factories import FIRST_ID, random_index
@@ -160,6 +161,15 @@ class TestIndexFrame:
         np.testing.assert_array_equal(index.codes, index_frame(frame, params, seed=1).codes)
         assert not np.array_equal(index.codes, index_frame(frame, params, seed=2).codes)
 
+    def test_integers_of_the_item_table_keep_their_values(self, tmp_path: Any) -> None:
+        frame, _ = catalog(20)
+        sequels = pd.array([2**53 + 1, None] * 10, "Int64")
+        index = index_frame(frame.assign(sequel=sequels), item_table=["sequel"])
+        save_index(index, tmp_path / "films.index")
+        for table in (index.item_table, load_index(tmp_path / "films.index").item_table):
+            assert table["sequel"].dtype == "Int64"
+            assert table["sequel"].tolist() == list(sequels)
+
     @pytest.mark.parametrize(
         ("change", "options", "error", "message"),
         [
@@ -213,6 +223,23 @@ class TestItems:
         assert titled["title"].tolist() == [f"film {item_id}" for item_id in found["item_id"]]
         assert titled["item_id"].dtype == np.int64
 
+    def test_like_no_items(self, index: Index) -> None:
+        found = like_items(open_searcher(index, "reference"), [], k=3)
+        assert (found.columns.tolist(), len(found)) == (["like", "rank", "item_id", "score"], 0)
+
+    def test_unsigned_ids_are_joined_exactly(self) -> None:
+        index = random_index(n_items=2)
+        ids = [2**62, 2**62 + 1]
+        index = Index.from_codes(
+            index.params,
+            index.quantization,
+            ItemCodes(ids, index.list_ids, index.codes),
+            item_table=pd.DataFrame({"item_id": ids, "title": ["even", "odd"]}),
+        )
+        found = with_items(pd.DataFrame({"item_id": np.array(ids[::-1], np.uint64)}), index)
+        assert found["title"].tolist() == ["odd", "even"]
+        assert found["item_id"].dtype == np.int64
+
     def test_an_unknown_item_has_no_title(self, index: Index) -> None:
         assert with_items(pd.DataFrame({"item_id": [1]}), index)["title"].isna().all()
 
@@ -243,7 +270,7 @@ class TestItems:
             index.params, index.quantization, index.item_codes, item_table=twice
         )
         with pytest.raises(ValueError, match="expected each item_id once, got 5 repeated"):
-            with_items(found, index)
+            with_items(found.assign(item_id=5), index)
 
     def test_like_items_refuses_unknown_ids(self, index: Index) -> None:
         with pytest.raises(ValueError, match="expected ids in the index, got 1 that are not"):
@@ -282,3 +309,8 @@ class TestCudf:
         assert type(queries) is type(device_frame)
         np.testing.assert_array_equal(np.stack(peek(queries["embedding"])), vectors)
         assert queries["embedding"].index is device_frame.index
+
+    def test_more_values_than_cudf_holds(self, device_frame: Any) -> None:
+        matrix = np.broadcast_to(np.float32(0), (1, 2**31))
+        with pytest.raises(ValueError, match="2147483648"):
+            list_column(device_frame, matrix)

@@ -281,6 +281,16 @@ class TestDask:
         np.testing.assert_array_equal(parts.index.codes, whole.index.codes)
         pd.testing.assert_frame_equal(parts.search(TEXTS, k=2), whole.search(TEXTS, k=2))
 
+    def test_rows_and_lists_stay_as_they_are(self) -> None:
+        frame = headlines().assign(tags=[["a", text[0]] for text in TEXTS])
+        frame.index = frame.index[::-1]
+        whole, parts = (
+            TextIndex.build(frame, ENCODER, item_table=["tags"], n_partitions=n) for n in (None, 4)
+        )
+        np.testing.assert_array_equal(parts.index.codes, whole.index.codes)
+        tags = (list(map(list, one.index.item_table["tags"])) for one in (parts, whole))
+        assert next(tags) == next(tags)
+
     def test_a_dask_frame_with_an_empty_partition(self, built: TextIndex) -> None:
         import dask.dataframe
 

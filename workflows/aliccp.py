@@ -266,16 +266,16 @@ def main(arguments: list[str] | None = None) -> None:
                 report = Report(MAX_MALFORMED)
                 import_rows(options.data, folder, report)
                 print(report)
-            comparison, judged = run(
-                folder,
-                work,
-                seed=options.seed,
-                batch_size=options.batch_size,
-                epochs=options.epochs,
-                results=options.results,
-            )
         except (OSError, ValueError) as error:
             parser.exit(1, f"{error}\n")
+        comparison, judged = run(
+            folder,
+            work,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            epochs=options.epochs,
+            results=options.results,
+        )
     if world is not None:
         add_bounds(comparison, judged, world)
     print("\nThe first of a few users' results, from the saved index:")

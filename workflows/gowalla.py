@@ -40,7 +40,7 @@ def read(folder: Path) -> CheckIns:
     """The split that LightGCN published: ``train.txt.gz``, ``test.txt.gz``, a line a user.
 
     Raises ``FileNotFoundError`` where a file is missing, ``ValueError`` on a line that is not whole
-    numbers, with its number.
+    numbers, with its number, and on a file without lines.
     """
     return CheckIns(*(_read_lines(Path(folder) / f"{part}.txt.gz") for part in ("train", "test")))
 
@@ -58,6 +58,8 @@ def _read_lines(path: Path) -> pd.DataFrame:
             users.append(int(fields[0]))
             lengths.append(len(fields) - 1)
             places.append(np.array(fields[1:], np.int64))
+    if not users:
+        raise ValueError(f"{path}: expected a line a user, got none")
     user_ids = np.repeat(np.array(users, np.int64), lengths)
     return pd.DataFrame({"user_id": user_ids, "item_id": np.concatenate(places)})
 

@@ -14,7 +14,9 @@ import gzip
 import io
 import sys
 import time
+import zlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -55,12 +57,12 @@ def read(path: Path) -> Headlines:
     """Read a file, or the one in a folder or its ``abcnews/``; repeated headlines are kept.
 
     Raises ``FileNotFoundError`` where there is none, ``ValueError`` where it has other columns or
-    no headline.
+    no headline, or is damaged.
     """
     path = _find(path)
     kept, dropped = [], Counter[str]()
     with _open(path) as file:
-        rows = csv.reader(file)
+        rows = _rows(path, file)
         header = next(rows, [])
         if header != COLUMNS:
             raise ValueError(f"{path}: expected the columns {COLUMNS}, got {header[:5]}")
@@ -173,6 +175,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, default=RESULTS / "headlines.index")
     parser.add_argument("--load", action="store_true", help="search --index, saved before")
     return parser
+
+
+def _rows(path: Path, file: TextIO) -> Iterator[list[str]]:
+    """The fields of each line. No row goes on in the next one, so a stray quote spoils but one."""
+    try:
+        for line in file:
+            yield next(csv.reader([line]))
+    except (csv.Error, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: expected a whole csv file, got damage: {error}") from error
 
 
 def _fault(row: list[str]) -> str | None:

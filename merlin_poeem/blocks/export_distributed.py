@@ -87,6 +87,8 @@ def export_index_ddf(
         raise ValueError(f"info: expected no key {INFO_KEY!r}, which is written here, got {info}")
     saved = _Saved.at(model_path)
     codes = _encode(saved, items, batch_size, id_column).compute()
+    if not len(codes):
+        raise ValueError("items: expected at least one row, got none")
     item_codes = item_codes_of(codes.drop_duplicates("item_id"))
     model = _open(saved)
     quantizer = find_quantizer(model)

@@ -48,13 +48,22 @@ def id_lists(
     fits = (n_lists == n_queries) | (n_lists == 1) | (n_lists == 0)
     message = f"{name}: expected one list a query, one for all, or none"
     tf.debugging.Assert(fits, [message, "queries:", n_queries, "got:", n_lists])
+    # Else an id beyond the last offset would be no one's, and so not excluded.
+    bounds = tf.concat([[0], offsets, [tf.size(values, tf.int64)]], 0)
+    rises = (
+        tf.reduce_all(offsets[:1] == 0)
+        & tf.reduce_all(bounds[1:] >= bounds[:-1])
+        & tf.reduce_all(offsets[-1:] == bounds[-1])
+    )
+    message = f"{name} offsets: expected to rise from 0 to the number of ids"
+    tf.debugging.Assert(rises, [message, "ids:", tf.size(values), "got:", offsets])
     ranks = tf.searchsorted(state.sorted_ids, values)
     is_held = tf.equal(tf.gather(state.sorted_ids, ranks), values)
     rows = tf.where(is_held, tf.gather(state.row_of_rank, ranks), -1)
     kind = tf.where(n_lists == 0, 0, tf.where((n_lists == 1) & (n_queries != 1), 1, 2))
 
     def held_rows() -> tf.Tensor:
-        places = tf.where(is_held, rows, state.n_items)[:, None]
+        places = tf.where(rows >= 0, rows, state.n_items)[:, None]
         nothing = tf.zeros((state.n_items + 1,), tf.bool)
         return tf.tensor_scatter_nd_update(nothing, places, tf.ones_like(is_held))
 

@@ -19,7 +19,7 @@ from merlin.schema import ColumnSchema, Schema
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, as_vectors
-from merlin_poeem.blocks.fingerprint import tower_fingerprints
+from merlin_poeem.blocks.fingerprint import tower_fingerprint
 from merlin_poeem.blocks.two_tower import query_tower_of
 from merlin_poeem.params import positive_int
 from merlin_poeem.ragged import offsets_of
@@ -153,7 +153,7 @@ def save_query_tower(model: tf.keras.Model, path: str | os.PathLike[str]) -> Non
     _check_target(path)
     tower = query_tower_of(model)
     features = features_of(tower.schema)
-    fingerprint = tower_fingerprints(model)["query_tower"]
+    fingerprint = tower_fingerprint(tower)
     serve = serving_function(tower, features)
     outputs = serve.get_concrete_function().structured_outputs
     header = {
@@ -166,7 +166,7 @@ def save_query_tower(model: tf.keras.Model, path: str | os.PathLike[str]) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}-{os.urandom(4).hex()}.tmp")
     try:
-        tf.saved_model.save(_module(tower, serve), str(partial), signatures=serve)
+        tf.saved_model.save(saved_module(serve), str(partial), signatures=serve)
         (partial / HEADER_FILE).write_text(json.dumps(header, indent=1))
         if path.exists():
             shutil.rmtree(path)
@@ -253,14 +253,17 @@ def serving_function(tower: tf.keras.layers.Layer, features: list[Feature]) -> A
     return tf.function(serve, input_signature=[specs])
 
 
-def _module(tower: tf.keras.layers.Layer, serve: Any) -> tf.Module:
-    """What is saved: the function and the weights that it reads, without Keras' own description.
+def saved_module(serve: Any) -> tf.Module:
+    """What is saved of a ``tf.function`` with an input signature: it and the weights that it reads.
+
+    Not the weights of the tower's layers: each layer of a model of the first kind leads to all
+    embedding tables of the model, so that the items' would be served with the query tower.
 
     A function under the name ``__call__`` is what ``PredictTensorflow`` calls, and the only one
     that it finds.
     """
     module = tf.Module()
-    module.weights = tower.variables
+    module.weights = serve.get_concrete_function().variables
     module.__call__ = serve
     return module
 

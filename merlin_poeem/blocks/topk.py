@@ -250,23 +250,28 @@ def _flat_ids(name: str, given: Any, n_queries: tf.Tensor) -> tuple[tf.Tensor, t
     if given is None:
         return tf.zeros((0,), tf.int64), tf.zeros((1,), tf.int64)
     if isinstance(given, tuple):
-        values, offsets = (tf.cast(tf.convert_to_tensor(part), tf.int64) for part in given)
+        values, offsets = (_as_int64(name, part) for part in given)
         return values, offsets
     is_ragged = isinstance(given, tf.RaggedTensor)
-    given = given if is_ragged else tf.convert_to_tensor(given)
-    if not given.dtype.is_integer:
-        raise TypeError(f"{name}: expected integers, got {given.dtype.name}")
+    given = _as_int64(name, given)
     if given.shape.rank != (2 if is_ragged else 1):
         raise ValueError(
             f"{name}: expected a ragged (n_queries, None) or a (n_ids,) tensor, got {given.shape}"
         )
-    given = tf.cast(given, tf.int64)
     if not is_ragged:
         return given, tf.stack([0, tf.size(given, tf.int64)])
     n_lists = given.nrows(tf.int64)
     message = f"{name}: expected as many lists as queries"
     with tf.control_dependencies([tf.debugging.assert_equal(n_lists, n_queries, message)]):
         return given.values, tf.cast(tf.identity(given.row_splits), tf.int64)
+
+
+def _as_int64(name: str, given: Any) -> Any:
+    """A tensor, ragged or not, of integers."""
+    given = given if isinstance(given, tf.RaggedTensor) else tf.convert_to_tensor(given)
+    if not given.dtype.is_integer:
+        raise TypeError(f"{name}: expected integers, got {given.dtype.name}")
+    return tf.cast(given, tf.int64)
 
 
 def _relevance(found: CountedTopK, targets: tf.Tensor | None) -> Prediction:

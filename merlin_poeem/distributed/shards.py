@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from merlin_poeem.search.saved import fingerprint_of
 MAGIC = "merlin_poeem shards"
 FORMAT_VERSION = 1
 MANIFEST_FILE = "shards.json"
+
+_SHARD_NAME = re.compile(r"shard-\d{4,}")
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,8 @@ def _shard_of(folder: Path, entry: Any) -> Shard:
     values = entry if isinstance(entry, dict) else {}
     if {name: type(value) for name, value in values.items()} != types:
         raise IndexFormatError(f"{folder}: malformed {MANIFEST_FILE}: shard {entry!r:.80}")
-    # A bare name: the manifest can't point outside of its folder.
-    if Path(entry["name"]).name != entry["name"]:
+    # The pattern keeps the manifest from pointing outside of its folder.
+    if not _SHARD_NAME.fullmatch(entry["name"]):
         raise IndexFormatError(f"{folder}: malformed {MANIFEST_FILE}: name {entry['name']!r}")
     return Shard(str(folder / entry["name"]), entry["fingerprint"], entry["n_items"])
 

@@ -17,20 +17,7 @@ from nvtabular.ops.stat_operator import StatOperator
 
 from merlin_poeem.index import Index
 from merlin_poeem.index_format import load_index
-from merlin_poeem.search.saved import (
-    copy_index,
-    fingerprint_of,
-    open_index,
-    open_saved_searcher,
-)
-
-__all__ = [
-    "IndexOperator",
-    "copy_index",
-    "fingerprint_of",
-    "open_index",
-    "open_saved_searcher",
-]
+from merlin_poeem.search.saved import copy_index, fingerprint_of, open_index
 
 
 class IndexOperator(StatOperator):

@@ -24,6 +24,9 @@ from merlin_poeem.search.searcher import Searcher
 
 Form = Literal["long", "list"]
 
+MAX_LIST_VALUES = 2**31 - 1
+"""cuDF's lists have int32 offsets."""
+
 RESULT_COLUMNS = {"long": ("rank", "item_id", "score"), "list": ("item_id", "score", "count")}
 
 
@@ -257,6 +260,8 @@ def _read_pandas(name: str, column: Any) -> tuple[Int64, NDArray[Any]]:
         raise TypeError(
             f"column {name!r}: expected lists of one kind of number: {error}"
         ) from error
+    except OverflowError as error:
+        raise ValueError(f"column {name!r}: expected values that fit in int64") from error
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_null(array.type):
@@ -287,6 +292,11 @@ def _list_column(module: ModuleType, offsets: Int64, values: NDArray[Any]) -> An
 
 
 def _cudf_lists(cudf: ModuleType, offsets: Int64, values: NDArray[Any]) -> Any:
+    if int(offsets[-1]) > MAX_LIST_VALUES:
+        raise ValueError(
+            f"form: expected at most {MAX_LIST_VALUES} candidates in a list column of cuDF, got "
+            f"{int(offsets[-1])}: search in parts, or in the long form"
+        )
     offsets_32 = offsets.astype(np.int32)
     if array_module(values) is np:
         import pyarrow as pa

@@ -8,6 +8,9 @@ nothing but the TensorFlow backend.
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -26,6 +29,7 @@ from merlin_poeem.blocks.query_tower import (
     features_of,
     load_query_tower,
     save_query_tower,
+    saved_module,
     serving_function,
 )
 from merlin_poeem.blocks.topk import IVFPQTopK
@@ -63,9 +67,9 @@ def export_ensemble(
     """Export query tower → :class:`~merlin_poeem.systems.query_poeem.QueryPoeem`.
 
     The repository holds all that it needs, the whole index included. Where it is served,
-    ``merlin_poeem``, ``merlin-systems`` and a search backend have to be installed for Triton's
-    Python backend. Requests hold the tower's columns and those named in ``search``, and get what
-    ``QueryPoeem`` returns.
+    ``merlin-poeem[systems]`` and a search backend have to be installed for Triton's Python backend;
+    TensorFlow need not. Requests hold the tower's columns and those named in ``search``, and get
+    what ``QueryPoeem`` returns.
 
     Parameters
     ----------
@@ -88,8 +92,7 @@ def export_ensemble(
         There is something at ``path``; the index holds no fingerprints; tower and index are of
         different ``dim``; an argument of ``QueryPoeem`` is wrong.
     """
-    path = _free(path)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _whole(path) as repository:
         if isinstance(tower, tf.keras.Model):
             check_fresh(load_index(index_path), tower)
             tower, model = Path(folder) / "query_tower", tower
@@ -101,9 +104,8 @@ def export_ensemble(
         vectors = predict.input_schema.column_names >> predict
         schema = predict.input_schema + step.option_schema()
         ensemble = Ensemble(vectors >> step, schema)
-        path.mkdir(parents=True, exist_ok=True)
-        executor, models = ensemble.export(str(path), name=name)
-    return Repository(path, name, {config.name: config for config in [executor, *models]})
+        executor, models = ensemble.export(str(repository), name=name)
+    return Repository(Path(path), name, {config.name: config for config in [executor, *models]})
 
 
 def export_saved_model(
@@ -133,24 +135,32 @@ def export_saved_model(
     StaleIndexError, ValueError
         As of :func:`export_ensemble`.
     """
-    path = _free(path)
     index = load_index(index_path)
     check_fresh(index, model)
-    target = path / name / str(VERSION) / "model.savedmodel"
-    _save_search(query_tower_of(model), IVFPQTopK.from_index(index), target)
-    config = _saved_model_config(name, target)
-    (path / name / CONFIG_FILE).write_text(text_format.MessageToString(config))
-    return Repository(path, name, {name: config})
+    with _whole(path) as repository:
+        target = repository / name / str(VERSION) / "model.savedmodel"
+        _save_search(query_tower_of(model), IVFPQTopK.from_index(index), target)
+        config = _saved_model_config(name, target)
+        (repository / name / CONFIG_FILE).write_text(text_format.MessageToString(config))
+    return Repository(Path(path), name, {name: config})
 
 
-def _free(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+@contextmanager
+def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder that becomes ``path`` once all is in it; where that fails, nothing is left."""
+    path = Path(path).resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(
             f"{path}: expected a free name or an empty directory, got something else; "
             "two ensembles in one repository would overwrite each other's models"
         )
-    return path
+    partial = path.with_name(f"{path.name}-{os.urandom(4).hex()}.tmp")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _save_search(tower: tf.keras.layers.Layer, layer: IVFPQTopK, target: Path) -> None:
@@ -171,10 +181,8 @@ def _save_search(tower: tf.keras.layers.Layer, layer: IVFPQTopK, target: Path) -
         )
         return dict(found._asdict())
 
-    module = tf.Module()
-    module.weights = [*tower.variables, *layer.variables]
-    module.__call__ = tf.function(search, input_signature=[specs, options])
-    tf.saved_model.save(module, str(target), signatures=module.__call__)
+    serve = tf.function(search, input_signature=[specs, options])
+    tf.saved_model.save(saved_module(serve), str(target), signatures=serve)
 
 
 def _saved_model_config(name: str, saved_model: Path) -> Any:

@@ -104,6 +104,11 @@ def test_bad_input(saved: Path, items: pd.DataFrame, tmp_path: Path) -> None:
         encode_items_ddf(saved, in_partitions(items), batch_size=0)
     with pytest.raises(ValueError, match="info: expected no key 'fingerprints'"):
         export_index_ddf(saved, in_partitions(items), info={"fingerprints": {}})
+    with (
+        dask.config.set(scheduler="synchronous"),
+        pytest.raises(ValueError, match="items: expected at least one row, got none"),
+    ):
+        export_index_ddf(saved, in_partitions(items[:0]))
     with pytest.raises(OSError, match="absent"):
         encode_items_ddf(tmp_path / "absent", in_partitions(items))
 

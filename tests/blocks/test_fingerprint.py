@@ -108,9 +108,13 @@ def test_a_change_of_the_quantizer_concerns_the_item_tower(trained: Any, index: 
 
 def test_how_to_train_on_does_not_count(trained: Any, index: Index) -> None:
     quantizer = find_quantizer(trained)
-    quantizer.sample.assign_add(tf.ones_like(quantizer.sample))
-    quantizer.step.assign_add(0)
+    states = [quantizer.sample, quantizer.step, quantizer.list_counts, quantizer.code_counts]
+    before = [state.numpy() for state in states]
+    for state in states:
+        state.assign_add(tf.ones_like(state))
     check_fresh(index, trained)
+    for state, value in zip(states, before, strict=True):
+        state.assign(value)
 
 
 def test_fingerprints_stay_with_the_index(index: Index, tmp_path: Any) -> None:

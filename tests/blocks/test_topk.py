@@ -275,6 +275,19 @@ def test_batch_predict_wants_our_layer(index):
             tf.errors.InvalidArgumentError,
             "exclude: expected one list a query",
         ),
+        *(
+            (
+                {"exclude": (tf.constant([7, 8, 9]), tf.constant(offsets))},
+                tf.errors.InvalidArgumentError,
+                "exclude offsets: expected to rise from 0 to the number of ids",
+            )
+            for offsets in ([0, 1, 2], [0, 2, 4], [1, 2, 3], [0, 4, 3], [0])
+        ),
+        (
+            {"exclude": (tf.constant([1.5, 2]), tf.constant([0, 1, 2]))},
+            TypeError,
+            "exclude: expected integers, got float32",
+        ),
         ({"allow": tf.constant([1.5])}, TypeError, "allow: expected integers, got float32"),
         ({"allow": tf.constant([[1], [2]])}, ValueError, "allow: expected a ragged"),
     ],
@@ -282,6 +295,13 @@ def test_batch_predict_wants_our_layer(index):
 def test_the_layer_refuses(encoder, change, error, message):
     with pytest.raises(error, match=message):
         encoder.topk_layer(**{"inputs": tf.zeros((2, 16)), **change})
+
+
+def test_the_id_that_fills_up_is_an_id_as_any_other(encoder, index, queries):
+    best = reference.search(index, queries, k=1).item_ids[0]
+    found = encoder.topk_layer(queries, exclude=tf.constant([FILL_ID, best]))
+    truth = reference.search(index, queries, k=K, exclude=[[best]] * N_USERS)
+    assert_same(found, truth)
 
 
 def test_candidate_vectors_are_refused(encoder):

@@ -37,6 +37,11 @@ def test_malformed_lines_are_located(tmp_path: Path, line: str) -> None:
         gowalla.read(write(tmp_path, f"0 3\n{line}\n4 5\n"))
 
 
+def test_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.txt\.gz: expected a line a user, got none"):
+        gowalla.read(write(tmp_path, ""))
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         gowalla.read(tmp_path)

@@ -32,7 +32,7 @@ from merlin_poeem.blocks.query_tower import (
     save_query_tower,
 )
 from merlin_poeem.blocks.two_tower import query_tower_of
-from merlin_poeem.systems import Repository, export_ensemble, export_saved_model
+from merlin_poeem.systems import Repository, export, export_ensemble, export_saved_model
 from tests.systems.served import flat
 from tests.systems.toy import DIM, ITEMS, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp
 from tests.systems.triton import Server, TritonModelException
@@ -248,9 +248,9 @@ def test_stale_indexes(model, tower_path, index, index_path, tmp_path):
     weight = query_tower_of(model).trainable_variables[0]
     trained = weight.numpy()
     weight.assign(trained + 1)
-    for export in (export_ensemble, export_saved_model):
+    for exporter in (export_ensemble, export_saved_model):
         with pytest.raises(StaleIndexError, match="expected one exported from the query tower"):
-            export(model, index_path, tmp_path / "repository")
+            exporter(model, index_path, tmp_path / "repository")
     weight.assign(trained)
     assert not (tmp_path / "repository").exists()
 
@@ -261,3 +261,15 @@ def test_a_repository_is_never_written_over(model, tower_path, index_path, tmp_p
         export_ensemble(tower_path, index_path, tmp_path)
     with pytest.raises(ValueError, match="expected a free name or an empty directory"):
         export_saved_model(model, index_path, tmp_path)
+
+
+def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
+    save_index(export_index(model, ITEMS), tmp_path / "index")
+
+    def fail(config: Any) -> str:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export.text_format, "MessageToString", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_saved_model(model, tmp_path / "index", tmp_path / "repository")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from merlin.schema import ColumnSchema, Schema
 from merlin.systems.dag import Ensemble
 from merlin.table import TensorTable
 
-from merlin_poeem import Index, reference, save_index
+from merlin_poeem import Index, reference, save_index, systems
 from merlin_poeem.systems import QueryPoeem, query_poeem
 from tests.index_factories import (
     FIRST_ID,
@@ -202,6 +204,43 @@ def test_the_export_needs_the_saved_index_no_more(index, index_path, queries, tm
     shutil.rmtree(copy)
     got = answer_of(loaded.transform(TensorTable({"query_vector": queries})))
     assert_same(got, reference.search(index, queries, k=K))
+
+
+SCRIPT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow" or name.startswith("merlin.models"):
+            raise ImportError(name + " is not to be imported here")
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+from merlin.systems.dag import Ensemble
+from merlin.table import TensorTable
+loaded = Ensemble.load(sys.argv[1])
+loaded.graph.output_node.op.load_artifacts(sys.argv[1])
+found = loaded.transform(TensorTable({"query_vector": np.load(sys.argv[2])}))
+np.save(sys.argv[3], found["candidate_ids"].values)
+"""
+
+
+def test_the_server_needs_neither_tensorflow_nor_merlin_models(
+    index, index_path, queries, tmp_path
+):
+    make_ensemble(index_path, index.dim, k=K).export(str(tmp_path))
+    np.save(tmp_path / "queries.npy", queries)
+    exported = tmp_path / "executor_model" / "1" / "ensemble"
+    arguments = [exported, tmp_path / "queries.npy", tmp_path / "found.npy"]
+    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+    subprocess.run(command, check=True, timeout=120)
+    truth = reference.search(index, queries, k=K)
+    np.testing.assert_array_equal(np.load(arguments[2]), truth.item_ids)
+
+
+def test_what_the_package_offers():
+    for name in systems.__all__:
+        assert getattr(systems, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'export_all'"):
+        _ = systems.export_all
 
 
 def test_an_index_that_was_replaced_is_not_exported(index, index_path, tmp_path):

@@ -22,11 +22,12 @@ from merlin_poeem.blocks import query_vectors
 from merlin_poeem.blocks.fingerprint import tower_fingerprints
 from merlin_poeem.blocks.query_tower import (
     HEADER_FILE,
+    QueryTower,
     features_of,
     load_query_tower,
     save_query_tower,
 )
-from tests.systems.toy import DIM, SCHEMA, USERS, features, mlp
+from tests.systems.toy import DIM, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp
 
 pytestmark = pytest.mark.left
 
@@ -62,8 +63,12 @@ def tower_path(model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_saved_tower_is_the_models(model, tower_path, vectors):
-    tower = load_query_tower(tower_path)
+@pytest.fixture(scope="module")
+def tower(tower_path: Path) -> QueryTower:
+    return load_query_tower(tower_path)
+
+
+def test_the_saved_tower_is_the_models(model, tower, vectors):
     assert tower.dim == DIM
     assert tower.fingerprint == tower_fingerprints(model)["query_tower"]
     shuffled = USERS[::-1].assign(other="text")
@@ -72,12 +77,19 @@ def test_the_saved_tower_is_the_models(model, tower_path, vectors):
     assert tower.vectors(USERS[:0]).shape == (0, DIM)
 
 
-def test_values_that_the_tower_takes_as_they_are_meant(tower_path, vectors):
+def test_the_items_embeddings_are_not_saved_with_it(tower_path):
+    saved = tf.train.list_variables(str(tower_path / "variables" / "variables"))
+    rows = {shape[0] for _, shape in saved if shape}
+    assert N_USERS in rows
+    assert N_ITEMS not in rows
+
+
+def test_values_that_the_tower_takes_as_they_are_meant(tower, vectors):
     same = USERS.astype({"user_id": "Int64", "age": "float64"}).assign(
         genres=[row.tolist() for row in USERS["genres"]],
         home=[row.astype(np.int32) for row in USERS["home"]],
     )
-    np.testing.assert_allclose(load_query_tower(tower_path).vectors(same), vectors, atol=1e-6)
+    np.testing.assert_allclose(tower.vectors(same), vectors, atol=1e-6)
 
 
 SCRIPT = """
@@ -151,9 +163,9 @@ def test_what_is_no_saved_tower(tower_path, tmp_path):
         (USERS.assign(age=np.float32("inf")), ValueError, "expected finite values"),
     ],
 )
-def test_frames_that_do_not_fit_the_tower(tower_path, users, error, message):
+def test_frames_that_do_not_fit_the_tower(tower, users, error, message):
     with pytest.raises(error, match=message):
-        load_query_tower(tower_path).vectors(users)
+        tower.vectors(users)
 
 
 def test_models_that_have_no_tower_to_save(tmp_path):
