@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,12 @@ from tests.index_factories import (
     random_queries,
 )
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+# Kernels are the same in both environments, and this takes long.
+ELSEWHERE = find_spec("tensorflow") is not None
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER),
+    pytest.mark.skipif(ELSEWHERE, reason="runs in the current environment"),
+]
 
 N_PROCESSES = 2
 NOTICED, UNNOTICED = 10, 11

@@ -81,7 +81,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             Weights of the distortion and of the imbalance in the loss.
         agreement
             Weight of the loss that brings items into the lists that their queries visit, see
-            :class:`~merlin_poeem.blocks.list_agreement.ListAgreement`; 0 leaves it out.
+            :class:`~merlin_poeem.blocks.list_agreement.ListAgreement`; 0 leaves it out, and so does
+            a tower that Merlin's own ``connect`` puts the layer into.
         list_sharpness
             Inverse temperature of the soft assignments that ``balance`` and ``agreement`` look at.
         seed

@@ -176,6 +176,7 @@ def test_encoder_predicts(encoder: mm.TopKEncoder, truth: Any) -> None:
     np.testing.assert_allclose(found["score"], truth.scores, atol=1e-5)
 
 
+@only_v1
 def test_encoder_evaluates(encoder: mm.TopKEncoder, truth: Any) -> None:
     _, ids = truth.padded(K, fill_id=-1)
     targets = np.where(np.arange(len(USERS)) % 3 == 0, ids[:, 0], -5)
