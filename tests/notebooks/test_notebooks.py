@@ -25,8 +25,6 @@ PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 NAMES = [path.stem for path in PATHS]
 HERE = "merlin" if find_spec("nvtabular") else "current"
 TIMEOUT_SECONDS = 600
-NEEDS_DATA = {"03_movielens_retrieval"}
-"""Without a data folder these would download it."""
 REPORT = "import json; print('RESULTS', json.dumps(results, default=float))"
 
 
@@ -63,7 +61,8 @@ def check_aliccp(results: dict) -> None:
 def check_movielens(results: dict) -> None:
     assert results["films_100k"] > 1_600
     assert results["films_1m"] > 3_000
-    assert results["exact_100k"] > 0.2
+    # Chance finds 0.012 of them; simulated tastes are harder to learn in a few steps.
+    assert results["exact_100k"] > (0.2 if os.environ.get("MERLIN_POEEM_DATA") else 0.08)
     assert results["ours_100k"] > 0.85 * results["exact_100k"]
     assert results["ours_1m"] > 0.85 * results["exact_1m"]
     assert results["agreement_with_exact"] > 0.6
@@ -113,8 +112,6 @@ def test_runs_and_finds_what_it_should(path: Path, tmp_path: Path) -> None:
     environment = environment_of(notebook)
     if environment != HERE:
         pytest.skip(f"runs in the environment {environment}, this one is {HERE}")
-    if path.stem in NEEDS_DATA and not os.environ.get("MERLIN_POEEM_DATA"):
-        pytest.skip("needs real data: MERLIN_POEEM_DATA is not set")
     notebook.cells.append(nbformat.v4.new_code_cell(REPORT))
     # One thread each: test processes and notebooks share the machine.
     threads = dict.fromkeys(
