@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from merlin_poeem.blocks import coarse, find_quantizer
-from merlin_poeem.blocks.list_agreement import ListAgreement
 from tests.blocks.test_two_tower import make_quantizer, train, v1, v2
 
 pytestmark = pytest.mark.left
@@ -55,20 +54,6 @@ def test_models_learn_with_it_from_the_start_on():
     model = v2(make_quantizer(balance=0, commitment=0))
     losses = train(model, epochs=20).history["regularization_loss"]
     assert losses[-1] < 0.7 * losses[0]
-
-
-@pytest.mark.parametrize("build", [v1, v2], ids=["V1", "V2"])
-def test_a_loaded_model_trains_on_with_its_own_quantizer(build, tmp_path):
-    model = build(make_quantizer(metric="cosine", balance=0, commitment=0))
-    train(model)
-    model.save(tmp_path / "model")
-    loaded = tf.keras.models.load_model(tmp_path / "model")
-    layer = (loaded.retrieval_block if build is v1 else loaded.encoder).post
-    assert isinstance(layer, ListAgreement)
-    assert layer.quantizer is find_quantizer(loaded)
-    before = layer.quantizer.coarse_centroids.numpy()
-    assert train(loaded).history["regularization_loss"][0] > 0
-    assert not np.array_equal(before, find_quantizer(loaded).coarse_centroids.numpy())
 
 
 def test_weight_zero_attaches_nothing():

@@ -25,6 +25,7 @@ from merlin_poeem.blocks import (  # noqa: E402
     query_vectors,
     warm_start,
 )
+from merlin_poeem.blocks.list_agreement import ListAgreement  # noqa: E402
 
 pytestmark = pytest.mark.left
 
@@ -159,6 +160,10 @@ def test_saved_model_exports_the_same_and_trains_on(trained, tmp_path):
     ours, theirs = encode_items(trained, ITEMS), encode_items(loaded, ITEMS)
     np.testing.assert_array_equal(ours.codes, theirs.codes)
     np.testing.assert_array_equal(ours.list_ids, theirs.list_ids)
+    v2_model = isinstance(loaded, mm.RetrievalModelV2)
+    agreement = (loaded.encoder if v2_model else loaded.retrieval_block).post
+    assert isinstance(agreement, ListAgreement)
+    assert agreement.quantizer is find_quantizer(loaded)
     train(loaded)
     assert find_quantizer(loaded).step.numpy() == before + 8
     assert len(encode_items(loaded, ITEMS)) == N_ITEMS
