@@ -171,7 +171,8 @@ class TestSaveAndLoad:
             TextIndex.load(tmp_path / "texts.index", encoder_of(WIDTH, seed=1))
 
     def test_rounding_of_another_machine_is_none(self, built: TextIndex) -> None:
-        TextIndex(built.index, lambda texts: ENCODER(texts) * np.float32(1.001))
+        rounded = TextIndex(built.index, lambda texts: ENCODER(texts) * np.float32(1.001))
+        assert rounded.index is built.index
 
     def test_another_index_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"index: expected one that TextIndex.build made"):
