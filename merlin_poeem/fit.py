@@ -10,7 +10,6 @@ from types import ModuleType
 
 import numpy as np
 
-from merlin_poeem import error_weights
 from merlin_poeem.arrays import Float32, Int64, as_vectors, normalize
 from merlin_poeem.item_codes import Quantization
 from merlin_poeem.params import TRAINABLE_PQ_BITS, IVFPQParams
@@ -20,25 +19,18 @@ MAX_POINTS_PER_CENTROID = 256
 
 
 def fit(
-    params: IVFPQParams,
-    vectors: Float32,
-    *,
-    queries: Float32 | None = None,
-    rotation: bool = True,
-    seed: int = 0,
+    params: IVFPQParams, vectors: Float32, *, rotation: bool = True, seed: int = 0
 ) -> Quantization:
     """Cluster raw (n, dim) float32 ``vectors`` into coarse centroids and a residual codebook.
 
     With ``rotation``, an OPQ rotation of the residuals is found first (Ge et al., CVPR 2013). At
-    most 256 vectors per centroid are used, drawn with ``seed``. Some (n_queries, dim) float32
-    ``queries`` like those to come, where there are any, make better codes of the same size: see
-    :mod:`merlin_poeem.error_weights`.
+    most 256 vectors per centroid are used, drawn with ``seed``.
 
     Raises
     ------
     TypeError, ValueError
         Vectors not finite float32 (n, dim), fewer than ``n_lists`` of them, ``pq_dim`` not dividing
-        ``dim``, or ``pq_bits`` other than 4 and 8; ``queries`` with metric ``l2``.
+        ``dim``, or ``pq_bits`` other than 4 and 8.
     ImportError
         faiss-cpu is not installed.
     """
@@ -52,12 +44,6 @@ def fit(
         raise ValueError(
             f"vectors: expected at least n_lists = {params.n_lists}, got {len(vectors)}"
         )
-    if queries is not None:
-        queries = as_vectors("queries", queries, dim)
-        if params.metric == "l2":
-            raise ValueError(
-                "queries: expected none with metric l2, which scores no inner products"
-            )
     n_points = MAX_POINTS_PER_CENTROID * max(params.n_lists, params.pq_book_size)
     vectors = _sample(vectors, n_points, seed)
     if params.metric == "cosine":
@@ -69,11 +55,8 @@ def fit(
         matrix = _opq_rotation(faiss, residuals, params)
         vectors = vectors @ matrix
         centroids = centroids @ matrix
-        queries = None if queries is None else queries @ matrix
     residuals = vectors - centroids[_assign(faiss, vectors, centroids)]
-    codebook = _train_codebook(faiss, residuals, params)
-    weights = None if queries is None else error_weights.of_queries(queries)
-    return Quantization(centroids, codebook, matrix, error_weights=weights)
+    return Quantization(centroids, _train_codebook(faiss, residuals, params), matrix)
 
 
 def import_faiss() -> ModuleType:

@@ -1,7 +1,4 @@
-"""Save and load an Index: a directory of ``header.json`` and ``.npy`` arrays.
-
-Format version 2 is version 1 with ``error_weights`` among the arrays; an index without them is
-still written as version 1, which older releases read.
+"""Save and load an Index: a directory of ``header.json`` and ``.npy`` arrays (format version 1).
 
 Every save writes its arrays under fresh names, ``codes-3f2a9c1b.npy``, and then replaces
 ``header.json``, which names them: that rename is the moment at which the new index exists. A crash
@@ -42,19 +39,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAGIC = "merlin_poeem index"
-FORMAT_VERSION = 2
-FORMAT_WITHOUT_WEIGHTS = 1
+FORMAT_VERSION = 1
 HEADER_FILE = "header.json"
 ITEM_TABLE = "item_table"
-ARRAYS = (
-    "coarse_centroids",
-    "codebook",
-    "rotation",
-    "error_weights",
-    "list_offsets",
-    "item_ids",
-    "codes",
-)
+ARRAYS = ("coarse_centroids", "codebook", "rotation", "list_offsets", "item_ids", "codes")
 
 _ARRAY_NAME = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{8}}\.npy")
 _TABLE_NAME = re.compile(rf"{ITEM_TABLE}-[0-9a-f]{{8}}\.parquet")
@@ -121,7 +109,7 @@ def save_index(index: Index, path: str | os.PathLike[str]) -> None:
 def load_index(path: str | os.PathLike[str]) -> Index:
     """Open the index saved in the directory ``path``.
 
-    Reads the header, list offsets and what the items are encoded with. Item ids, codes and item
+    Reads the header, centroids, codebook, rotation and list offsets. Item ids, codes and item
     table are mapped, and read on first use; a damaged one is an ``IndexFormatError`` then.
 
     Raises
@@ -191,7 +179,6 @@ def _arrays_of(index: Index) -> dict[str, NDArray[Any]]:
         "coarse_centroids": quantization.coarse_centroids,
         "codebook": quantization.codebook,
         "rotation": quantization.rotation,
-        "error_weights": quantization.error_weights,
         "list_offsets": index.list_offsets,
         "item_ids": index.item_ids,
         "codes": index.packed_codes,
@@ -234,9 +221,7 @@ def _to_parquet(table: pd.DataFrame) -> bytes:
 def _commit_header(path: Path, token: str, header: dict[str, Any]) -> None:
     content = {
         "magic": MAGIC,
-        "format_version": (
-            FORMAT_VERSION if "error_weights" in header["arrays"] else FORMAT_WITHOUT_WEIGHTS
-        ),
+        "format_version": FORMAT_VERSION,
         "crc32": zlib.crc32(_canonical(header)),
         "header": header,
     }
@@ -414,17 +399,14 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
     def array(name: str, dtype: str, *shape: int) -> _StoredArray:
         return _StoredArray.map(path, entries, name, dtype, shape)
 
-    def square(name: str) -> NDArray[Any] | None:
-        return array(name, "<f4", dim, dim).read_into_memory() if name in entries else None
-
     try:
         pq_len = params.pq_len(dim)
+        rotation = "rotation" in entries
         quantization = Quantization(
             array("coarse_centroids", "<f4", params.n_lists, dim).read_into_memory(),
             array("codebook", "<f4", params.pq_dim, params.pq_book_size, pq_len).read_into_memory(),
-            square("rotation"),
+            array("rotation", "<f4", dim, dim).read_into_memory() if rotation else None,
             _get(path, header, "encodes_residual", bool),
-            square("error_weights"),
         )
         check_agreement(params, quantization)
     except IndexFormatError:

@@ -19,11 +19,10 @@ class Quantization:
 
     An item x is rotated, ``x_rot = x @ rotation``; put in the list of the nearest coarse centroid;
     and its residual, ``x_rot − centroid``, coded per subspace by the nearest codeword (Jégou et
-    al., PAMI 2011; Poeem, SIGIR 2021, section 3). With ``error_weights``, codes are then renewed to
-    serve the queries, see :func:`~merlin_poeem.reference.encode`.
+    al., PAMI 2011; Poeem, SIGIR 2021, section 3).
 
     Raises ``TypeError`` or ``ValueError`` on construction when dtypes or shapes do not fit, values
-    are not finite, the rotation is not orthogonal, or the weights are not positive definite.
+    are not finite, or the rotation is not orthogonal.
     """
 
     coarse_centroids: Float32
@@ -37,11 +36,6 @@ class Quantization:
 
     encodes_residual: bool = True
     """False where the codes are of ``x_rot`` itself; the lists then only choose what is scanned."""
-
-    error_weights: Float32 | None = None
-    """(dim, dim) float32 W, symmetric and positive definite, in the rotated space: codes make
-    (x_rot − x̂_rot)ᵀ W (x_rot − x̂_rot) small; None is the identity. Only encoding looks at it, and
-    :func:`~merlin_poeem.error_weights.from_query_moments` makes it."""
 
     def __post_init__(self) -> None:
         for name, ndim in (("coarse_centroids", 2), ("codebook", 3)):
@@ -58,11 +52,6 @@ class Quantization:
         if self.rotation is not None:
             object.__setattr__(self, "rotation", _float32("rotation", self.rotation, 2))
             _check_orthogonal(self.rotation, self.dim)
-        if self.error_weights is not None:
-            object.__setattr__(
-                self, "error_weights", _float32("error_weights", self.error_weights, 2)
-            )
-            _check_positive_definite(self.error_weights, self.dim)
 
     @property
     def dim(self) -> int:
@@ -211,17 +200,4 @@ def _check_orthogonal(rotation: Float32, dim: int) -> None:
         raise ValueError(
             f"rotation: expected an orthogonal matrix (max |RᵀR − I| <= {MAX_ROTATION_ERROR}), "
             f"got {error:.2g}"
-        )
-
-
-def _check_positive_definite(weights: Float32, dim: int) -> None:
-    if weights.shape != (dim, dim):
-        raise ValueError(f"error_weights: expected shape ({dim}, {dim}), got {weights.shape}")
-    if not np.array_equal(weights, weights.T):
-        raise ValueError("error_weights: expected a symmetric matrix, got W != Wᵀ")
-    smallest = float(np.linalg.eigvalsh(weights.astype(np.float64))[0])
-    if not smallest > 0:
-        raise ValueError(
-            f"error_weights: expected a positive definite matrix, got an eigenvalue of "
-            f"{smallest:.2g}"
         )

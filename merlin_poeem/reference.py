@@ -20,17 +20,12 @@ if TYPE_CHECKING:
     from merlin_poeem.index import Index
 
 CHUNK_BYTES = 64 << 20
-ENCODING_SWEEPS = 3
 
 
 def encode(
     quantization: Quantization, vectors: Float32
 ) -> tuple[Int32, NDArray[np.unsignedinteger]]:
     """Nearest list and nearest codewords of raw (n, dim) float32 vectors; ties to the lower number.
-
-    With ``error_weights``, ``ENCODING_SWEEPS`` times, each code in turn becomes the one by which
-    the weighted error is smallest while the others stay: coordinate descent, as encoders of
-    additive codes do it. Lists are those of the plain error.
 
     Returns ``list_ids`` (n,) int32 and ``codes`` (n, pq_dim), bounded in memory for any n.
     """
@@ -49,8 +44,6 @@ def encode(
         subvectors = target.reshape(-1, quantization.pq_dim, quantization.pq_len)
         for m in range(quantization.pq_dim):
             codes[chunk, m] = _nearest(subvectors[:, m], quantization.codebook[m])
-        if quantization.error_weights is not None:
-            _lower_weighted_error(target, codes[chunk], quantization)
     return list_ids, codes
 
 
@@ -141,22 +134,3 @@ def _nearest(vectors: Float32, centroids: Float32) -> NDArray[np.int64]:
     # ‖v − c‖² without ‖v‖², which is the same for every c.
     distances = (centroids**2).sum(axis=1) - 2 * vectors @ centroids.T
     return np.asarray(distances.argmin(axis=1), np.int64)
-
-
-def _lower_weighted_error(
-    target: Float32, codes: NDArray[np.unsignedinteger], quantization: Quantization
-) -> None:
-    """Renew (n, pq_dim) ``codes`` of (n, dim) ``target`` in place, for ``error_weights``."""
-    weights, codebook = quantization.error_weights, quantization.codebook
-    assert weights is not None
-    decoded = codebook[np.arange(quantization.pq_dim), codes].reshape(target.shape)
-    error = target - decoded
-    for _ in range(ENCODING_SWEEPS):
-        for m, book in enumerate(codebook):
-            own = slice(m * quantization.pq_len, (m + 1) * quantization.pq_len)
-            error[:, own] += book[codes[:, m]]
-            # eᵀWe for e = error − codeword, without what is the same for every codeword.
-            costs = ((book @ weights[own, own]) * book).sum(axis=1)
-            costs = costs - 2 * (error @ weights[:, own]) @ book.T
-            codes[:, m] = costs.argmin(axis=1)
-            error[:, own] -= book[codes[:, m]]

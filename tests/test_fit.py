@@ -143,16 +143,3 @@ def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'merlin-poeem\[cpu\]'"):
         fit(PARAMS, make_vectors())
-
-
-@pytest.mark.parametrize(
-    ("metric", "queries", "message"),
-    [
-        ("l2", np.zeros((2, 8), np.float32), "queries: expected none with metric l2"),
-        ("cosine", np.zeros((2, 7), np.float32), r"queries: expected shape \(n, 8\)"),
-    ],
-)
-def test_queries_are_checked(metric, queries, message):
-    params = IVFPQParams(n_lists=2, pq_dim=2, pq_bits=4, metric=metric)
-    with pytest.raises(ValueError, match=message):
-        fit(params, np.random.default_rng(0).random((64, 8), np.float32), queries=queries)

@@ -38,7 +38,6 @@ def make_index(
     metric: str = "inner_product",
     rotated: bool = False,
     encodes_residual: bool = True,
-    weighted: bool = False,
     with_table: bool = False,
     seed: int = 0,
 ) -> Index:
@@ -50,7 +49,6 @@ def make_index(
         rng.normal(size=(PQ_DIM, 1 << pq_bits, PQ_LEN)).astype(np.float32),
         rotation if rotated else None,
         encodes_residual,
-        np.diag(np.arange(1, DIM + 1)).astype(np.float32) if weighted else None,
     )
     item_ids = (1 << 40) + rng.permutation(3 * n_items)[:n_items]
     item_codes = ItemCodes(
@@ -150,34 +148,6 @@ def test_round_trip_keeps_everything(tmp_path: Path) -> None:
     assert_same_table(loaded, index)
     assert loaded.info == index.info
     np.testing.assert_array_equal(loaded.quantization.rotation, index.quantization.rotation)
-
-
-def test_error_weights_are_kept_and_encode_what_is_added(tmp_path: Path) -> None:
-    index = make_index(rotated=True, weighted=True)
-    save_index(index, tmp_path)
-    loaded = load_index(tmp_path)
-    assert_same(loaded, index)
-    np.testing.assert_array_equal(
-        loaded.quantization.error_weights, index.quantization.error_weights
-    )
-    vectors = np.random.default_rng(1).normal(size=(20, DIM)).astype(np.float32)
-    assert_same(loaded.extend(range(20), vectors), index.extend(range(20), vectors))
-
-
-@pytest.mark.parametrize(("weighted", "version"), [(False, 1), (True, 2)])
-def test_format_version_is_the_lowest_that_holds_the_index(
-    tmp_path: Path, weighted: bool, version: int
-) -> None:
-    save_index(make_index(weighted=weighted), tmp_path)
-    assert json.loads((tmp_path / "header.json").read_text())["format_version"] == version
-
-
-def test_error_weights_that_are_no_weights(tmp_path: Path) -> None:
-    index = make_index(weighted=True)
-    index.quantization.error_weights[0, 0] = -1
-    save_index(index, tmp_path)
-    with pytest.raises(IndexFormatError, match=r"malformed: error_weights: .*positive definite"):
-        load_index(tmp_path)
 
 
 def test_info_keys_that_json_turns_into_strings(tmp_path: Path) -> None:
@@ -521,8 +491,8 @@ def test_foreign_header(tmp_path: Path, text: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 3}, "newer version: written in format 3.*upgrade"),
-        ({"format_version": 3, "header": None}, "newer version"),
+        ({"format_version": 2}, "newer version: written in format 2.*upgrade"),
+        ({"format_version": 2, "header": None}, "newer version"),
         ({"format_version": 0}, "malformed header: format version 0"),
         ({"format_version": "1"}, "malformed header: expected format_version as int"),
         ({"format_version": True}, "malformed header: expected format_version as int"),
@@ -798,7 +768,6 @@ def test_golden(path: Path) -> None:
 
 def test_golden_files_are_there() -> None:
     assert len(list(GOLDEN.glob("v1-*/"))) >= 4
-    assert len(list(GOLDEN.glob("v2-*/"))) >= 1
 
 
 def test_golden_can_be_replaced(tmp_path: Path) -> None:

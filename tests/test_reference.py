@@ -1,6 +1,5 @@
 """The NumPy definition, against definitions that are shorter still."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,61 +85,6 @@ def test_encoding_is_nearest_by_definition(
             part = target[m * PQ_LEN : (m + 1) * PQ_LEN]
             to_codewords = ((quantization.codebook[m] - part) ** 2).sum(axis=1)
             assert to_codewords[code[m]] <= to_codewords.min() + 1e-3
-
-
-def weighted_error(quantization: Quantization, vectors: np.ndarray, weights: np.ndarray) -> float:
-    """Mean of (x_rot − x̂_rot)ᵀ W (x_rot − x̂_rot) of what ``quantization`` makes of ``vectors``."""
-    list_ids, codes = reference.encode(quantization, vectors)
-    error = quantization.rotate(vectors) - reference.decode_rotated(quantization, list_ids, codes)
-    return float(((error @ weights) * error).sum(axis=1).mean())
-
-
-@given(
-    seed=st.integers(0, 1000),
-    encodes_residual=st.booleans(),
-    rotated=st.booleans(),
-    pq_bits=st.sampled_from([2, 4, 9]),
-)
-def test_error_weights_lower_the_error_that_they_weigh(
-    seed: int, encodes_residual: bool, rotated: bool, pq_bits: int
-) -> None:
-    plain = make_quantization(
-        pq_bits, rotated=rotated, encodes_residual=encodes_residual, seed=seed
-    )
-    rng = np.random.default_rng(seed)
-    root = rng.normal(size=(DIM, DIM))
-    weights = (root @ root.T + 0.1 * np.eye(DIM)).astype(np.float32)
-    weights = (weights + weights.T) / 2
-    weighted = replace(plain, error_weights=weights)
-    vectors = rng.normal(size=(100, DIM)).astype(np.float32)
-    same_lists, codes = reference.encode(weighted, vectors)
-    np.testing.assert_array_equal(same_lists, reference.encode(plain, vectors)[0])
-    assert codes.dtype == plain.code_dtype
-    of_plain = weighted_error(plain, vectors, weights)
-    assert weighted_error(weighted, vectors, weights) <= of_plain * (1 + 1e-5)
-
-
-def test_error_weights_reach_the_best_codes_of_a_small_codebook() -> None:
-    plain = make_quantization(1, rotated=False)
-    weights = np.full((DIM, DIM), 0.5, np.float32) + np.eye(DIM, dtype=np.float32)
-    vectors = queries(200)
-    list_ids, codes = reference.encode(replace(plain, error_weights=weights), vectors)
-    every = np.stack(np.meshgrid(*[[0, 1]] * PQ_DIM, indexing="ij"), -1).reshape(-1, PQ_DIM)
-    lists = np.repeat(list_ids, len(every))
-    decoded = reference.decode_rotated(plain, lists, np.tile(every, (200, 1)))
-    error = vectors[:, None] - decoded.reshape(200, len(every), DIM)
-    best = every[((error @ weights) * error).sum(axis=2).argmin(axis=1)]
-    # A coordinate descent may stop at a code whose neighbours are all worse.
-    assert (codes == best).all(axis=1).mean() > 0.9
-
-
-def test_even_error_weights_change_nothing() -> None:
-    plain = make_quantization()
-    even = replace(plain, error_weights=np.eye(DIM, dtype=np.float32))
-    for got, expected in zip(
-        reference.encode(even, queries(300)), reference.encode(plain, queries(300)), strict=True
-    ):
-        np.testing.assert_array_equal(got, expected, strict=True)
 
 
 def test_ties_go_to_the_lower_number() -> None:

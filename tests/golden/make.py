@@ -15,14 +15,12 @@ from merlin_poeem.params import IVFPQParams
 
 K = 5
 N_LISTS = 4
-# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table; v2 has
-# error weights
+# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table
 CASES = {
     "v1-plain": (8, 2, 3, "inner_product", False, True, 24, False),
     "v1-rotated-4-bits": (4, 3, 2, "cosine", True, True, 24, False),
     "v1-table-10-bits": (10, 2, 1, "l2", False, False, 24, True),
     "v1-empty": (4, 2, 2, "inner_product", False, True, 0, True),
-    "v2-rotated": (8, 2, 3, "cosine", True, True, 24, True),
 }
 
 
@@ -37,7 +35,6 @@ def make(folder: Path, name: str) -> None:
         rng.normal(size=(pq_dim, 1 << pq_bits, pq_len)).astype(np.float32),
         rotation if rotated else None,
         encodes_residual,
-        np.diag(np.arange(1, dim + 1)).astype(np.float32) if name.startswith("v2") else None,
     )
     item_codes = ItemCodes(
         (1 << 41) + 7 * np.arange(n_items),
