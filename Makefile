@@ -16,6 +16,9 @@ SEED        ?= 0
 ROWS        ?= 2000000
 BENCH_ENV   ?= merlin
 PYTEST_ARGS ?=
+# More of what trains: --tasks, --variants, --seeds; QUICK=1 takes little data and one seed.
+QUALITY_ARGS ?=
+QUICK       ?=
 # Processes that tests run in; a file stays in one, with what it has trained or compiled.
 PYTEST_JOBS ?= 2
 GPU_PYTHON  ?= python
@@ -50,8 +53,9 @@ demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-1
 	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k, movielens-1m or aliccp-sim))
 
 .PHONY: bench-quality
-bench-quality: .venv/merlin/.ready ## recall and balance of every method, into results/quality.json
-	.venv/merlin/bin/python -m benchmarks.quality
+bench-quality: .venv/merlin/.ready .venv/current/.ready ## train, then judge beside Faiss and ScaNN, into results/quality/: [DATA=folder of ml-1m/ and gowalla/] [QUICK=1] [QUALITY_ARGS=--seeds 0 --variants ...]
+	.venv/merlin/bin/python -m benchmarks.quality.training $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(QUALITY_ARGS)
+	.venv/current/bin/python -m benchmarks.quality $(if $(QUICK),--quick)
 
 .PHONY: bench-search
 bench-search: .venv/$(BENCH_ENV)/.ready ## search speed with recall, into results/search.json: [BENCH_ENV=merlin|current]

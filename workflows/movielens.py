@@ -15,6 +15,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import merlin.models.tf as mm
 import numpy as np
@@ -118,6 +119,17 @@ def n_steps(features: Features, batch_size: int, epochs: int) -> int:
     return epochs * -(-len(features.train) // batch_size)
 
 
+def new_quantizer(
+    steps: int, *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
+) -> IVFPQQuantizer:
+    """The films' index, which starts when half of the training ``steps`` are done.
+
+    ``options`` are the quantizer's.
+    """
+    options = {"warmup_steps": int(WARMUP_SHARE * steps), **options}
+    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="cosine", seed=seed, **options)
+
+
 @dataclass(frozen=True)
 class Judged:
     """The users that the table is about: those with test ratings."""
@@ -196,14 +208,7 @@ def train_joint(
     """
     tf.keras.utils.set_random_seed(seed)
     steps = n_steps(features, batch_size, epochs)
-    quantizer = IVFPQQuantizer(
-        N_LISTS,
-        PQ_DIM,
-        metric="cosine",
-        warmup_steps=int(WARMUP_SHARE * steps),
-        sample_size=sample_size,
-        seed=seed,
-    )
+    quantizer = new_quantizer(steps, seed=seed, sample_size=sample_size)
     recall = QuantizedRecall(
         judged.users,
         features.items,

@@ -12,6 +12,7 @@ import argparse
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import merlin.models.tf as mm
 import numpy as np
@@ -183,18 +184,14 @@ def n_steps(pairs: pd.DataFrame, batch_size: int, epochs: int) -> int:
 
 
 def new_quantizer(
-    steps: int, *, pq_bits: int = 8, seed: int = 0, sample_size: int | None = None
+    steps: int, *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
 ) -> IVFPQQuantizer:
-    """The tutorial's index, which starts when most of the training ``steps`` are done."""
-    return IVFPQQuantizer(
-        N_LISTS,
-        PQ_DIM,
-        pq_bits,
-        metric="cosine",
-        warmup_steps=int(WARMUP_SHARE * steps),
-        sample_size=sample_size,
-        seed=seed,
-    )
+    """The tutorial's index, which starts when a good part of the training ``steps`` is done.
+
+    ``options`` are the quantizer's.
+    """
+    options = {"warmup_steps": int(WARMUP_SHARE * steps), **options}
+    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="cosine", seed=seed, **options)
 
 
 def compare(

@@ -1,0 +1,67 @@
+"""What is trained: the tasks, and the ways to train an index for them. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+NEVER = 1 << 30
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train."""
+
+    pq_dim: int | None = 8
+    """None: the towers alone, without a quantizer."""
+    pq_bits: int = 8
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the quantizer is told beyond its defaults."""
+
+    @property
+    def bytes_per_item(self) -> float | None:
+        """Of its codes."""
+        return None if self.pq_dim is None else self.pq_dim * self.pq_bits / 8
+
+    @property
+    def training_options(self) -> dict[str, Any]:
+        """All that the quantizer is told: by these a trial is known again."""
+        return {"pq_dim": self.pq_dim, "pq_bits": self.pq_bits, **self.options}
+
+
+POEEM = {"rotation": False, "float_share": 0.0, "agreement": 0.0, "balance": 0.0}
+
+VARIANTS = {
+    "plain": Variant(None),
+    "ours-8": Variant(),
+    "ours-4": Variant(pq_bits=4),
+    "ours-4x8": Variant(pq_dim=4),
+    "ours-16": Variant(pq_dim=16),
+    # Reconstruction and straight-through, every row quantized.
+    "poeem-8": Variant(options=POEEM),
+    "poeem-4": Variant(pq_bits=4, options=POEEM),
+    "without-agreement": Variant(options={"agreement": 0.0}),
+    "without-balance": Variant(options={"balance": 0.0}),
+    "without-rotation": Variant(options={"rotation": False}),
+    "without-rotation-updates": Variant(options={"rotation_interval": NEVER}),
+    "without-float-share": Variant(options={"float_share": 0.0}),
+    "without-commitment": Variant(options={"commitment": 0.0}),
+}
+QUICK_VARIANTS = ("plain", "ours-8", "poeem-8")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set and what is asked of it."""
+
+    metrics: tuple[str, ...]
+    """What its searches are judged by, the chief one first."""
+    data: str | None = None
+    """The folder of its files, within the one that the user names; None: it makes its own."""
+
+
+TASKS = {
+    "tutorial": Task(("precision_at_100",)),
+    "movielens-1m": Task(("recall_at_20", "ndcg_at_20", "precision_at_100"), "ml-1m"),
+    "gowalla": Task(("recall_at_20", "ndcg_at_20", "precision_at_100"), "gowalla"),
+}

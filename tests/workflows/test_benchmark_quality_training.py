@@ -1,0 +1,156 @@
+"""The quality benchmark's trainings, tiny: whole trials, each made once, of every task."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+from benchmarks.quality import towers, training, variants  # noqa: E402
+from benchmarks.quality.methods import exact, learned  # noqa: E402
+from benchmarks.quality.trial import (  # noqa: E402
+    Trial,
+    TrialName,
+    load_trial,
+    quality_folder,
+    whole_trials,
+)
+from benchmarks.quality.variants import Variant  # noqa: E402
+from workflows import gowalla, gowalla_towers, movielens, movielens_simulate  # noqa: E402
+from workflows.poeem_tutorial import N_LISTS, VOCABULARY, matches, precision  # noqa: E402
+
+pytestmark = pytest.mark.left
+
+TINY = Variant(pq_dim=4, pq_bits=4, options={"sample_size": 1024, "balance": 0.5})
+ARGUMENTS = ["--quick", "--tasks", "tutorial", "--variants", "ours-8", "--seeds", "3"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    """Little data, small vectors, and no processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(towers, "QUICK_PAIRS", 6_000)
+        patch.setitem(variants.VARIANTS, "ours-8", TINY)
+        patch.setattr(gowalla_towers, "DIM", 16)
+        patch.setattr(subprocess, "run", run_here)
+        yield
+
+
+def run_here(command: list, **_: object) -> subprocess.CompletedProcess:
+    """In the place of a process, which would be another that starts TensorFlow."""
+    assert command[1:3] == ["-m", "benchmarks.quality.towers"]
+    towers.main([str(word) for word in command[3:]])
+    return subprocess.CompletedProcess(command, 0)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """After the command has trained one model."""
+    results = tmp_path_factory.mktemp("results")
+    training.main([*ARGUMENTS, "--results", str(results)])
+    return results
+
+
+@pytest.fixture(scope="module")
+def tutorial(results: Path) -> Trial:
+    (folder,) = whole_trials(quality_folder(results, quick=True))
+    return load_trial(folder)
+
+
+def test_a_trial_of_the_tutorial(tutorial: Trial) -> None:
+    assert tutorial.name == TrialName("tutorial", "ours-8", 3)
+    assert tutorial.queries.shape == tutorial.item_vectors.shape == (VOCABULARY, 64)
+    assert tutorial.exclude is None
+    assert tutorial.facts["options"] == TINY.training_options
+    assert tutorial.facts["seconds"] > 0
+    assert tutorial.index is not None
+    params = tutorial.index.params
+    assert (params.n_lists, params.pq_dim, params.pq_bits) == (N_LISTS, 4, 4)
+
+
+def test_item_vectors_are_those_before_the_quantizer(tutorial: Trial) -> None:
+    decoded = tutorial.index.decode(tutorial.item_ids)
+    assert np.linalg.norm(tutorial.item_vectors - decoded, axis=1).min() > 0.1
+    np.testing.assert_allclose(np.linalg.norm(tutorial.item_vectors, axis=1), 1, atol=1e-5)
+
+
+def test_precision_is_the_workflows(tutorial: Trial) -> None:
+    table = matches()
+    for found in (exact(tutorial).search(0), learned(tutorial, tutorial.index).search(2)):
+        quality = tutorial.relevance.quality(found)
+        assert quality["precision_at_100"] == precision(found, table) > 0.05
+
+
+def test_a_whole_trial_is_not_trained_again(
+    results: Path, tutorial: Trial, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.main([*ARGUMENTS, "--results", str(results)])
+    assert "1 of 1: tutorial ours-8 seed 3: there already" in capsys.readouterr().out
+
+
+def movielens_job() -> towers.Job:
+    data = movielens_simulate.simulate("1m", share=0.005)
+    return towers.movielens_job(data)
+
+
+def gowalla_job() -> towers.Job:
+    return towers.gowalla_job(gowalla.simulate(100, 300), seed=0)
+
+
+@pytest.mark.parametrize("make_job", [movielens_job, gowalla_job])
+def test_jobs_with_seen_items(make_job: Callable[[], towers.Job]) -> None:
+    job = make_job()
+    trial = towers.run_job(job, TrialName("gowalla", "plain", 0), variants.VARIANTS["plain"])
+    assert trial.index is None
+    assert len(trial.queries) == len(trial.relevance.groups) == len(trial.exclude)
+    assert len(trial.item_ids) == len(trial.item_vectors) == len(job.items)
+    assert np.isin(trial.exclude.values, trial.item_ids).all()
+    right, seen = trial.relevance.lists, trial.exclude
+    assert not any(np.isin(right.row(i), seen.row(i)).any() for i in range(len(right)))
+    found = exact(trial).search(0)
+    assert not any(np.isin(found[i][1], seen.row(i)).any() for i in range(len(right)))
+    quantizer = job.new_quantizer(seed=5, pq_dim=4, pq_bits=4, balance=0.25)
+    config = quantizer.get_config()
+    assert [config[key] for key in ("seed", "pq_dim", "pq_bits", "balance")] == [5, 4, 4, 0.25]
+    assert config["n_lists"] == job.n_lists
+    assert config["warmup_steps"] > 0
+
+
+def test_a_model_does_not_depend_on_what_ran_before() -> None:
+    job, name = gowalla_job(), TrialName("gowalla", "plain", 1)
+    first, again = (towers.run_job(job, name, variants.VARIANTS["plain"]) for _ in range(2))
+    np.testing.assert_array_equal(first.item_vectors, again.item_vectors)
+
+
+def test_quick_jobs_take_one_user_in_eight(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        with gzip.open(tmp_path / f"{part}.txt.gz", "wt") as lines:
+            lines.writelines(f"{user} {user % 90} {90 + user % 50}\n" for user in range(800))
+    name = TrialName("gowalla", "plain", 0)
+    assert len(towers.make_job(name, tmp_path, quick=True).queries) == 100
+    assert len(towers.make_job(name, tmp_path, quick=False).queries) == 800
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "message"),
+    [
+        ("gowalla", None, "data: expected the folder of gowalla, got none"),
+        ("netflix", Path(), "task: expected tutorial, movielens-1m or gowalla, got 'netflix'"),
+    ],
+)
+def test_unknown_jobs_are_refused(task: str, data: Path | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        towers.make_job(TrialName(task, "plain", 0), data, quick=False)
+
+
+def test_movielens_quantizer_defaults_to_the_demos() -> None:
+    config = movielens.new_quantizer(100).get_config()
+    assert (config["n_lists"], config["pq_dim"], config["pq_bits"]) == (32, 8, 8)
+    assert config["warmup_steps"] == 50
+    assert movielens.new_quantizer(100, warmup_steps=7).warmup_steps == 7
