@@ -46,11 +46,12 @@ help: ## list the tasks
 demo_tutorial       = workflows.poeem_tutorial --seed $(SEED)
 demo_movielens-100k = workflows.movielens --variant 100k $(if $(DATA),--data "$(DATA)")
 demo_movielens-1m   = workflows.movielens --variant 1m $(if $(DATA),--data "$(DATA)")
+demo_gowalla        = workflows.gowalla_towers --seed $(SEED) $(if $(DATA),--data "$(DATA)",$(error DATA=: expected the folder of the LightGCN split, train.txt.gz and test.txt.gz))
 demo_aliccp-sim     = workflows.aliccp --rows $(ROWS) --seed $(SEED)
 
 .PHONY: demo
-demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-100k|movielens-1m|aliccp-sim] [DATA=folder] [SEED=0] [ROWS=2000000]
-	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k, movielens-1m or aliccp-sim))
+demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-100k|movielens-1m|gowalla|aliccp-sim] [DATA=folder] [SEED=0] [ROWS=2000000]
+	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k, movielens-1m, gowalla or aliccp-sim))
 
 .PHONY: bench-quality
 bench-quality: .venv/merlin/.ready .venv/current/.ready ## train, then judge beside Faiss and ScaNN, into results/quality/: [DATA=folder of ml-1m/ and gowalla/] [QUICK=1] [QUALITY_ARGS=--seeds 0 --variants ...]

@@ -30,6 +30,7 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
     "faiss-cpu",
+    "scann",
     "tensorflow-cpu",
     "merlin-models",
 )
@@ -68,7 +69,7 @@ class Comparison:
     def add_faiss(self, method: str, factory: str, item_ids: Int64, vectors: Float32) -> None:
         """An index that Faiss builds afterwards from float item vectors, at the same size."""
         start = time.perf_counter()
-        built = _faiss_index(vectors.shape[1], factory)
+        built = faiss_index(vectors.shape[1], factory)
         built.train(vectors)
         built.add_with_ids(vectors, item_ids)
         seconds = time.perf_counter() - start
@@ -169,7 +170,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _faiss_index(dim: int, factory: str) -> faiss.Index:
+def faiss_index(dim: int, factory: str) -> faiss.Index:
     """An untrained index, without the two things that cost time and lines but change no result."""
     built = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     ivfpq = faiss.downcast_index(faiss.extract_index_ivf(built))

@@ -21,7 +21,7 @@ from benchmarks.quality.trial import Trial
 from merlin_poeem import Candidates, Index, open_searcher
 from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.search.convert_faiss import from_faiss
-from workflows.comparison import _faiss_index
+from workflows.comparison import faiss_index
 
 CHUNK_QUERIES = 1024
 SIZES = (4, 8, 16)
@@ -68,7 +68,7 @@ def built_by_faiss(trial: Trial, sizes: tuple[int, ...]) -> Iterator[Method]:
         ivf_pq = f"IVF{n_lists},PQ{pq_dim}x{pq_bits}"
         for name, factory in (("IVF-PQ", ivf_pq), ("OPQ+IVF-PQ", f"OPQ{pq_dim},{ivf_pq}")):
             start = time.perf_counter()
-            built = _faiss_index(dim, factory)
+            built = faiss_index(dim, factory)
             built.train(trial.item_vectors)
             built.add_with_ids(trial.item_vectors, trial.item_ids)
             seconds = time.perf_counter() - start
