@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from merlin_poeem import reference
 from merlin_poeem.arrays import Float32, Int32, Int64, as_item_ids, as_vectors, normalize
 from merlin_poeem.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
-from merlin_poeem.params import IVFPQParams, check_n_probes
+from merlin_poeem.params import IVFPQParams, Metric, check_n_probes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,9 +238,21 @@ class Index:
 
     def with_n_probes(self, n_probes: int) -> Index:
         """The same index with another default ``n_probes``; arrays are shared."""
-        params = replace(self.params, n_probes=check_n_probes(n_probes, self.n_lists))
+        return self._with_params(n_probes=check_n_probes(n_probes, self.n_lists))
+
+    def with_metric(self, metric: Metric) -> Index:
+        """The same lists and codes, searched by another metric; arrays are shared.
+
+        Worth a trial with the codes of a model that scores by cosine: their reconstructions are the
+        shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
+        depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
+        give :meth:`extend` vectors of length 1. ``ValueError`` for an unknown metric.
+        """
+        return self._with_params(metric=metric)
+
+    def _with_params(self, **changes: Any) -> Index:
         return Index(
-            params,
+            replace(self.params, **changes),
             self.quantization,
             self.list_offsets,
             lambda: self.item_ids,

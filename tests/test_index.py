@@ -186,6 +186,23 @@ def test_with_n_probes() -> None:
         index.with_n_probes(5)
 
 
+def test_with_metric_searches_the_same_codes_otherwise() -> None:
+    index = make_index(with_table=True)
+    queries = make_vectors(3)
+    for metric in ("inner_product", "cosine", "l2"):
+        other = index.with_metric(metric)
+        assert (other.params.metric, other.params.n_probes) == (metric, index.params.n_probes)
+        assert other.packed_codes is index.packed_codes
+        assert other.item_table is index.item_table
+        made = Index.from_codes(other.params, index.quantization, index.item_codes)
+        for got, expected in zip(
+            reference.search(other, queries, k=5), reference.search(made, queries, k=5), strict=True
+        ):
+            np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match=r"metric: expected one of .*got 'dot'"):
+        index.with_metric("dot")
+
+
 # Extending and removing.
 
 

@@ -155,8 +155,8 @@ def model_parts(task: Task) -> dict[str, Any]:
 
 
 def tower() -> mm.SequentialBlock:
-    """An embedding, normalised."""
-    return mm.SequentialBlock([ConcatFeatures(), mm.L2Norm()])
+    """An embedding and no layer above it."""
+    return mm.SequentialBlock([ConcatFeatures()])
 
 
 def joint_model(task: Task, quantizer: IVFPQQuantizer) -> mm.RetrievalModel:
@@ -169,7 +169,10 @@ def joint_model(task: Task, quantizer: IVFPQQuantizer) -> mm.RetrievalModel:
 def plain_model(task: Task) -> mm.RetrievalModel:
     """The same two towers without an index."""
     return mm.TwoTowerModel(
-        task.schema, query_tower=tower(), item_tower=tower(), **model_parts(task)
+        task.schema,
+        query_tower=tower().connect(mm.L2Norm()),
+        item_tower=tower().connect(mm.L2Norm()),
+        **model_parts(task),
     )
 
 
@@ -181,7 +184,7 @@ def new_quantizer(
     ``options`` are the quantizer's.
     """
     options = {"warmup_steps": int(WARMUP_SHARE * steps), **options}
-    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, seed=seed, **options)
+    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="cosine", seed=seed, **options)
 
 
 def train(

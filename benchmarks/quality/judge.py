@@ -14,6 +14,7 @@ from benchmarks.quality.methods import (
     exact,
     kmeans_lists,
     learned,
+    learned_by_inner_product,
     learned_lists,
 )
 from benchmarks.quality.relevance import MANY, Relevance
@@ -74,6 +75,8 @@ def methods_of(trial: Trial, sizes: tuple[int, ...]) -> Iterator[Method]:
     """What is compared on a trial, other than exact search; one at a time, as each takes memory."""
     if trial.index is not None:
         yield learned(trial, trial.index)
+        if trial.index.params.metric == "cosine":
+            yield learned_by_inner_product(trial, trial.index)
         yield learned_lists(trial, trial.index)
     if trial.name.variant in SOURCES:
         yield from built_by_faiss(trial, sizes)

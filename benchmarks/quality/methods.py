@@ -61,6 +61,13 @@ def learned(trial: Trial, index: Index) -> Method:
     return _quantized(trial.name.variant, trial, index, trial.facts["export_seconds"])
 
 
+def learned_by_inner_product(trial: Trial, index: Index) -> Method:
+    """The same codes, their reconstructions not normalised."""
+    name = f"{trial.name.variant}, by inner product"
+    same_codes = index.with_metric("inner_product")
+    return _quantized(name, trial, same_codes, trial.facts["export_seconds"])
+
+
 def built_by_faiss(trial: Trial, sizes: tuple[int, ...]) -> Iterator[Method]:
     """IVF-PQ and OPQ+IVF-PQ, clustered afterwards from the float vectors; ``sizes`` in bytes."""
     n_lists, dim = trial.facts["n_lists"], trial.item_vectors.shape[1]

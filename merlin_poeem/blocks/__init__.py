@@ -4,6 +4,7 @@ from merlin_poeem.blocks.export import encode_items, export_index, item_vectors,
 from merlin_poeem.blocks.fingerprint import StaleIndexError, check_fresh, tower_fingerprints
 from merlin_poeem.blocks.predict import batch_predict, save_encoder, top_k_encoder
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
+from merlin_poeem.blocks.query_refresh import refresh_queries
 from merlin_poeem.blocks.recall_callback import QuantizedRecall
 from merlin_poeem.blocks.searcher import TensorFlowSearcher
 from merlin_poeem.blocks.temperature import Temperature
@@ -30,6 +31,7 @@ __all__ = [
     "find_quantizer",
     "item_vectors",
     "query_vectors",
+    "refresh_queries",
     "save_encoder",
     "top_k_encoder",
     "tower_fingerprints",

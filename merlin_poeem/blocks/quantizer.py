@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from merlin_poeem.blocks import coarse, moving_means, product, warm_start
+from merlin_poeem.blocks import coarse, health, moving_means, product, warm_start
+from merlin_poeem.blocks.health import Health, Look
 from merlin_poeem.blocks.rotation import procrustes
 from merlin_poeem.item_codes import Quantization
 from merlin_poeem.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
@@ -29,7 +30,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
        SIGIR 2021, section 3.3), and the layer adds its own loss, a mean over the batch: the
        distortion ‖x − x̂‖², which draws x to x̂, and the imbalance of the lists. Centroids and
        codebook follow the vectors as moving means, the rotation by Procrustes solutions: no
-       optimizer has a part in them.
+       optimizer has a part in them. Every ``rotation_interval`` steps lists and codewords that
+       stand for nothing any more split cells with much distortion.
+
+    Item vectors that are not finite stop the training, before any state is overwritten. Where
+    lists, codewords, vectors or towers collapse or diverge, a line on stderr says so, at the start
+    and every ``rotation_interval`` steps; :meth:`health` says it at any time.
 
     In training, a random half of the rows pass unchanged in the joint phase too
     (``float_share``; compare quantization noise, Fan et al., ICLR 2021): the float vectors then
@@ -85,8 +91,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             a tower that Merlin's own ``connect`` puts the layer into.
         list_sharpness
             Inverse temperature of the soft assignments that ``balance`` and ``agreement`` look at.
+        rotation_interval
+            Training steps from one look at the sample to the next, with ``rotation`` or without:
+            what has died is revived, and problems are reported, then too.
         seed
-            Of the start's clustering and of the choice of float rows.
+            Of the start's clustering, of the choice of float rows and of revivals.
         """
         # Codes are chosen by tiny differences of distances: float32 under any mixed precision.
         kwargs["dtype"] = "float32"
@@ -120,6 +129,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self.list_sharpness = float(list_sharpness)
         self.rotation_interval = positive_int("rotation_interval", rotation_interval)
         self.seed = int(seed)
+        self._is_frozen = False
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Create the variables; ``ValueError`` unless ``pq_dim`` divides the input's width."""
@@ -135,34 +145,43 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self.sample = self._state("sample", (self.sample_size, dim))
         self.n_sampled = self._state("n_sampled", (), tf.int64)
         self.step = self._state("step", (), tf.int64)
+        self.length_at_start = self._state("length_at_start", ())
         self.is_started = self._state("is_started", (), tf.bool)
         self.passes_float = self._state("passes_float", (), tf.bool)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool = False, testing: bool = False) -> tf.Tensor:
-        """(batch, dim) item vectors to their reconstructions, see the class."""
+        """(batch, dim) item vectors to their reconstructions, see the class.
+
+        In training, ``InvalidArgumentError`` for vectors that are not finite.
+        """
+        learns = training and not self._is_frozen
+        if learns:
+            inputs = health.require_finite(inputs, self.name, self.step)
         inputs = self._normalized(inputs)
-        if training:
-            self._advance(tf.stop_gradient(inputs))
+        if learns:
+            with tf.control_dependencies([inputs]):
+                self._advance(tf.stop_gradient(inputs))
             outputs, loss = tf.cond(
                 self.is_started, lambda: self._joint(inputs), lambda: (inputs, tf.constant(0.0))
             )
             self.add_loss(loss)
             return outputs
         quantizes = tf.logical_and(self.is_started, tf.logical_not(self.passes_float))
-        return tf.cond(quantizes, lambda: self._reconstruct(inputs), lambda: inputs)
+        outputs = tf.cond(quantizes, lambda: self._reconstruct(inputs), lambda: inputs)
+        return tf.stop_gradient(outputs) if self._is_frozen else outputs
 
     def quantization(self) -> Quantization:
         """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
-        if not self.built or not bool(self.is_started.numpy()):
-            steps = int(self.step.numpy()) if self.built else 0
-            raise RuntimeError(
-                f"{self.name}: expected a started quantizer, got one after {steps} training steps; "
-                f"it starts after warmup_steps = {self.warmup_steps} and a sample of "
-                f"{self.sample_size} item vectors"
-            )
+        self._require_start()
         rotation = self.rotation.numpy() if self.learns_rotation else None
         return Quantization(self.coarse_centroids.numpy(), self.codebook.numpy(), rotation)
+
+    def health(self) -> Health:
+        """How the lists and codewords serve the latest item vectors; ``RuntimeError`` before the
+        start has been made."""
+        self._require_start()
+        return Health(**{name: float(value) for name, value in self._look().measures.items()})
 
     @contextmanager
     def float_mode(self) -> Iterator[None]:
@@ -173,6 +192,19 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             yield
         finally:
             self.passes_float.assign(before)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Training that is traced inside this context takes items as the index holds them.
+
+        Their reconstructions pass without gradient, and nothing here learns. For
+        :func:`~merlin_poeem.blocks.query_refresh.refresh_queries`, which compiles the model anew.
+        """
+        self._is_frozen = True
+        try:
+            yield
+        finally:
+            self._is_frozen = False
 
     def disagreement(self, queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         """() float32: how seldom items are in the lists that their queries visit, 0 before lists.
@@ -217,8 +249,17 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         del config["dtype"]
         return config
 
+    def _require_start(self) -> None:
+        if not self.built or not bool(self.is_started.numpy()):
+            steps = int(self.step.numpy()) if self.built else 0
+            raise RuntimeError(
+                f"{self.name}: expected a started quantizer, got one after {steps} training steps; "
+                f"it starts after warmup_steps = {self.warmup_steps} and a sample of "
+                f"{self.sample_size} item vectors"
+            )
+
     def _advance(self, vectors: tf.Tensor) -> None:
-        """Count the step, renew the sample, and start or rotate when it is time."""
+        """Count the step, renew the sample, and start or look at it when it is time."""
         step = self.step.assign_add(1)
         kept = vectors[: self.sample_size]
         n_kept = tf.cast(tf.shape(kept)[0], tf.int64)
@@ -228,9 +269,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         is_due = tf.logical_and(step > self.warmup_steps, n_sampled >= self.sample_size)
         starts = tf.logical_and(is_due, tf.logical_not(self.is_started))
         tf.cond(starts, lambda: _without_output(self._start), _nothing)
-        if self.learns_rotation:
-            turns = tf.logical_and(self.is_started, step % self.rotation_interval == 0)
-            tf.cond(turns, lambda: _without_output(self._rotate), _nothing)
+        looks = tf.logical_and(self.is_started, step % self.rotation_interval == 0)
+        tf.cond(looks, lambda: _without_output(self._renew), _nothing)
 
     # A function of its own, so that it is traced once and not in each of the many traces that
     # Keras makes of a layer when it trains and saves.
@@ -248,15 +288,44 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self.rotation.assign(rotation)
         self.coarse_centroids.assign(tf.matmul(centroids, rotation))
         self.codebook.assign(codebook)
+        self.length_at_start.assign(health.mean_length(sample))
+        look = self._look()
         x_rot = tf.matmul(sample, rotation)
-        self._follow(x_rot, *self._encode(x_rot), keep=tf.constant(0.0))
+        self._follow(x_rot, look.list_ids, look.codes, keep=tf.constant(0.0))
         self.is_started.assign(True)
+        health.report(look.measures, self.name, self.step.read_value())
 
     @tf.function
-    def _rotate(self) -> None:
-        sample = self.sample.read_value()
-        codes = self._encode(tf.matmul(sample, self.rotation))
-        self.rotation.assign(procrustes(sample, self._decode(*codes)))
+    def _renew(self) -> None:
+        """Report what the sample shows, revive what has died, and solve for the rotation anew."""
+        look = self._look()
+        health.report(look.measures, self.name, self.step.read_value())
+        tf.cond(health.has_dead(look), lambda: self._revive(look), _nothing)
+        if self.learns_rotation:
+            # Nothing of the sample was with the dead: its codes stand for what they stood for.
+            decoded = self._decode(look.list_ids, look.codes)
+            self.rotation.assign(procrustes(self.sample.read_value(), decoded))
+
+    @tf.function
+    def _look(self) -> Look:
+        x_rot = tf.matmul(self.sample, self.rotation)
+        return health.look(x_rot, *self._cells(), self.length_at_start.read_value())
+
+    def _revive(self, look: Look) -> None:
+        x_rot = tf.matmul(self.sample, self.rotation)
+        self._set_cells(*health.revived(look, x_rot, *self._cells(), self._seed_of_step()))
+
+    def _cells(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        lists = self.coarse_centroids.read_value(), self.list_counts.read_value()
+        return *lists, self.codebook.read_value(), self.code_counts.read_value()
+
+    def _set_cells(
+        self, centroids: tf.Tensor, list_counts: tf.Tensor, books: tf.Tensor, code_counts: tf.Tensor
+    ) -> None:
+        self.coarse_centroids.assign(centroids)
+        self.list_counts.assign(list_counts)
+        self.codebook.assign(books)
+        self.code_counts.assign(code_counts)
 
     def _normalized(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.math.l2_normalize(vectors, 1) if self.params.metric == "cosine" else vectors
@@ -308,16 +377,15 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         codebook, code_counts = product.follow(
             self.codebook, self.code_counts, residuals, codes, keep
         )
-        self.coarse_centroids.assign(centroids)
-        self.list_counts.assign(list_counts)
-        self.codebook.assign(codebook)
-        self.code_counts.assign(code_counts)
+        self._set_cells(centroids, list_counts, codebook, code_counts)
 
     def _quantized_rows(self, x: tf.Tensor) -> tf.Tensor:
         """(batch, 1) float: 0 for the rows that pass unquantized in this step, 1 for the others."""
-        seed = tf.stack([tf.cast(self.seed, tf.int64), self.step.read_value()])
-        draws = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed=seed)
+        draws = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed=self._seed_of_step())
         return tf.cast(draws >= self.float_share, x.dtype)
+
+    def _seed_of_step(self) -> tf.Tensor:
+        return tf.stack([tf.cast(self.seed, tf.int64), self.step.read_value()])
 
     def _state(
         self, name: str, shape: tuple[int, ...], dtype: Any = tf.float32, initializer: Any = "zeros"

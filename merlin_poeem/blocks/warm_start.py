@@ -1,4 +1,4 @@
-"""First values of centroids, rotation and codebook, from a sample of item vectors.
+"""First values of centroids, rotation and codebook, and new ones for dead cells, from a sample.
 
 Written with TensorFlow's own operations, so that the phase change happens inside the training
 graph: the model stays saveable and needs no callback.
@@ -16,6 +16,8 @@ from merlin_poeem.blocks.rotation import procrustes
 
 ITERATIONS = 25
 CHUNK_DISTANCES = 1 << 24
+# Of the way from a centroid to a point of its cell, where a dead centroid begins anew.
+SPLIT = 0.1
 
 
 def initial_centroids(sample: tf.Tensor, n_lists: int, seed: int) -> tf.Tensor:
@@ -72,7 +74,8 @@ def lloyd_step(points: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
     counts = tf.math.unsorted_segment_sum(ones, segments, n_sets * n_clusters)
     means = tf.reshape(sums / tf.maximum(counts, 1.0)[:, None], [n_sets, n_clusters, width])
     empty = tf.reshape(counts, [n_sets, n_clusters]) == 0
-    return tf.where(empty[..., None], _farthest_points(points, distances, empty), means)
+    farthest = tf.gather(points, _farthest(distances, empty), batch_dims=1)
+    return tf.where(empty[..., None], farthest, means)
 
 
 def assign(points: tf.Tensor, centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -102,6 +105,31 @@ def assign(points: tf.Tensor, centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     return _join_chunks(nearest, n_points), _join_chunks(smallest, n_points)
 
 
+def revive(
+    centroids: tf.Tensor,
+    dead: tf.Tensor,
+    points: tf.Tensor,
+    nearest: tf.Tensor,
+    distances: tf.Tensor,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """(m, k, width) centroids, where each ``dead`` (m, k) one splits the cell of a living one.
+
+    Of the (m, n, width) points, at squared ``distances`` (m, n) from their ``nearest`` centroids,
+    some are drawn without replacement, each with a probability in proportion to its distance, as
+    k-means++ draws: cells with much distortion, and not with one stray point. The new centroid is
+    beside that of the drawn point's cell, in the direction of the point, so that about half of the
+    cell comes to it. At the point itself, in many dimensions, nothing else would come to it.
+    ``seed`` (2,) makes the draw.
+    """
+    # The n largest of d / E, with E exponential: weighted draws (Efraimidis and Spirakis, 2006).
+    uniform = tf.random.stateless_uniform(tf.shape(distances), seed, minval=1e-7)
+    drawn = _farthest(distances / (1e-7 - tf.math.log(uniform)), dead)
+    beside = tf.gather(centroids, tf.gather(nearest, drawn, batch_dims=1), batch_dims=1)
+    moved = beside + SPLIT * (tf.gather(points, drawn, batch_dims=1) - beside)
+    return tf.where(dead[..., None], moved, centroids)
+
+
 def sample_size(n_lists: int, book_size: int) -> int:
     """Item vectors to start from: at least 32 a centroid and 64 a codeword, a power of two."""
     return 1 << math.ceil(math.log2(max(32 * n_lists, 64 * book_size)))
@@ -129,9 +157,9 @@ def _join_chunks(chunks: tf.Tensor, n_points: tf.Tensor) -> tf.Tensor:
     return tf.reshape(joined, [tf.shape(joined)[0], -1])[:, :n_points]
 
 
-def _farthest_points(points: tf.Tensor, distances: tf.Tensor, empty: tf.Tensor) -> tf.Tensor:
-    """For the i-th empty cluster of a set, the set's i-th worst represented point."""
-    n_points = tf.shape(points)[1]
+def _farthest(distances: tf.Tensor, empty: tf.Tensor) -> tf.Tensor:
+    """(m, k): for the i-th ``empty`` cluster of a set, the index of the set's i-th largest of
+    ``distances`` (m, n)."""
     order = tf.argsort(distances, axis=1, direction="DESCENDING")
-    rank = tf.cumsum(tf.cast(empty, tf.int32), axis=1, exclusive=True) % n_points
-    return tf.gather(points, tf.gather(order, rank, axis=1, batch_dims=1), axis=1, batch_dims=1)
+    rank = tf.cumsum(tf.cast(empty, tf.int32), axis=1, exclusive=True) % tf.shape(distances)[1]
+    return tf.gather(order, rank, axis=1, batch_dims=1)
