@@ -90,10 +90,10 @@ def test_judged_trials_are_not_judged_again_unless_asked(
     folder = quality_folder(judged, quick=True)
     before = json.loads((folder / "rows.json").read_text())["rows"]
     monkeypatch.setattr(judge, "judge", lambda trial, sizes: [{"task": str(trial.name)}])
-    assert judge.judge_all(folder, quick=True) == before
+    assert judge.judge_all(folder, (8,)) == before
     assert capsys.readouterr().out.count("judged already") == 5
     monkeypatch.setattr(judge, "write_json", lambda path, values: None)
-    assert judge.judge_all(folder, quick=True, again=True) == before
+    assert judge.judge_all(folder, (8,), again=True) == before
     assert "judged already" not in capsys.readouterr().out
 
 

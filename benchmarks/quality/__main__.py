@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.quality.judge import judge_all
+from benchmarks.quality.methods import SIZES
 from benchmarks.quality.report import plot, report
 from benchmarks.quality.trial import quality_folder
 from workflows.comparison import save_rows
@@ -20,12 +21,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--quick", action="store_true", help="the quick trials, 8 bytes alone")
+    parser.add_argument("--quick", action="store_true", help="the quick trials")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        choices=SIZES,
+        help="bytes an item of what is built afterwards; by default all, of quick trials 8",
+    )
     parser.add_argument("--again", action="store_true", help="judge anew what has been judged")
     options = parser.parse_args(arguments)
     folder = quality_folder(options.results, options.quick)
     try:
-        rows = judge_all(folder, quick=options.quick, again=options.again)
+        sizes = options.sizes or ((8,) if options.quick else SIZES)
+        rows = judge_all(folder, sizes, again=options.again)
     except FileNotFoundError as error:
         sys.exit(str(error))
     save_rows(rows, folder / "rows.json")

@@ -31,17 +31,16 @@ Row = dict[str, Any]
 SOURCES = ("plain", "ours-8")
 
 
-def judge_all(results: Path, *, quick: bool = False, again: bool = False) -> list[Row]:
+def judge_all(results: Path, sizes: tuple[int, ...] = SIZES, *, again: bool = False) -> list[Row]:
     """Rows of every whole trial; those judged before are read, unless ``again``.
 
-    ``quick`` leaves out all baselines but those of 8 bytes.
+    ``sizes`` are those of what is built afterwards, in bytes an item.
     """
     folders = whole_trials(results)
     if not folders:
         raise FileNotFoundError(
             f"{results}: expected trials, got none; run benchmarks.quality.training first"
         )
-    sizes = (8,) if quick else SIZES
     rows = []
     for number, folder in enumerate(folders, 1):
         path = folder / ROWS

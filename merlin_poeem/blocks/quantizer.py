@@ -198,7 +198,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         """Training that is traced inside this context takes items as the index holds them.
 
         Their reconstructions pass without gradient, and nothing here learns. For
-        :func:`~merlin_poeem.blocks.query_refresh.refresh_queries`, which compiles the model anew.
+        :func:`~merlin_poeem.blocks.query_refresh.refresh_queries`, which has the model traced anew.
         """
         self._is_frozen = True
         try:

@@ -316,10 +316,7 @@ class TestQueryTower:
     @pytest.fixture(scope="class")
     def saved(self, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         """A trained model, its index and its query tower saved, and what it finds for its users."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(towers.warm_start, "ITERATIONS", 3)
-            model = towers.v2(towers.make_quantizer(metric="cosine"))
-            towers.train(model)
+        model = towers.trained_model(towers.v2)
         index = export_index(model, towers.ITEMS, n_probes=4)
         folder = tmp_path_factory.mktemp("towers")
         save_index(index, folder / "index")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,19 +94,26 @@ def test_a_whole_trial_is_not_trained_again(
     assert "1 of 1: tutorial ours-8 seed 3: there already" in capsys.readouterr().out
 
 
-def movielens_job() -> towers.Job:
-    data = movielens_simulate.simulate("1m", share=0.005)
-    return towers.movielens_job(data)
+PLAIN = TrialName("gowalla", "plain", 0)
+MAKE_JOB = {
+    "movielens": lambda: towers.movielens_job(movielens_simulate.simulate("1m", share=0.005)),
+    "gowalla": lambda: towers.gowalla_job(gowalla.simulate(100, 300), seed=0),
+}
 
 
-def gowalla_job() -> towers.Job:
-    return towers.gowalla_job(gowalla.simulate(100, 300), seed=0)
+def run_plain(job: towers.Job) -> Trial:
+    return towers.run_job(job, PLAIN, variants.VARIANTS["plain"])
 
 
-@pytest.mark.parametrize("make_job", [movielens_job, gowalla_job])
-def test_jobs_with_seen_items(make_job: Callable[[], towers.Job]) -> None:
-    job = make_job()
-    trial = towers.run_job(job, TrialName("gowalla", "plain", 0), variants.VARIANTS["plain"])
+@pytest.fixture(scope="module", params=MAKE_JOB)
+def plain(request: pytest.FixtureRequest) -> tuple[towers.Job, Trial]:
+    """A job with seen items, and its plain model's trial."""
+    job = MAKE_JOB[request.param]()
+    return job, run_plain(job)
+
+
+def test_jobs_with_seen_items(plain: tuple[towers.Job, Trial]) -> None:
+    job, trial = plain
     assert trial.index is None
     assert len(trial.queries) == len(trial.relevance.groups) == len(trial.exclude)
     assert len(trial.item_ids) == len(trial.item_vectors) == len(job.items)
@@ -122,19 +129,23 @@ def test_jobs_with_seen_items(make_job: Callable[[], towers.Job]) -> None:
     assert config["warmup_steps"] > 0
 
 
-def test_a_model_does_not_depend_on_what_ran_before() -> None:
-    job, name = gowalla_job(), TrialName("gowalla", "plain", 1)
-    first, again = (towers.run_job(job, name, variants.VARIANTS["plain"]) for _ in range(2))
-    np.testing.assert_array_equal(first.item_vectors, again.item_vectors)
+@pytest.mark.parametrize("plain", ["gowalla"], indirect=True)
+def test_a_model_does_not_depend_on_what_ran_before(plain: tuple[towers.Job, Trial]) -> None:
+    job, first = plain
+    np.testing.assert_array_equal(first.item_vectors, run_plain(job).item_vectors)
 
 
 def test_quick_jobs_take_one_user_in_eight(tmp_path: Path) -> None:
     for part in ("train", "test"):
         with gzip.open(tmp_path / f"{part}.txt.gz", "wt") as lines:
             lines.writelines(f"{user} {user % 90} {90 + user % 50}\n" for user in range(800))
-    name = TrialName("gowalla", "plain", 0)
-    assert len(towers.make_job(name, tmp_path, quick=True).queries) == 100
-    assert len(towers.make_job(name, tmp_path, quick=False).queries) == 800
+    assert len(towers.make_job(PLAIN, tmp_path, quick=True).queries) == 100
+    assert len(towers.make_job(PLAIN, tmp_path, quick=False).queries) == 800
+
+
+def test_gowalla_needs_as_many_users_as_dimensions() -> None:
+    with pytest.raises(ValueError, match="expected at least 16 users and places, got 8"):
+        gowalla_towers.Task.of(gowalla.simulate(8, 300))
 
 
 @pytest.mark.parametrize(
