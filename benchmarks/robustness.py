@@ -33,6 +33,7 @@ N_USERS = 4096
 N_NEGATIVES = 512
 ITEMS_A_CLUSTER = 16
 PQ_DIM = 8
+AGREEMENT = 0.5
 K = 20
 LOOKS = 4
 TEMPERATURE = 0.1
@@ -198,6 +199,7 @@ def train(setting: Setting, task: Task) -> tuple[TwoTowers, str]:
         setting.pq_bits,
         metric=setting.metric,
         warmup_steps=0,
+        agreement=AGREEMENT,
         rotation_interval=STEPS[setting.batch_size] // LOOKS,
     )
     # The start has to wait for its sample.

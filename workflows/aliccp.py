@@ -60,6 +60,7 @@ BATCH_SIZE = 256
 EPOCHS = 4
 K = 100
 WARMUP_SHARE = 0.5
+AGREEMENT = 0.5
 JUDGED_USERS = 2_000
 MAX_MALFORMED = 1_000
 SHOWN_USERS = 3
@@ -111,6 +112,7 @@ def train(
         PQ_DIM,
         metric="cosine",
         warmup_steps=int(WARMUP_SHARE * steps),
+        agreement=AGREEMENT,
         sample_size=sample_size,
         seed=seed,
     )

@@ -47,6 +47,8 @@ EPOCHS = 3
 # Three times the tutorial's: the exact model gains from it too.
 LEARNING_RATE = 0.3
 WARMUP_SHARE = 0.35
+# What a query wants is a cluster or two.
+AGREEMENT = 0.5
 # Items with two digits out of two that differ: 4·3/2 · 2²·8² + 4 · 2³·8 + 2⁴.
 N_RIGHT = 1808
 CURVE_STRIDE = 37
@@ -190,7 +192,7 @@ def new_quantizer(
 
     ``options`` are the quantizer's.
     """
-    options = {"warmup_steps": int(WARMUP_SHARE * steps), **options}
+    options = {"warmup_steps": int(WARMUP_SHARE * steps), "agreement": AGREEMENT, **options}
     return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="cosine", seed=seed, **options)
 
 

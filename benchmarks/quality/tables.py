@@ -15,7 +15,7 @@ from benchmarks.quality.variants import VARIANTS
 KEYS = ["method", "form", "bytes_per_item"]
 EXACT = "exact of "
 LISTS = r"^(?:k-means lists|lists) of "
-ABLATION = r"^without-"
+ABLATION = r"^with(?:out)?-"
 Format = Callable[[float], str]
 
 

@@ -40,6 +40,8 @@ VARIANTS = {
     # Reconstruction and straight-through, every row quantized.
     "poeem-8": Variant(options=POEEM),
     "poeem-4": Variant(pq_bits=4, options=POEEM),
+    # Two ways of one part: the tutorial's workflow has it, the others have not.
+    "with-agreement": Variant(options={"agreement": 0.5}),
     "without-agreement": Variant(options={"agreement": 0.0}),
     "without-balance": Variant(options={"balance": 0.0}),
     "without-rotation": Variant(options={"rotation": False}),

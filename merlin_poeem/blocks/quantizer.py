@@ -57,7 +57,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         float_share: float = 0.5,
         commitment: float = 0.25,
         balance: float = 1.0,
-        agreement: float = 0.5,
+        agreement: float = 0.0,
         list_sharpness: float = 10.0,
         rotation_interval: int = 500,
         seed: int = 0,
@@ -87,7 +87,9 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             Weights of the distortion and of the imbalance in the loss.
         agreement
             Weight of the loss that brings items into the lists that their queries visit, see
-            :class:`~merlin_poeem.blocks.list_agreement.ListAgreement`; 0 leaves it out, and so does
+            :class:`~merlin_poeem.blocks.list_agreement.ListAgreement`. Half is worth much at few
+            probes where a query's items form clusters, and costs the float vectors where tastes are
+            mixed (docs/quality.md), so that it has to be asked for. 0 leaves it out, and so does
             a tower that Merlin's own ``connect`` puts the layer into.
         list_sharpness
             Inverse temperature of the soft assignments that ``balance`` and ``agreement`` look at.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from merlin_poeem.blocks import coarse, find_quantizer
+from merlin_poeem.blocks import IVFPQQuantizer, coarse, find_quantizer
 from tests.blocks.test_two_tower import make_quantizer, train, v1, v2
 
 pytestmark = pytest.mark.left
@@ -57,6 +57,7 @@ def test_models_learn_with_it_from_the_start_on():
 
 
 def test_weight_zero_attaches_nothing():
+    assert IVFPQQuantizer(4, 2).agreement == 0
     model = v1(make_quantizer(agreement=0))
     assert model.retrieval_block.post is None
     assert find_quantizer(model).agreement == 0

@@ -68,6 +68,7 @@ def make_quantizer(**options) -> IVFPQQuantizer:
             "pq_bits": 4,
             "warmup_steps": 4,
             "sample_size": 128,
+            "agreement": 0.5,
             **options,
         }
     )
