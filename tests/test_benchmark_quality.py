@@ -240,5 +240,10 @@ def test_without_scann_the_others_are_judged_and_it_says_so(
 ) -> None:
     monkeypatch.setitem(sys.modules, "scann", None)
     names = {method.name for method in judge.methods_of(trial, ())}
-    assert names == {"ours-8", "lists of ours-8", "k-means lists of ours-8 vectors"}
+    assert names == {
+        "ours-8",
+        "ours-8, by inner product",
+        "lists of ours-8",
+        "k-means lists of ours-8 vectors",
+    }
     assert "    ScaNN left out: " in capsys.readouterr().out
