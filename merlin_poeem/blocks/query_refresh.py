@@ -42,8 +42,8 @@ def refresh_queries(
     StaleIndexError, ValueError
         ``index`` is not the model's.
     RuntimeError
-        The quantizer has not started; or the item tower has changed after all, by a loss of its own
-        such as a regularizer of its embeddings: the index then has to be exported anew.
+        The quantizer has not started; or the item tower has changed after all, by a table that both
+        towers share, a regularizer or batch normalisation: the index then has to be exported anew.
     """
     quantizer = find_quantizer(model)
     quantizer.quantization()
@@ -53,8 +53,8 @@ def refresh_queries(
     fingerprints = tower_fingerprints(model)
     if fingerprints["item_tower"] != index.info[INFO_KEY]["item_tower"]:
         raise RuntimeError(
-            "item tower: expected it to stay as it is, got other weights: a loss of its own has "
-            "trained it, such as a regularizer; export the index anew"
+            "item tower: expected it to stay as it is, got other weights: a table that both towers "
+            "share, a regularizer or batch normalisation has moved it; export the index anew"
         )
     refreshed = index.with_n_probes(index.params.n_probes)
     refreshed.info[INFO_KEY] = fingerprints
