@@ -48,7 +48,6 @@ def make_trial(variant: str = "ours-8", seed: int = 0, task: str = "movielens-1m
         index,
         {
             "n_lists": N_LISTS,
-            "options": options.training_options,
             "seconds": 2.0,
             "export_seconds": 0.5,
         },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,9 @@ pytest.importorskip("faiss")
 pytest.importorskip("matplotlib")
 
 from benchmarks.quality import __main__ as command
-from benchmarks.quality import judge, methods, report, tables, training
+from benchmarks.quality import judge, methods, report, tables
 from benchmarks.quality.trial import (
     Trial,
-    TrialName,
     quality_folder,
     save_trial,
 )
@@ -173,65 +171,3 @@ def test_report_of_what_there_is(tmp_path: Path) -> None:
     assert "Ablations" not in report.report(rows)
     report.plot(rows, "movielens-1m", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
-
-
-# --- training's plan -----------------------------------------------------------------------------
-
-
-def test_tasks_without_data_are_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: list[TrialName] = []
-    monkeypatch.setattr(training, "_train", lambda name, *rest: trained.append(name) or True)
-    training.main(["--variants", "plain", "--seeds", "4", "--results", str(tmp_path)])
-    assert trained == [TrialName("tutorial", "plain", 4)]
-    assert "gowalla: left out, as there is no gowalla/ in --data (none given)" in (
-        capsys.readouterr().out
-    )
-
-
-def test_quick_trains_three_variants_from_one_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: list[TrialName] = []
-    monkeypatch.setattr(training, "_train", lambda name, *rest: trained.append(name) or True)
-    training.main(["--quick", "--tasks", "tutorial", "--results", str(tmp_path)])
-    assert trained == [TrialName("tutorial", v, 0) for v in ("plain", "ours-8", "poeem-8")]
-
-
-def test_whole_trials_are_skipped_and_failures_named_at_the_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_trial(make_trial("ours-8", 0, "tutorial"), quality_folder(tmp_path, quick=False))
-    trained: list[TrialName] = []
-    monkeypatch.setattr(training, "_train", lambda name, *rest: trained.append(name))
-    arguments = ["--tasks", "tutorial", "--variants", "plain", "ours-8", "--seeds", "0", "1"]
-    with pytest.raises(SystemExit, match="3 trainings failed: tutorial plain seed 0, "):
-        training.main([*arguments, "--results", str(tmp_path)])
-    assert [str(name) for name in trained] == [
-        "tutorial plain seed 0",
-        "tutorial plain seed 1",
-        "tutorial ours-8 seed 1",
-    ]
-    assert "2 of 4: tutorial ours-8 seed 0: there already" in capsys.readouterr().out
-
-
-def test_a_trial_with_other_options_is_refused(tmp_path: Path, trial: Trial) -> None:
-    other = replace(
-        trial,
-        name=TrialName("tutorial", "ours-8", 0),
-        facts={**trial.facts, "options": {"pq_dim": 8, "pq_bits": 8, "balance": 3}},
-    )
-    save_trial(other, quality_folder(tmp_path, quick=False))
-    with pytest.raises(SystemExit, match=r"expected a trial trained with .*; remove the folder"):
-        training.main(["--tasks", "tutorial", "--results", str(tmp_path)])
-
-
-def test_a_training_that_fails_shows_the_end_of_its_log(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training.sys, "executable", "false")
-    arguments = ["--tasks", "tutorial", "--variants", "plain", "--seeds", "0"]
-    with pytest.raises(SystemExit, match="1 trainings failed"):
-        training.main([*arguments, "--results", str(tmp_path)])
-    assert "tutorial plain seed 0: failed with exit code 1" in capsys.readouterr().out

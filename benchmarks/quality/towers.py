@@ -19,13 +19,18 @@ import tensorflow as tf
 
 from benchmarks.quality.relevance import Relevance
 from benchmarks.quality.trial import Trial, TrialName, save_trial
-from benchmarks.quality.variants import VARIANTS, Variant
+from benchmarks.quality.variants import VARIANTS
 from merlin_poeem import IdLists
-from merlin_poeem.blocks import export_index, item_vectors, query_vectors
+from merlin_poeem.blocks import IVFPQQuantizer, export_index, item_vectors, query_vectors
 from workflows import gowalla, gowalla_towers, movielens, movielens_data, poeem_tutorial
 from workflows.comparison import versions
 from workflows.movielens_features import make_features
 
+WORKFLOWS = {
+    "tutorial": poeem_tutorial,
+    "movielens-1m": movielens,
+    "gowalla": gowalla_towers,
+}
 QUICK_PAIRS = 100_000
 QUICK_SHARE = 8
 Model = tf.keras.Model
@@ -50,15 +55,31 @@ class Job:
     """The column of the ids to export; None is the one tagged so."""
 
 
-def run_job(job: Job, name: TrialName, variant: Variant) -> Trial:
+def recipe(name: TrialName) -> dict[str, Any]:
+    """All that a trial's training is told, but its data: by this a trial is known again.
+
+    What the variant says, what the quantizer does where nothing is said, and the workflow's
+    constants: a trial of other defaults is another trial.
+    """
+    variant = VARIANTS[name.variant]
+    defaults = {} if variant.pq_dim is None else IVFPQQuantizer(1, 1).get_config()
+    constants = {
+        constant: value
+        for constant, value in vars(WORKFLOWS[name.task]).items()
+        if constant.isupper() and isinstance(value, int | float)
+    }
+    return {"quantizer": {**defaults, **variant.training_options}, "workflow": constants}
+
+
+def run_job(job: Job, name: TrialName) -> Trial:
     """Train, and take from the model what judging needs."""
+    variant = VARIANTS[name.variant]
     tf.keras.utils.set_random_seed(name.seed)
-    options = variant.training_options
     start = time.perf_counter()
     if variant.pq_dim is None:
         model = job.plain_model()
     else:
-        model = job.joint_model(job.new_quantizer(seed=name.seed, **options))
+        model = job.joint_model(job.new_quantizer(seed=name.seed, **variant.training_options))
     job.train(model)
     seconds = time.perf_counter() - start
     index = None
@@ -75,7 +96,7 @@ def run_job(job: Job, name: TrialName, variant: Variant) -> Trial:
         index,
         {
             "n_lists": job.n_lists,
-            "options": options,
+            "recipe": recipe(name),
             "seconds": seconds,
             "export_seconds": export_seconds,
             "versions": versions(),
@@ -176,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Initializing an NVTabular Dataset in CPU mode")
     name = TrialName(options.task, options.variant, options.seed)
     job = make_job(name, options.data, options.quick)
-    save_trial(run_job(job, name, VARIANTS[options.variant]), options.results)
+    save_trial(run_job(job, name), options.results)
 
 
 if __name__ == "__main__":

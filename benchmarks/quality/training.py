@@ -12,7 +12,9 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from benchmarks.quality.towers import recipe
 from benchmarks.quality.trial import TrialName, quality_folder, read_facts
 from benchmarks.quality.variants import QUICK_VARIANTS, TASKS, VARIANTS
 
@@ -65,15 +67,27 @@ def _has_data(task: str, data: Path | None) -> bool:
 
 
 def _refuse_others(names: list[TrialName], results: Path) -> None:
-    """Exit where a trial was trained with other options than its variant has now."""
+    """Exit where a trial was trained by another recipe than its variant has now."""
     for name in names:
         facts = read_facts(name.folder(results))
-        expected = VARIANTS[name.variant].training_options
-        if facts is not None and facts["options"] != expected:
-            sys.exit(
-                f"{name.folder(results)}: expected a trial trained with {expected}, "
-                f"got {facts['options']}; remove the folder to train it anew"
-            )
+        if facts is None:
+            continue
+        expected, got = recipe(name), facts.get("recipe", {})
+        for part, settings in expected.items():
+            others = got.get(part, {})
+            differing = {
+                key for key in {*settings, *others} if settings.get(key) != others.get(key)
+            }
+            if differing:
+                sys.exit(
+                    f"{name.folder(results)}: expected a trial trained with "
+                    f"{_of(settings, differing)}, got {_of(others, differing)} ({part}); "
+                    "remove the folder to train it anew"
+                )
+
+
+def _of(settings: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: settings.get(name) for name in sorted(names)}
 
 
 def _train(name: TrialName, results: Path, data: Path | None, quick: bool) -> bool:

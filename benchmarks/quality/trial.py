@@ -55,7 +55,7 @@ class Trial:
     index: Index | None
     """What the model learned; None of a model without a quantizer."""
     facts: dict[str, Any]
-    """JSON values: at least ``n_lists``, ``options`` of the training and its ``seconds``."""
+    """JSON values: at least ``n_lists``, the ``recipe`` of the training and its ``seconds``."""
 
 
 def quality_folder(results: Path, quick: bool) -> Path:

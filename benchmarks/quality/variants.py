@@ -25,7 +25,7 @@ class Variant:
 
     @property
     def training_options(self) -> dict[str, Any]:
-        """All that the quantizer is told: by these a trial is known again."""
+        """All that the quantizer is told."""
         return {"pq_dim": self.pq_dim, "pq_bits": self.pq_bits, **self.options}
 
 
