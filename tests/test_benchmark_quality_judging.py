@@ -20,7 +20,7 @@ from benchmarks.quality.trial import (
     save_trial,
 )
 from merlin_poeem.evaluate import agreement, recall_at_k
-from tests.quality_trials import N_ITEMS, N_LISTS, make_trial, one_thread
+from tests.quality_trials import N_ITEMS, N_LISTS, N_QUERIES, make_trial, one_thread
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 
@@ -78,7 +78,7 @@ def test_command_writes_rows_tables_and_pictures(judged: Path) -> None:
     assert saved["versions"]["numpy"] == np.__version__
     assert {row["task"] for row in saved["rows"]} == {"movielens-1m", "tutorial"}
     text = (folder / "quality.md").read_text()
-    assert "## movielens-1m\n\n400 items, seeds 0, 1." in text
+    assert f"## movielens-1m\n\n400 items, {N_QUERIES} queries, seeds 0, 1." in text
     for task in ("tutorial", "movielens-1m"):
         assert (folder / f"{task}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -94,6 +94,24 @@ def test_judged_trials_are_not_judged_again_unless_asked(
     monkeypatch.setattr(judge, "write_json", lambda path, values: None)
     assert judge.judge_all(folder, (8,), again=True) == before
     assert "judged already" not in capsys.readouterr().out
+    assert judge.judge_all(folder, (8,), n_queries=7) == before
+    assert "judged already" not in capsys.readouterr().out
+
+
+def test_some_queries_are_the_same_ones_of_every_trial() -> None:
+    trials = [make_trial("plain", 0), make_trial("poeem-8", 0)]
+    some, others = (trial.of_some_queries(7) for trial in trials)
+    np.testing.assert_array_equal(some.queries, others.queries)
+    is_kept = (trials[0].queries[:, None] == some.queries).all(axis=2).any(axis=1)
+    rows = np.flatnonzero(is_kept)
+    assert len(rows) == 7
+    np.testing.assert_array_equal(some.queries, trials[0].queries[rows])
+    np.testing.assert_array_equal(some.relevance.groups, trials[0].relevance.groups[rows])
+    assert [list(some.exclude.row(i)) for i in range(7)] == [
+        list(trials[0].exclude.row(i)) for i in rows
+    ]
+    everything = trials[0].of_some_queries(10**6)
+    np.testing.assert_array_equal(everything.queries, trials[0].queries)
 
 
 def test_command_without_trials_says_what_to_do(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Gowalla: two towers of users and places, trained jointly with their index.
 
-The towers know users and places by number alone. Their embeddings start from a singular value
-decomposition of the visits (see ``workflows.gowalla``), so that a few epochs are enough.
+The towers know users and places by number, and how popular a place is. Their embeddings start from
+a singular value decomposition of the visits (see ``workflows.gowalla``), so that a few epochs are
+enough.
 
     python -m workflows.gowalla_towers --data FOLDER
 """
@@ -46,12 +47,16 @@ TEMPERATURE = 0.1
 LEARNING_RATE = 40.0
 # Length of the embeddings at the start: the longer, the less a step turns them.
 START_LENGTH = 0.8
+# How much longer a place's vector is for each e-fold of visits. The direction of a place that few
+# visited is little known: where all vectors are of one length, recall@20 is .175 and not .18.
+LENGTH_BY_POPULARITY = 0.08
+POPULARITY = "item_popularity"
 BATCH_SIZE = 1024
 EPOCHS = 8
-N_LISTS = 256
+N_LISTS = 1024
 PQ_DIM = 8
-N_PROBES = (1, 2, 4, 8, 12, 24, 256)
-DEFAULT_PROBES = 12
+N_PROBES = (1, 4, 16, 40, 100, 1024)
+DEFAULT_PROBES = 40
 WARMUP_SHARE = 0.5
 K = 20
 
@@ -64,7 +69,9 @@ class Task:
     users: pd.DataFrame
     """A row a user with visits to be found: ``user_id``."""
     items: pd.DataFrame
-    """A row a place with training visits, the catalog: ``item_id``."""
+    """A row a place with training visits, the catalog: ``item_id``, ``item_popularity``."""
+    visits: pd.DataFrame
+    """The training visits: ``user_id``, ``item_id``, ``item_popularity``."""
     starts: dict[str, Float32]
     """By column, (vocabulary, DIM) float32 first values of the embeddings."""
     item_frequencies: Int64
@@ -82,32 +89,34 @@ class Task:
             raise ValueError(f"check_ins: expected at least {DIM} users and places, got {fewest}")
         sizes = {c: 1 + int(max(train[c].max(), test[c].max())) for c in ("user_id", "item_id")}
         vectors = factorize(train, DIM, seed)
+        frequencies = np.bincount(train["item_id"], minlength=sizes["item_id"])
         return cls(
             check_ins,
             pd.DataFrame({"user_id": np.unique(test["user_id"])}),
-            pd.DataFrame({"item_id": np.unique(train["item_id"])}),
+            _with_popularity(pd.DataFrame({"item_id": vectors.item_ids}), frequencies),
+            _with_popularity(train, frequencies),
             {
                 "user_id": _start(sizes["user_id"], vectors.user_ids, vectors.users),
                 "item_id": _start(sizes["item_id"], vectors.item_ids, vectors.items),
             },
-            np.bincount(train["item_id"], minlength=sizes["item_id"]),
+            frequencies,
         )
 
     @cached_property
     def schema(self) -> Schema:
-        """One user id and one place id, as a Merlin schema."""
+        """One user id, one place id and its popularity, as a Merlin schema."""
         tags = {"user_id": [Tags.USER, Tags.USER_ID], "item_id": [Tags.ITEM, Tags.ITEM_ID]}
-        return Schema(
-            [
-                ColumnSchema(
-                    name,
-                    dtype=np.int64,
-                    tags=[*tags[name], Tags.CATEGORICAL],
-                    properties={"domain": {"min": 0, "max": len(start) - 1, "name": name}},
-                )
-                for name, start in self.starts.items()
-            ]
-        )
+        ids = [
+            ColumnSchema(
+                name,
+                dtype=np.int64,
+                tags=[*tags[name], Tags.CATEGORICAL],
+                properties={"domain": {"min": 0, "max": len(start) - 1, "name": name}},
+            )
+            for name, start in self.starts.items()
+        ]
+        tags_of_popularity = [Tags.ITEM, Tags.CONTINUOUS]
+        return Schema([*ids, ColumnSchema(POPULARITY, dtype=np.float32, tags=tags_of_popularity)])
 
     @cached_property
     def relevant(self) -> IdLists:
@@ -125,6 +134,13 @@ class Task:
             "recall_at_20": recall_at_k(found, self.relevant, K),
             "ndcg_at_20": ndcg_at_k(found, self.relevant, K),
         }
+
+
+def _with_popularity(frame: pd.DataFrame, frequencies: Int64) -> pd.DataFrame:
+    """``frame`` with the logarithm of each place's visits, less its mean over the catalog."""
+    logarithms = np.log(np.maximum(frequencies, 1))
+    centred = logarithms - logarithms[frequencies > 0].mean()
+    return frame.assign(**{POPULARITY: centred[frame["item_id"]].astype(np.float32)})
 
 
 def _start(size: int, ids: Int64, vectors: Float32) -> Float32:
@@ -154,15 +170,34 @@ def model_parts(task: Task) -> dict[str, Any]:
     }
 
 
-def tower() -> mm.SequentialBlock:
-    """An embedding and no layer above it."""
-    return mm.SequentialBlock([ConcatFeatures()])
+@tf.keras.utils.register_keras_serializable(package="merlin_poeem.workflows")
+class LengthByPopularity(mm.Block):
+    """The direction of a place's embedding, longer the more popular the place is."""
+
+    def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        """(batch, DIM) of the embedding ``item_id`` and the (batch, 1) ``item_popularity``."""
+        length = 1 + LENGTH_BY_POPULARITY * tf.cast(inputs[POPULARITY], tf.float32)
+        return tf.math.l2_normalize(inputs["item_id"], 1) * tf.reshape(length, [-1, 1])
+
+    def compute_output_shape(self, input_shape: dict[str, tf.TensorShape]) -> tf.TensorShape:
+        """The embedding's."""
+        return input_shape["item_id"]
+
+
+def query_tower() -> mm.SequentialBlock:
+    """An embedding of length 1."""
+    return mm.SequentialBlock([ConcatFeatures(), mm.L2Norm()])
+
+
+def item_tower() -> mm.SequentialBlock:
+    """An embedding whose length is a matter of popularity."""
+    return mm.SequentialBlock([LengthByPopularity()])
 
 
 def joint_model(task: Task, quantizer: IVFPQQuantizer) -> mm.RetrievalModel:
     """The two towers with the index in them."""
     return QuantizedTwoTowerModel(
-        task.schema, tower(), quantizer, item_tower=tower(), **model_parts(task)
+        task.schema, query_tower(), quantizer, item_tower=item_tower(), **model_parts(task)
     )
 
 
@@ -170,8 +205,8 @@ def plain_model(task: Task) -> mm.RetrievalModel:
     """The same two towers without an index."""
     return mm.TwoTowerModel(
         task.schema,
-        query_tower=tower().connect(mm.L2Norm()),
-        item_tower=tower().connect(mm.L2Norm()),
+        query_tower=query_tower(),
+        item_tower=item_tower(),
         **model_parts(task),
     )
 
@@ -184,7 +219,7 @@ def new_quantizer(
     ``options`` are the quantizer's.
     """
     options = {"warmup_steps": int(WARMUP_SHARE * steps), **options}
-    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="cosine", seed=seed, **options)
+    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="inner_product", seed=seed, **options)
 
 
 def train(
@@ -196,13 +231,13 @@ def train(
     )
     # Adagrad and Adam learn rare users and places by heart: recall@20 of .172 in the place of .181.
     model.compile(optimizer=tf.keras.optimizers.SGD(rate), run_eagerly=False, metrics=[])
-    dataset = Dataset(task.check_ins.train[task.schema.column_names], schema=task.schema)
+    dataset = Dataset(task.visits[task.schema.column_names], schema=task.schema)
     model.fit(dataset, batch_size=batch_size, epochs=epochs)
 
 
 def n_steps(task: Task, batch_size: int = BATCH_SIZE, epochs: int = EPOCHS) -> int:
     """Training steps in all."""
-    return epochs * -(-len(task.check_ins.train) // batch_size)
+    return epochs * -(-len(task.visits) // batch_size)
 
 
 def run(

@@ -29,12 +29,15 @@ def main(arguments: list[str] | None = None) -> None:
         choices=SIZES,
         help="bytes an item of what is built afterwards; by default all, of quick trials 8",
     )
+    parser.add_argument(
+        "--queries", type=int, help="judge by so many of each trial's queries; by default all"
+    )
     parser.add_argument("--again", action="store_true", help="judge anew what has been judged")
     options = parser.parse_args(arguments)
     folder = quality_folder(options.results, options.quick)
     try:
         sizes = options.sizes or ((8,) if options.quick else SIZES)
-        rows = judge_all(folder, sizes, again=options.again)
+        rows = judge_all(folder, sizes, n_queries=options.queries, again=options.again)
     except FileNotFoundError as error:
         sys.exit(str(error))
     save_rows(rows, folder / "rows.json")

@@ -31,26 +31,42 @@ Row = dict[str, Any]
 SOURCES = ("plain", "ours-8")
 
 
-def judge_all(results: Path, sizes: tuple[int, ...] = SIZES, *, again: bool = False) -> list[Row]:
-    """Rows of every whole trial; those judged before are read, unless ``again``.
+def judge_all(
+    results: Path,
+    sizes: tuple[int, ...] = SIZES,
+    *,
+    n_queries: int | None = None,
+    again: bool = False,
+) -> list[Row]:
+    """Rows of every whole trial; those judged before in the same way are read, unless ``again``.
 
-    ``sizes`` are those of what is built afterwards, in bytes an item.
+    ``sizes`` are those of what is built afterwards, in bytes an item. With ``n_queries``, that many
+    of a trial's queries are judged by, the same ones in every trial of a task.
     """
     folders = whole_trials(results)
     if not folders:
         raise FileNotFoundError(
             f"{results}: expected trials, got none; run benchmarks.quality.training first"
         )
+    how = {"sizes": list(sizes), "n_queries": n_queries}
     rows = []
     for number, folder in enumerate(folders, 1):
         path = folder / ROWS
-        was_judged = path.is_file() and not again
-        how = ": judged already" if was_judged else ""
-        print(f"{number} of {len(folders)}: {folder.parent.name} {folder.name}{how}", flush=True)
+        was_judged = not again and _was_judged(path, how)
+        note = ": judged already" if was_judged else ""
+        print(f"{number} of {len(folders)}: {folder.parent.name} {folder.name}{note}", flush=True)
         if not was_judged:
-            write_json(path, {"rows": judge(load_trial(folder), sizes), "versions": versions()})
+            trial = load_trial(folder)
+            if n_queries is not None:
+                trial = trial.of_some_queries(n_queries)
+            found = {"rows": judge(trial, sizes), "how": how, "versions": versions()}
+            write_json(path, found)
         rows += json.loads(path.read_text())["rows"]
     return rows
+
+
+def _was_judged(path: Path, how: dict[str, Any]) -> bool:
+    return path.is_file() and json.loads(path.read_text()).get("how") == how
 
 
 def judge(trial: Trial, sizes: tuple[int, ...] = SIZES) -> list[Row]:
@@ -97,6 +113,7 @@ def _row(trial: Trial, method: Method, n_probes: int, found: Candidates, truth: 
         "n_probes": n_probes,
         "bytes_per_item": method.bytes_per_item,
         "n_items": n_items,
+        "n_queries": len(trial.queries),
         "items_scanned": float(n_items if lists is None else lists.scanned[n_probes - 1]),
         **{metric: quality[metric] for metric in TASKS[trial.name.task].metrics},
         f"agreement_at_{MANY}": truth.share_found(found),

@@ -46,8 +46,8 @@ def report(rows: list[Row]) -> str:
         if any(row["task"] == task for row in rows):
             frame = frame_of(rows, task)
             seeds = ", ".join(map(str, sorted(frame["seed"].unique())))
-            n_items = int(frame["n_items"].max())
-            parts.append(f"## {task}\n\n{n_items:,} items, seeds {seeds}.\n")
+            n_items, n_queries = (int(frame[name].max()) for name in ("n_items", "n_queries"))
+            parts.append(f"## {task}\n\n{n_items:,} items, {n_queries:,} queries, seeds {seeds}.\n")
             parts += [table.markdown() for table in _tables(frame, TASKS[task].metrics)]
     return "\n".join(parts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,20 @@ class Trial:
     """What the model learned; None of a model without a quantizer."""
     facts: dict[str, Any]
     """JSON values: at least ``n_lists``, the ``recipe`` of the training and its ``seconds``."""
+
+    def of_some_queries(self, n_queries: int) -> Trial:
+        """The trial with ``n_queries`` of its queries, drawn at random, or all where it has fewer.
+
+        Trials with the same queries are left with the same ones.
+        """
+        rng = np.random.default_rng(0)
+        n_kept = min(n_queries, len(self.queries))
+        kept = np.sort(rng.choice(len(self.queries), n_kept, replace=False))
+        exclude = self.exclude
+        if exclude is not None:
+            exclude = IdLists.from_rows([exclude.row(i) for i in kept])
+        relevance = Relevance(self.relevance.lists, self.relevance.groups[kept])
+        return replace(self, queries=self.queries[kept], relevance=relevance, exclude=exclude)
 
 
 def quality_folder(results: Path, quick: bool) -> Path:

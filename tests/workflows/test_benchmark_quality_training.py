@@ -136,6 +136,16 @@ def test_a_model_does_not_depend_on_what_ran_before(plain: tuple[towers.Job, Tri
     np.testing.assert_array_equal(first.item_vectors, run_plain(job).item_vectors)
 
 
+@pytest.mark.parametrize("plain", ["gowalla"], indirect=True)
+def test_popular_places_have_longer_vectors(plain: tuple[towers.Job, Trial]) -> None:
+    _, trial = plain
+    visits = gowalla.simulate(100, 300).train["item_id"].value_counts()
+    logarithms = np.log(visits[trial.item_ids].to_numpy())
+    expected = 1 + gowalla_towers.LENGTH_BY_POPULARITY * (logarithms - logarithms.mean())
+    np.testing.assert_allclose(np.linalg.norm(trial.item_vectors, axis=1), expected, rtol=1e-5)
+    assert expected.max() > 1.05 * expected.min()
+
+
 def test_quick_jobs_take_one_user_in_eight(tmp_path: Path) -> None:
     for part in ("train", "test"):
         with gzip.open(tmp_path / f"{part}.txt.gz", "wt") as lines:
