@@ -57,7 +57,8 @@ N_LISTS = 1024
 PQ_DIM = 8
 N_PROBES = (1, 4, 16, 40, 100, 1024)
 DEFAULT_PROBES = 40
-WARMUP_SHARE = 0.5
+# Towers that have settled lose less to the index that starts then: .5 cost 2 % of recall.
+WARMUP_SHARE = 0.75
 K = 20
 
 
@@ -214,7 +215,7 @@ def plain_model(task: Task) -> mm.RetrievalModel:
 def new_quantizer(
     steps: int, *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
 ) -> IVFPQQuantizer:
-    """The places' index, which starts in the middle of the training ``steps``.
+    """The places' index, which starts when three quarters of the training ``steps`` are done.
 
     ``options`` are the quantizer's.
     """

@@ -44,14 +44,15 @@ from workflows.plot import plot_quality
 DIM = 64
 TEMPERATURE = 0.15
 LEARNING_RATE = 0.005
-N_LISTS = 32
+N_LISTS = 128
 PQ_DIM = 8
-N_PROBES = (1, 2, 4, 8, 16, 32)
-DEFAULT_PROBES = 8
+N_PROBES = (1, 4, 8, 16, 32, 128)
+DEFAULT_PROBES = 32
 BATCH_SIZE = 1024
 EPOCHS = 6
 K = 20
-WARMUP_SHARE = 0.5
+# Towers that have settled lose next to nothing to the index that starts then: .35 cost 2 % of recall.
+WARMUP_SHARE = 0.75
 SHOWN_USERS = 3
 SHOWN_FILMS = ("Toy Story (1995)", "Alien (1979)", "Casablanca (1942)")
 CACHE = Path("~/.cache/merlin_poeem")
@@ -122,7 +123,7 @@ def n_steps(features: Features, batch_size: int, epochs: int) -> int:
 def new_quantizer(
     steps: int, *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
 ) -> IVFPQQuantizer:
-    """The films' index, which starts when half of the training ``steps`` are done.
+    """The films' index, which starts when three quarters of the training ``steps`` are done.
 
     ``options`` are the quantizer's.
     """

@@ -173,6 +173,6 @@ def test_unknown_jobs_are_refused(task: str, data: Path | None, message: str) ->
 
 def test_movielens_quantizer_defaults_to_the_demos() -> None:
     config = movielens.new_quantizer(100).get_config()
-    assert (config["n_lists"], config["pq_dim"], config["pq_bits"]) == (32, 8, 8)
-    assert config["warmup_steps"] == 50
+    assert (config["n_lists"], config["pq_dim"], config["pq_bits"]) == (128, 8, 8)
+    assert config["warmup_steps"] == 75
     assert movielens.new_quantizer(100, warmup_steps=7).warmup_steps == 7
