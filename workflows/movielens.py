@@ -51,7 +51,7 @@ DEFAULT_PROBES = 32
 BATCH_SIZE = 1024
 EPOCHS = 6
 K = 20
-# Towers that have settled lose next to nothing to the index that starts then: .35 cost 2 % of recall.
+# Towers that have settled lose next to nothing to an index that starts then; .35 cost 2 %.
 WARMUP_SHARE = 0.75
 SHOWN_USERS = 3
 SHOWN_FILMS = ("Toy Story (1995)", "Alien (1979)", "Casablanca (1942)")
