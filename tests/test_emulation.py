@@ -165,7 +165,7 @@ __global__ void faults(int which, float* out) {
     case 6: memory[blockDim.x + i] = 0; break;
     case 7: own[-1 - i % 2] = 0; break;
     case 8: out[i] = memory[i] + own[i % 3]; break;
-    case 9: if (i % 32 == 7) __syncwarp(0xffu); break;
+    case 9: if (i % 32 == 7) { __syncwarp(0xffu); out[i] = 1.0f; } break;
   }
 }
 
@@ -400,7 +400,9 @@ def test_faults_are_errors_that_say_where(which: int) -> None:
 
 
 def test_a_lane_that_waits_for_exited_lanes_goes_on() -> None:
-    inline_kernel("faults")((1,), (32,), (np.int32(9), np.zeros(32, np.float32)), 128)
+    out = np.zeros(32, np.float32)
+    inline_kernel("faults")((1,), (32,), (np.int32(9), out), 128)
+    assert np.flatnonzero(out).tolist() == [7]
 
 
 def test_shared_memory_that_nobody_wrote_is_nan() -> None:

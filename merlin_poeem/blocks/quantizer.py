@@ -77,7 +77,9 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             Learn a rotation: OPQ at the start, then solved again every ``rotation_interval`` steps
             (Procrustes, on the sample), so that it follows the moving embeddings.
         warmup_steps
-            Training steps before the start. It waits for a full sample in any case.
+            Training steps before the start, which waits for a full sample in any case. Towers that
+            have settled lose less to the index: three quarters of the training is a good start, a
+            third where ``agreement`` has to bring items into their lists (docs/quality.md).
         sample_size
             Vectors that the start is made from, and that the moving means look back on; None is
             at least 32 per centroid and 64 per codeword.
