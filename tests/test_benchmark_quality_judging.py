@@ -94,7 +94,10 @@ def test_judged_trials_are_not_judged_again_unless_asked(
     monkeypatch.setattr(judge, "write_json", lambda path, values: None)
     assert judge.judge_all(folder, (8,), again=True) == before
     assert "judged already" not in capsys.readouterr().out
+    judged_by: list[int] = []
+    monkeypatch.setattr(judge, "judge", lambda trial, sizes: judged_by.append(len(trial.queries)))
     assert judge.judge_all(folder, (8,), n_queries=7) == before
+    assert judged_by == [7] * 5
     assert "judged already" not in capsys.readouterr().out
 
 
@@ -110,6 +113,8 @@ def test_some_queries_are_the_same_ones_of_every_trial() -> None:
     assert [list(some.exclude.row(i)) for i in range(7)] == [
         list(trials[0].exclude.row(i)) for i in rows
     ]
+    with pytest.raises(ValueError, match="queries"):
+        trials[0].of_some_queries(0)
     everything = trials[0].of_some_queries(10**6)
     np.testing.assert_array_equal(everything.queries, trials[0].queries)
 

@@ -71,7 +71,7 @@ class Task:
     """A row a user with visits to be found: ``user_id``."""
     items: pd.DataFrame
     """A row a place with training visits, the catalog: ``item_id``, ``item_popularity``."""
-    visits: pd.DataFrame
+    training_pairs: pd.DataFrame
     """The training visits: ``user_id``, ``item_id``, ``item_popularity``."""
     starts: dict[str, Float32]
     """By column, (vocabulary, DIM) float32 first values of the embeddings."""
@@ -232,13 +232,13 @@ def train(
     )
     # Adagrad and Adam learn rare users and places by heart: recall@20 of .172 in the place of .181.
     model.compile(optimizer=tf.keras.optimizers.SGD(rate), run_eagerly=False, metrics=[])
-    dataset = Dataset(task.visits[task.schema.column_names], schema=task.schema)
+    dataset = Dataset(task.training_pairs[task.schema.column_names], schema=task.schema)
     model.fit(dataset, batch_size=batch_size, epochs=epochs)
 
 
 def n_steps(task: Task, batch_size: int = BATCH_SIZE, epochs: int = EPOCHS) -> int:
     """Training steps in all."""
-    return epochs * -(-len(task.visits) // batch_size)
+    return epochs * -(-len(task.training_pairs) // batch_size)
 
 
 def run(

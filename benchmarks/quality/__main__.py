@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--again", action="store_true", help="judge anew what has been judged")
     options = parser.parse_args(arguments)
+    if options.queries is not None and options.queries < 1:
+        parser.error(f"--queries: expected at least 1, got {options.queries}")
     folder = quality_folder(options.results, options.quick)
     try:
         sizes = options.sizes or ((8,) if options.quick else SIZES)

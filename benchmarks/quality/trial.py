@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.quality.relevance import Relevance
 from merlin_poeem import IdLists, Index, load_index, save_index
 from merlin_poeem.arrays import Float32, Int64
+from merlin_poeem.params import positive_int
 
 FACTS = "trial.json"
 ROWS = "rows.json"
@@ -60,10 +61,10 @@ class Trial:
     def of_some_queries(self, n_queries: int) -> Trial:
         """The trial with ``n_queries`` of its queries, drawn at random, or all where it has fewer.
 
-        Trials with the same queries are left with the same ones.
+        Trials with the same queries are left with the same ones. ``ValueError`` below 1.
         """
         rng = np.random.default_rng(0)
-        n_kept = min(n_queries, len(self.queries))
+        n_kept = min(positive_int("queries", n_queries), len(self.queries))
         kept = np.sort(rng.choice(len(self.queries), n_kept, replace=False))
         exclude = self.exclude
         if exclude is not None:
