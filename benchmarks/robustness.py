@@ -198,7 +198,7 @@ def train(setting: Setting, task: Task) -> tuple[TwoTowers, str]:
         PQ_DIM,
         setting.pq_bits,
         metric=setting.metric,
-        warmup_steps=0,
+        warmup=0,
         agreement=AGREEMENT,
         rotation_interval=STEPS[setting.batch_size] // LOOKS,
     )

@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     batch_size, steps = arguments.batch_size, arguments.steps
     data = Dataset(make_pairs(0, batch_size * steps), schema=schema())
-    joint = joint_model(IVFPQQuantizer(N_LISTS, PQ_DIM, metric="cosine", warmup_steps=0))
+    joint = joint_model(IVFPQQuantizer(N_LISTS, PQ_DIM, metric="cosine", warmup=0))
     models = {"plain": plain_model(), "joint": joint}
     for model in models.values():
         compile_model(model, batch_size)

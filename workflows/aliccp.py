@@ -59,7 +59,7 @@ DEFAULT_PROBES = 8
 BATCH_SIZE = 256
 EPOCHS = 4
 K = 100
-WARMUP_SHARE = 0.5
+WARMUP = 0.5
 AGREEMENT = 0.5
 JUDGED_USERS = 2_000
 MAX_MALFORMED = 1_000
@@ -111,7 +111,7 @@ def train(
         n_lists(n_items),
         PQ_DIM,
         metric="cosine",
-        warmup_steps=int(WARMUP_SHARE * steps),
+        warmup=WARMUP,
         agreement=AGREEMENT,
         sample_size=sample_size,
         seed=seed,

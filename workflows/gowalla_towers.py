@@ -30,6 +30,7 @@ from merlin_poeem import Candidates, IdLists, save_index
 from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.blocks import (
     IVFPQQuantizer,
+    LengthByPopularity,
     QuantizedTwoTowerModel,
     Temperature,
     export_index,
@@ -40,6 +41,7 @@ from merlin_poeem.evaluate import ndcg_at_k, recall_at_k
 from workflows.comparison import OURS, Comparison
 from workflows.gowalla import CheckIns, factorize, read
 from workflows.plot import plot_quality
+from workflows.popularity import POPULARITY, with_popularity
 
 DIM = 128
 TEMPERATURE = 0.1
@@ -50,15 +52,12 @@ START_LENGTH = 0.8
 # How much longer a place's vector is for each e-fold of visits. The direction of a place that few
 # visited is little known: where all vectors are of one length, recall@20 is .175 and not .18.
 LENGTH_BY_POPULARITY = 0.08
-POPULARITY = "item_popularity"
 BATCH_SIZE = 1024
 EPOCHS = 8
 N_LISTS = 1024
 PQ_DIM = 8
 N_PROBES = (1, 4, 16, 40, 100, 1024)
 DEFAULT_PROBES = 40
-# Towers that have settled lose less to the index that starts then: .5 cost 2 % of recall.
-WARMUP_SHARE = 0.75
 K = 20
 
 
@@ -94,8 +93,8 @@ class Task:
         return cls(
             check_ins,
             pd.DataFrame({"user_id": np.unique(test["user_id"])}),
-            _with_popularity(pd.DataFrame({"item_id": vectors.item_ids}), frequencies),
-            _with_popularity(train, frequencies),
+            with_popularity(pd.DataFrame({"item_id": vectors.item_ids}), "item_id", frequencies),
+            with_popularity(train, "item_id", frequencies),
             {
                 "user_id": _start(sizes["user_id"], vectors.user_ids, vectors.users),
                 "item_id": _start(sizes["item_id"], vectors.item_ids, vectors.items),
@@ -116,8 +115,7 @@ class Task:
             )
             for name, start in self.starts.items()
         ]
-        tags_of_popularity = [Tags.ITEM, Tags.CONTINUOUS]
-        return Schema([*ids, ColumnSchema(POPULARITY, dtype=np.float32, tags=tags_of_popularity)])
+        return Schema([*ids, POPULARITY])
 
     @cached_property
     def relevant(self) -> IdLists:
@@ -135,13 +133,6 @@ class Task:
             "recall_at_20": recall_at_k(found, self.relevant, K),
             "ndcg_at_20": ndcg_at_k(found, self.relevant, K),
         }
-
-
-def _with_popularity(frame: pd.DataFrame, frequencies: Int64) -> pd.DataFrame:
-    """``frame`` with the logarithm of each place's visits, less its mean over the catalog."""
-    logarithms = np.log(np.maximum(frequencies, 1))
-    centred = logarithms - logarithms[frequencies > 0].mean()
-    return frame.assign(**{POPULARITY: centred[frame["item_id"]].astype(np.float32)})
 
 
 def _start(size: int, ids: Int64, vectors: Float32) -> Float32:
@@ -171,20 +162,6 @@ def model_parts(task: Task) -> dict[str, Any]:
     }
 
 
-@tf.keras.utils.register_keras_serializable(package="merlin_poeem.workflows")
-class LengthByPopularity(mm.Block):
-    """The direction of a place's embedding, longer the more popular the place is."""
-
-    def call(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """(batch, DIM) of the embedding ``item_id`` and the (batch, 1) ``item_popularity``."""
-        length = 1 + LENGTH_BY_POPULARITY * tf.cast(inputs[POPULARITY], tf.float32)
-        return tf.math.l2_normalize(inputs["item_id"], 1) * tf.reshape(length, [-1, 1])
-
-    def compute_output_shape(self, input_shape: dict[str, tf.TensorShape]) -> tf.TensorShape:
-        """The embedding's."""
-        return input_shape["item_id"]
-
-
 def query_tower() -> mm.SequentialBlock:
     """An embedding of length 1."""
     return mm.SequentialBlock([ConcatFeatures(), mm.L2Norm()])
@@ -192,7 +169,9 @@ def query_tower() -> mm.SequentialBlock:
 
 def item_tower() -> mm.SequentialBlock:
     """An embedding whose length is a matter of popularity."""
-    return mm.SequentialBlock([LengthByPopularity()])
+    return mm.SequentialBlock(
+        [LengthByPopularity(ConcatFeatures(), POPULARITY.name, LENGTH_BY_POPULARITY)]
+    )
 
 
 def joint_model(task: Task, quantizer: IVFPQQuantizer) -> mm.RetrievalModel:
@@ -213,13 +192,9 @@ def plain_model(task: Task) -> mm.RetrievalModel:
 
 
 def new_quantizer(
-    steps: int, *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
+    *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
 ) -> IVFPQQuantizer:
-    """The places' index, which starts when three quarters of the training ``steps`` are done.
-
-    ``options`` are the quantizer's.
-    """
-    options = {"warmup_steps": int(WARMUP_SHARE * steps), **options}
+    """The places' index; ``options`` are the quantizer's."""
     return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="inner_product", seed=seed, **options)
 
 
@@ -248,7 +223,7 @@ def run(
     tf.keras.utils.set_random_seed(seed)
     steps = n_steps(task, batch_size, epochs)
     print(f"Training the towers jointly with their index, {steps} steps.")
-    model = joint_model(task, new_quantizer(steps, seed=seed))
+    model = joint_model(task, new_quantizer(seed=seed))
     train(model, task, batch_size=batch_size, epochs=epochs)
     start = time.perf_counter()
     index = export_index(model, task.items, n_probes=DEFAULT_PROBES, info={"seed": seed})

@@ -46,7 +46,7 @@ BATCH_SIZE = 128
 EPOCHS = 3
 # Three times the tutorial's: the exact model gains from it too.
 LEARNING_RATE = 0.3
-WARMUP_SHARE = 0.35
+WARMUP = 0.35
 # What a query wants is a cluster or two.
 AGREEMENT = 0.5
 # Items with two digits out of two that differ: 4·3/2 · 2²·8² + 4 · 2³·8 + 2⁴.
@@ -186,13 +186,10 @@ def n_steps(pairs: pd.DataFrame, batch_size: int, epochs: int) -> int:
 
 
 def new_quantizer(
-    steps: int, *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
+    *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
 ) -> IVFPQQuantizer:
-    """The tutorial's index, which starts when a good part of the training ``steps`` is done.
-
-    ``options`` are the quantizer's.
-    """
-    options = {"warmup_steps": int(WARMUP_SHARE * steps), "agreement": AGREEMENT, **options}
+    """The tutorial's index; ``options`` are the quantizer's."""
+    options = {"warmup": WARMUP, "agreement": AGREEMENT, **options}
     return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="cosine", seed=seed, **options)
 
 
@@ -208,7 +205,7 @@ def compare(
     """Train, export, search: the rows of the demo's table."""
     tf.keras.utils.set_random_seed(seed)
     steps = n_steps(pairs, batch_size, epochs)
-    quantizer = new_quantizer(steps, pq_bits=pq_bits, seed=seed)
+    quantizer = new_quantizer(pq_bits=pq_bits, seed=seed)
     print(f"Training the towers jointly with their index, {steps} steps.")
     model = joint_model(quantizer)
     train(model, pairs, batch_size=batch_size, epochs=epochs)

@@ -108,11 +108,10 @@ def tutorial_job(seed: int, n_pairs: int, epochs: int = poeem_tutorial.EPOCHS) -
     """The Poeem tutorial's; a query's last two digits say what is right."""
     task = poeem_tutorial
     pairs = task.make_pairs(seed, n_pairs)
-    steps = task.n_steps(pairs, task.BATCH_SIZE, epochs)
     lists = IdLists.from_rows([row.nonzero()[0] for row in task.matches()])
     return Job(
         task.N_LISTS,
-        lambda **options: task.new_quantizer(steps, **options),
+        task.new_quantizer,
         task.joint_model,
         task.plain_model,
         lambda model: task.train(model, pairs, batch_size=task.BATCH_SIZE, epochs=epochs),
@@ -128,10 +127,9 @@ def movielens_job(data: movielens_data.MovieLens) -> Job:
     features = make_features(data)
     judged = task.Judged.of(data, features)
     how = {"batch_size": task.BATCH_SIZE, "epochs": task.EPOCHS}
-    steps = task.n_steps(features, **how)
     return Job(
         task.N_LISTS,
-        lambda **options: task.new_quantizer(steps, **options),
+        task.new_quantizer,
         lambda quantizer: task.joint_model(features, quantizer),
         lambda: task.plain_model(features),
         lambda model: task.train(model, features, **how),
@@ -146,10 +144,9 @@ def movielens_job(data: movielens_data.MovieLens) -> Job:
 def gowalla_job(check_ins: gowalla.CheckIns, seed: int) -> Job:
     """Gowalla's places for the users with test visits, without those that they know."""
     task = gowalla_towers.Task.of(check_ins, seed)
-    steps = gowalla_towers.n_steps(task)
     return Job(
         gowalla_towers.N_LISTS,
-        lambda **options: gowalla_towers.new_quantizer(steps, **options),
+        gowalla_towers.new_quantizer,
         lambda quantizer: gowalla_towers.joint_model(task, quantizer),
         lambda: gowalla_towers.plain_model(task),
         lambda model: gowalla_towers.train(model, task),

@@ -25,7 +25,7 @@ from merlin_poeem.blocks.fingerprint import (
     tower_fingerprint,
     tower_fingerprints,
 )
-from merlin_poeem.blocks.two_tower import (
+from merlin_poeem.blocks.towers import (
     find_quantizer,
     has_quantizer,
     item_tower_of,

@@ -22,7 +22,7 @@ from merlin.schema import Tags
 
 from merlin_poeem.blocks.export import check_columns, encode_items, tagged_column
 from merlin_poeem.blocks.fingerprint import INFO_KEY, tower_fingerprints
-from merlin_poeem.blocks.two_tower import find_quantizer, item_tower_of
+from merlin_poeem.blocks.towers import find_quantizer, item_tower_of
 from merlin_poeem.distributed.checks import meta_of
 from merlin_poeem.distributed.encode import codes_frame, item_codes_of
 from merlin_poeem.index import Index

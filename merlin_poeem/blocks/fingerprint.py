@@ -19,7 +19,7 @@ import tensorflow as tf
 from merlin.models.tf.core.base import ModelContext
 
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
-from merlin_poeem.blocks.two_tower import item_tower_of, query_tower_of
+from merlin_poeem.blocks.towers import item_tower_of, query_tower_of
 from merlin_poeem.index import Index
 
 INFO_KEY = "fingerprints"

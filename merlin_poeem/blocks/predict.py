@@ -23,7 +23,7 @@ from merlin_poeem.blocks.export import Frames, check_columns, partitions, tagged
 from merlin_poeem.blocks.fingerprint import check_fresh, compare_fingerprints, tower_fingerprint
 from merlin_poeem.blocks.searcher import as_candidates
 from merlin_poeem.blocks.topk import IVFPQTopK
-from merlin_poeem.blocks.two_tower import query_tower_of
+from merlin_poeem.blocks.towers import query_tower_of
 from merlin_poeem.index import Index
 from merlin_poeem.item_set import ItemFilter
 from merlin_poeem.params import positive_int

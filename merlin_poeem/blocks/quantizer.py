@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,9 @@ from merlin_poeem.blocks.rotation import procrustes
 from merlin_poeem.item_codes import Quantization
 from merlin_poeem.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
 
+# The number of warm-up steps of a training whose length has not been told.
+UNPLANNED = -1
+
 
 @tf.keras.utils.register_keras_serializable(package="merlin_poeem")
 class IVFPQQuantizer(tf.keras.layers.Layer):
@@ -22,7 +27,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     Input and output are (batch, dim) float32, raw space. Three phases, all kept in the layer's
     variables, so that a saved model goes on where it stopped:
 
-    1. *warm-up*, ``warmup_steps`` training steps: vectors pass unchanged; the latest are kept as a
+    1. *warm-up*, ``warmup`` of the training: vectors pass unchanged; the latest are kept as a
        sample;
     2. *start*, once: k-means of the sample gives the coarse centroids, OPQ of the residuals the
        rotation and the codebook;
@@ -52,7 +57,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         *,
         metric: Metric = "inner_product",
         rotation: bool = True,
-        warmup_steps: int = 1000,
+        warmup: float = 0.75,
         sample_size: int | None = None,
         float_share: float = 0.5,
         commitment: float = 0.25,
@@ -76,10 +81,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         rotation
             Learn a rotation: OPQ at the start, then solved again every ``rotation_interval`` steps
             (Procrustes, on the sample), so that it follows the moving embeddings.
-        warmup_steps
-            Training steps before the start, which waits for a full sample in any case. Towers that
-            have settled lose less to the index: three quarters of the training is a good start, a
-            third where ``agreement`` has to bring items into their lists (docs/quality.md).
+        warmup
+            Where in the training the start is, at the earliest: it waits for a full sample. A
+            share of the training, below 1 (:mod:`~merlin_poeem.blocks.index_start` says how long
+            it is), or as an int a number of steps. Towers that have settled lose less to the index;
+            where ``agreement`` has to bring items into their lists, a third is better
+            (docs/quality.md).
         sample_size
             Vectors that the start is made from, and that the moving means look back on; None is
             at least 32 per centroid and 64 per codeword.
@@ -112,9 +119,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         if self.params.pq_bits not in TRAINABLE_PQ_BITS:
             raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {pq_bits}")
         self.learns_rotation = bool(rotation)
-        self.warmup_steps = int(warmup_steps)
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps: expected at least 0, got {warmup_steps}")
+        self.warmup = _checked_warmup(warmup)
         if sample_size is None:
             sample_size = warm_start.sample_size(n_lists, self.params.pq_book_size)
         self.sample_size = positive_int("sample_size", sample_size)
@@ -134,6 +139,10 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self.rotation_interval = positive_int("rotation_interval", rotation_interval)
         self.seed = int(seed)
         self._is_frozen = False
+        # Here and not in build: a training is planned before its first batch builds the model.
+        first = self.warmup if isinstance(self.warmup, int) else UNPLANNED
+        start = tf.keras.initializers.Constant(first)
+        self.warmup_steps = self._state("warmup_steps", (), tf.int64, start)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Create the variables; ``ValueError`` unless ``pq_dim`` divides the input's width."""
@@ -174,6 +183,22 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         quantizes = tf.logical_and(self.is_started, tf.logical_not(self.passes_float))
         outputs = tf.cond(quantizes, lambda: self._reconstruct(inputs), lambda: inputs)
         return tf.stop_gradient(outputs) if self._is_frozen else outputs
+
+    def plan_start(self, training_steps: int | None) -> None:
+        """Set the start, where ``warmup`` is a share: ``training_steps`` more are going to be done.
+
+        Once the index has started this changes nothing. ``ValueError`` where the share is of a
+        number that is not known, None.
+        """
+        if isinstance(self.warmup, int) or (self.built and bool(self.is_started.numpy())):
+            return
+        if training_steps is None:
+            raise ValueError(
+                f"{self.name}: warmup = {self.warmup} is a share of a training of unknown length; "
+                "expected steps_per_epoch= in fit, or a number of steps as warmup"
+            )
+        before = int(self.step.numpy()) if self.built else 0
+        self.warmup_steps.assign(int(self.warmup * (before + training_steps)))
 
     def quantization(self) -> Quantization:
         """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
@@ -240,7 +265,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             "pq_bits": self.params.pq_bits,
             "metric": self.params.metric,
             "rotation": self.learns_rotation,
-            "warmup_steps": self.warmup_steps,
+            "warmup": self.warmup,
             "sample_size": self.sample_size,
             "float_share": self.float_share,
             "commitment": self.commitment,
@@ -256,15 +281,22 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def _require_start(self) -> None:
         if not self.built or not bool(self.is_started.numpy()):
             steps = int(self.step.numpy()) if self.built else 0
+            unit = "steps" if isinstance(self.warmup, int) else "of the training"
             raise RuntimeError(
                 f"{self.name}: expected a started quantizer, got one after {steps} training steps; "
-                f"it starts after warmup_steps = {self.warmup_steps} and a sample of "
+                f"it starts after warmup = {self.warmup} {unit} and a sample of "
                 f"{self.sample_size} item vectors"
             )
 
     def _advance(self, vectors: tf.Tensor) -> None:
         """Count the step, renew the sample, and start or look at it when it is time."""
         step = self.step.assign_add(1)
+        tf.debugging.assert_greater_equal(
+            self.warmup_steps,
+            tf.constant(0, tf.int64),
+            f"{self.name}: warmup = {self.warmup} is a share of a training of unknown length; "
+            "expected callbacks=[IndexStart()] in fit, or a number of steps as warmup",
+        )
         kept = vectors[: self.sample_size]
         n_kept = tf.cast(tf.shape(kept)[0], tf.int64)
         slots = (self.n_sampled + tf.range(n_kept)) % self.sample_size
@@ -395,6 +427,18 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self, name: str, shape: tuple[int, ...], dtype: Any = tf.float32, initializer: Any = "zeros"
     ) -> tf.Variable:
         return self.add_weight(name, shape, dtype=dtype, initializer=initializer, trainable=False)
+
+
+def _checked_warmup(warmup: float) -> float:
+    """An int of at least 0, or a float from 0 to below 1; else ``ValueError`` or ``TypeError``."""
+    is_steps = isinstance(warmup, numbers.Integral) and not isinstance(warmup, bool)
+    if not is_steps and not isinstance(warmup, numbers.Real):
+        raise TypeError(f"warmup: expected a number, got {type(warmup).__name__}")
+    if not 0 <= warmup < (math.inf if is_steps else 1):
+        raise ValueError(
+            f"warmup: expected a share from 0.0 to below 1, or at least 0 steps, got {warmup}"
+        )
+    return int(warmup) if is_steps else float(warmup)
 
 
 def _without_output(function: Callable[[], Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from merlin_poeem.blocks.fingerprint import INFO_KEY, check_fresh, tower_fingerprints
-from merlin_poeem.blocks.two_tower import find_quantizer
+from merlin_poeem.blocks.towers import find_quantizer
 from merlin_poeem.index import Index
 
 

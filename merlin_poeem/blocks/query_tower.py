@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, as_vectors
 from merlin_poeem.blocks.fingerprint import tower_fingerprint
-from merlin_poeem.blocks.two_tower import query_tower_of
+from merlin_poeem.blocks.towers import query_tower_of
 from merlin_poeem.params import positive_int
 from merlin_poeem.ragged import offsets_of
 from merlin_poeem.search.frames import read_lists

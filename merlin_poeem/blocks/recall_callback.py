@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from merlin_poeem.arrays import Int64
 from merlin_poeem.blocks.export import Frames, export_index, item_vectors, query_vectors
-from merlin_poeem.blocks.two_tower import find_quantizer
+from merlin_poeem.blocks.towers import find_quantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
 from merlin_poeem.params import positive_int
 from merlin_poeem.ragged import IdLists

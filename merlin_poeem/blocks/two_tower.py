@@ -6,16 +6,18 @@ codes of the very vectors that the model scores. What would break that is refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import merlin.models.tf as mm
 import tensorflow as tf
 from merlin.schema import Schema
 
+from merlin_poeem.blocks.index_start import QuantizedRetrievalModel, QuantizedRetrievalModelV2
 from merlin_poeem.blocks.list_agreement import ListAgreement
 from merlin_poeem.blocks.quantizer import IVFPQQuantizer
 from merlin_poeem.blocks.temperature import Temperature
+from merlin_poeem.blocks.towers import last_layer, quantizers_in
 
 
 def QuantizedTwoTowerModel(
@@ -28,7 +30,7 @@ def QuantizedTwoTowerModel(
     logits_temperature: float = 1.0,
     samplers: Sequence[Any] = (),
     **kwargs: Any,
-) -> mm.RetrievalModel:
+) -> QuantizedRetrievalModel:
     """``mm.TwoTowerModel`` with ``quantizer`` as the last layer of its item tower.
 
     Parameters
@@ -60,13 +62,16 @@ def QuantizedTwoTowerModel(
         prediction_tasks = mm.ItemRetrievalTask(schema, list(samplers), post_logits=scaling)
     elif logits_temperature != 1 or samplers:
         raise ValueError("logits_temperature, samplers: expected none beside prediction_tasks")
-    return mm.TwoTowerModel(
+    model: QuantizedRetrievalModel = mm.TwoTowerModel(
         schema,
         query_tower=query_tower,
         item_tower=item_tower.connect(quantizer),
         prediction_tasks=prediction_tasks,
         **{**kwargs, "post": _agreement(quantizer)},
     )
+    # As Merlin makes its own special cases of a class.
+    model.__class__ = QuantizedRetrievalModel
+    return model
 
 
 def QuantizedTwoTowerModelV2(
@@ -74,7 +79,7 @@ def QuantizedTwoTowerModelV2(
     candidate_tower: mm.Encoder,
     quantizer: IVFPQQuantizer,
     **kwargs: Any,
-) -> mm.RetrievalModelV2:
+) -> QuantizedRetrievalModelV2:
     """``mm.TwoTowerModelV2`` with ``quantizer`` as the last layer of its candidate tower.
 
     Parameters
@@ -103,63 +108,10 @@ def QuantizedTwoTowerModelV2(
     if quantizer.params.metric == "cosine":
         query_tower.post = mm.L2Norm()
     candidate_tower.post = quantizer
-    model = mm.TwoTowerModelV2(query_tower, candidate_tower, **kwargs)
+    model: QuantizedRetrievalModelV2 = mm.TwoTowerModelV2(query_tower, candidate_tower, **kwargs)
     model.encoder.set_post(_agreement(quantizer))
+    model.__class__ = QuantizedRetrievalModelV2
     return model
-
-
-def find_quantizer(model: tf.keras.Model) -> IVFPQQuantizer:
-    """The quantizer of a model, however it was attached.
-
-    Raises ``ValueError`` unless there is exactly one and it is the last layer of the item tower.
-    """
-    in_query = [q.name for q in _quantizers(query_tower_of(model))]
-    if in_query:
-        raise ValueError(
-            f"query tower: expected no quantizer, got {', '.join(in_query)}; without an item_tower "
-            "of its own a model copies the query tower: use QuantizedTwoTowerModel"
-        )
-    item_tower = item_tower_of(model)
-    found = list(_quantizers(item_tower))
-    if len(found) != 1:
-        raise ValueError(f"item tower: expected one IVFPQQuantizer, got {len(found)}")
-    quantizer, last = found[0], _last_layer(item_tower)
-    if last != quantizer:
-        raise ValueError(
-            f"item tower: expected the quantizer to be the last layer, got {last.name} after it; "
-            "normalise before the quantizer, not with l2_normalization=True or post="
-        )
-    return quantizer
-
-
-def has_quantizer(model: tf.keras.Model) -> bool:
-    """Whether a quantizer is anywhere in the model, at its place or not."""
-    # Not of the model itself: Keras' state of a compiled model cannot always be walked through.
-    towers = (query_tower_of(model), item_tower_of(model))
-    return any(True for tower in towers for _ in _quantizers(tower))
-
-
-def item_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:
-    """The item (candidate) tower of a V1 or V2 two-tower model; ``TypeError`` for other models."""
-    if isinstance(model, mm.RetrievalModelV2):
-        return model.candidate_encoder
-    return _retrieval_block(model).item_block()
-
-
-def query_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:
-    """The query (user) tower of a V1 or V2 two-tower model; ``TypeError`` for other models."""
-    if isinstance(model, mm.RetrievalModelV2):
-        return model.query_encoder
-    return _retrieval_block(model).query_block()
-
-
-def _retrieval_block(model: tf.keras.Model) -> Any:
-    if not isinstance(model, mm.RetrievalModel):
-        raise TypeError(f"model: expected a Merlin two-tower model, got {type(model).__name__}")
-    block = model.retrieval_block
-    if block.post is not None and not isinstance(block.post, ListAgreement):
-        raise ValueError(f"post: expected None, got {block.post.name}, which acts on both towers")
-    return block
 
 
 def _agreement(quantizer: IVFPQQuantizer) -> ListAgreement | None:
@@ -177,32 +129,11 @@ def _refuse_layers_after(kwargs: dict[str, Any]) -> None:
 
 
 def _check_tower(name: str, tower: Any) -> None:
-    if list(_quantizers(tower)):
+    if list(quantizers_in(tower)):
         raise ValueError(f"{name}: expected a tower without quantizer, it is attached here")
-    activation = getattr(_last_layer(tower), "activation", None)
+    activation = getattr(last_layer(tower), "activation", None)
     if activation is tf.keras.activations.relu:
         raise ValueError(
             f"{name}: expected no activation in the last layer, got relu, which folds all vectors "
             "into one corner of the space; use MLPBlock(..., no_activation_last_layer=True)"
         )
-
-
-def _quantizers(layer: tf.Module) -> Iterator[IVFPQQuantizer]:
-    yield from (m for m in layer.submodules if isinstance(m, IVFPQQuantizer))
-
-
-def _last_layer(layer: Any) -> Any:
-    """The layer that acts last inside nested sequential blocks, towers and encoders."""
-    while True:
-        if getattr(layer, "post", None) is not None:
-            layer = layer.post
-        elif isinstance(layer, mm.Encoder):
-            layer = layer.blocks[-1]
-        elif getattr(layer, "block", None) is not None:
-            layer = layer.block
-        elif getattr(layer, "dense", None) is not None:
-            layer = layer.dense
-        elif getattr(layer, "layers", None) and not isinstance(layer, mm.ParallelBlock):
-            layer = layer.layers[-1]
-        else:
-            return layer

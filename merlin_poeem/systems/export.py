@@ -33,7 +33,7 @@ from merlin_poeem.blocks.query_tower import (
     serving_function,
 )
 from merlin_poeem.blocks.topk import IVFPQTopK
-from merlin_poeem.blocks.two_tower import query_tower_of
+from merlin_poeem.blocks.towers import query_tower_of
 from merlin_poeem.index_format import load_index
 from merlin_poeem.systems.query_poeem import QueryPoeem
 

@@ -241,7 +241,7 @@ def trained_index() -> bytes:
     tf.keras.utils.set_random_seed(3)
     rng = np.random.default_rng(3)
     users, items = (tf.keras.Input([], dtype=tf.int64) for _ in range(2))
-    quantizer = make_quantizer(rotation_interval=7, warmup_steps=5, sample_size=1024)
+    quantizer = make_quantizer(rotation_interval=7, warmup=5, sample_size=1024)
     vectors_of = [tf.keras.layers.Embedding(n, DIM) for n in (500, 3000)]
     logits = tf.matmul(vectors_of[0](users), quantizer(vectors_of[1](items)), transpose_b=True)
     model = tf.keras.Model([users, items], logits)

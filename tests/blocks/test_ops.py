@@ -28,7 +28,7 @@ from merlin.schema import ColumnSchema, Schema, Tags  # noqa: E402
 from merlin_poeem import Index, open_searcher, save_index, search_frame  # noqa: E402
 from merlin_poeem.blocks import StaleIndexError, export_index, query_vectors  # noqa: E402
 from merlin_poeem.blocks.query_tower import save_query_tower  # noqa: E402
-from merlin_poeem.blocks.two_tower import query_tower_of  # noqa: E402
+from merlin_poeem.blocks.towers import query_tower_of  # noqa: E402
 from merlin_poeem.ops import AssignCodes, RetrieveCandidates  # noqa: E402
 from tests.blocks import test_two_tower as towers  # noqa: E402
 from tests.index_factories import random_id_lists, random_index, random_queries  # noqa: E402

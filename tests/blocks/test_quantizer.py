@@ -35,7 +35,7 @@ def vectors(n: int, seed: int = 0) -> np.ndarray:
 
 def make_quantizer(**options) -> IVFPQQuantizer:
     quantizer = IVFPQQuantizer(
-        **{"n_lists": 4, "pq_dim": 2, "pq_bits": 4, "warmup_steps": 2, "sample_size": 64, **options}
+        **{"n_lists": 4, "pq_dim": 2, "pq_bits": 4, "warmup": 2, "sample_size": 64, **options}
     )
     quantizer.build((None, DIM))
     return quantizer
@@ -54,14 +54,14 @@ def started(**options) -> IVFPQQuantizer:
 
 @functools.cache
 def _started_weights(learns_rotation: bool, metric: str) -> list[np.ndarray]:
-    quantizer = make_quantizer(warmup_steps=0, rotation=learns_rotation, metric=metric)
+    quantizer = make_quantizer(warmup=0, rotation=learns_rotation, metric=metric)
     train_step(quantizer, vectors(64))
     assert quantizer.is_started.numpy()
     return quantizer.get_weights()
 
 
 def test_warm_up_passes_vectors_unchanged_and_without_loss():
-    quantizer = make_quantizer(warmup_steps=3)
+    quantizer = make_quantizer(warmup=3)
     for step in range(3):
         batch = vectors(64, seed=step)
         outputs, loss = train_step(quantizer, batch)
@@ -72,15 +72,38 @@ def test_warm_up_passes_vectors_unchanged_and_without_loss():
     assert quantizer.is_started.numpy()
 
 
+def test_a_share_of_the_training_counts_the_steps_before():
+    quantizer = make_quantizer(warmup=0.5)
+    quantizer.plan_start(8)
+    assert quantizer.warmup_steps.numpy() == 4
+    for step in range(3):
+        train_step(quantizer, vectors(32, seed=step))
+    quantizer.plan_start(3)
+    assert quantizer.warmup_steps.numpy() == 3
+    train_step(quantizer, vectors(32, seed=3))
+    assert quantizer.is_started.numpy()
+    quantizer.plan_start(100)
+    assert quantizer.warmup_steps.numpy() == 3
+
+
+def test_a_share_of_an_unknown_training_is_refused():
+    quantizer = make_quantizer(warmup=0.5)
+    with pytest.raises(ValueError, match=r"warmup = 0.5 is a share .* expected steps_per_epoch="):
+        quantizer.plan_start(None)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected callbacks=\[IndexStart"):
+        train_step(quantizer, vectors(32))
+    make_quantizer(warmup=3).plan_start(None)
+
+
 def test_start_waits_for_a_full_sample():
-    quantizer = make_quantizer(warmup_steps=0, sample_size=100)
+    quantizer = make_quantizer(warmup=0, sample_size=100)
     for expected in (False, False, False, True):
         train_step(quantizer, vectors(30))
         assert bool(quantizer.is_started.numpy()) == expected
 
 
 def test_sample_holds_the_latest_vectors():
-    quantizer = make_quantizer(warmup_steps=100, sample_size=8)
+    quantizer = make_quantizer(warmup=100, sample_size=8)
     train_step(quantizer, vectors(6, seed=1))
     train_step(quantizer, vectors(6, seed=2))
     expected = np.concatenate([vectors(6, seed=1), vectors(6, seed=2)])[-8:]
@@ -90,7 +113,7 @@ def test_sample_holds_the_latest_vectors():
 
 
 def test_batch_larger_than_the_sample():
-    quantizer = make_quantizer(warmup_steps=0, sample_size=16)
+    quantizer = make_quantizer(warmup=0, sample_size=16)
     train_step(quantizer, vectors(50))
     assert quantizer.is_started.numpy()
 
@@ -296,7 +319,7 @@ def test_mixed_precision_quantizes_in_float32():
 def test_export_before_the_start_is_refused():
     quantizer = make_quantizer()
     train_step(quantizer, vectors(10))
-    with pytest.raises(RuntimeError, match=r"after 1 training steps.*warmup_steps = 2.*64 item"):
+    with pytest.raises(RuntimeError, match=r"after 1 training steps.*warmup = 2.*64 item"):
         quantizer.quantization()
     with pytest.raises(RuntimeError, match="after 0 training steps"):
         IVFPQQuantizer(4, 2).quantization()
@@ -308,7 +331,9 @@ def test_export_before_the_start_is_refused():
         ({"n_lists": 0}, "n_lists: expected at least 1"),
         ({"pq_bits": 5}, "pq_bits: expected one of"),
         ({"metric": "l2"}, "metric: expected inner_product or cosine"),
-        ({"warmup_steps": -1}, "warmup_steps: expected at least 0"),
+        ({"warmup": -1}, "warmup: expected a share from 0.0 to below 1, or .* got -1"),
+        ({"warmup": 1.0}, "warmup: expected a share .* got 1.0"),
+        ({"warmup": float("nan")}, "warmup: expected a share .* got nan"),
         ({"sample_size": 3}, "sample_size: expected at least n_lists = 4, got 3"),
         ({"float_share": 1.0}, "float_share: expected 0 <= share < 1"),
         ({"rotation_interval": 0}, "rotation_interval: expected at least 1"),

@@ -17,6 +17,7 @@ from merlin.schema import ColumnSchema, Schema, Tags  # noqa: E402
 
 from merlin_poeem import open_searcher  # noqa: E402
 from merlin_poeem.blocks import (  # noqa: E402
+    IndexStart,
     IVFPQQuantizer,
     QuantizedRecall,
     QuantizedTwoTowerModel,
@@ -66,7 +67,7 @@ def make_quantizer(**options) -> IVFPQQuantizer:
             "n_lists": 4,
             "pq_dim": 4,
             "pq_bits": 4,
-            "warmup_steps": 4,
+            "warmup": 4,
             "sample_size": 128,
             "agreement": 0.5,
             **options,
@@ -91,11 +92,11 @@ def v2(quantizer: IVFPQQuantizer, **options):
     return QuantizedTwoTowerModelV2(*towers, quantizer, schema=SCHEMA, **options)
 
 
-def train(model, epochs: int = 1, callbacks=(), run_eagerly: bool = False):
+def train(model, epochs: int = 1, callbacks=None, run_eagerly: bool = False):
     """Eight steps an epoch; for a few of them, eager ones are faster than a trace."""
     model.compile("adam", run_eagerly=run_eagerly, metrics=[])
     data = Dataset(interactions(), schema=SCHEMA)
-    return model.fit(data, batch_size=128, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    return model.fit(data, batch_size=128, epochs=epochs, verbose=0, callbacks=callbacks)
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ def test_the_item_tower_returns_what_the_index_decodes(trained):
 
 def _outputs(model) -> np.ndarray:
     """The item tower's output by Merlin's own means: quantized."""
-    from merlin_poeem.blocks.two_tower import item_tower_of
+    from merlin_poeem.blocks.towers import item_tower_of
 
     dataset = Dataset(ITEMS, schema=SCHEMA.select_by_tag(Tags.ITEM))
     loader = mm.Loader(dataset, batch_size=64, shuffle=False)
@@ -202,8 +203,22 @@ def test_bad_datasets(trained):
         encode_items(trained, ITEMS, batch_size=0)
 
 
+@pytest.mark.parametrize("build", [v1, v2])
+def test_a_share_is_of_the_training_that_fit_is_told_of(build):
+    quantizer = make_quantizer(warmup=0.75)
+    model = build(quantizer)
+    started = []
+    watch = tf.keras.callbacks.LambdaCallback(
+        on_batch_end=lambda *_, **__: started.append(bool(quantizer.is_started.numpy()))
+    )
+    train(model, epochs=2, callbacks=watch, run_eagerly=True)
+    assert started == 12 * [False] + 4 * [True]
+    train(model, epochs=4, run_eagerly=True)
+    assert quantizer.warmup_steps.numpy() == 12
+
+
 def test_export_before_the_start_is_refused():
-    model = v2(make_quantizer(warmup_steps=1000))
+    model = v2(make_quantizer(warmup=1000))
     train(model, run_eagerly=True)
     with pytest.raises(RuntimeError, match="after 8 training steps"):
         export_index(model, ITEMS)
@@ -223,7 +238,7 @@ def test_callback_reports_both_recalls():
     callback = QuantizedRecall(
         USERS.loc[held_out["user_id"]], ITEMS, held_out[["item_id"]].to_numpy(), k=20, n_probes=4
     )
-    history = train(v2(make_quantizer(warmup_steps=10)), epochs=3, callbacks=[callback]).history
+    history = train(v2(make_quantizer(warmup=10)), epochs=3, callbacks=[callback]).history
     assert len(history["float_recall_at_20"]) == 3
     # The quantizer starts in the second epoch: eight steps make one.
     assert len(history["quantized_recall_at_20"]) == len(history["max_over_mean_list"]) == 2
@@ -236,7 +251,7 @@ def test_temperature_acts_on_both_models():
         losses = []
         for temperature in (1.0, 0.1):
             tf.keras.utils.set_random_seed(0)
-            quantizer = make_quantizer(metric="cosine", warmup_steps=1000)
+            quantizer = make_quantizer(metric="cosine", warmup=1000)
             model = build(quantizer, logits_temperature=temperature)
             losses.append(train(model, run_eagerly=True).history["loss"][0])
         # Cosines of untrained towers ten times as large: a softmax far from even.
@@ -306,8 +321,11 @@ def test_a_block_on_both_towers_is_found():
 
 
 def test_merlins_own_way_of_attaching_works_too():
-    model = mm.TwoTowerModel(SCHEMA, mlp(), item_tower=mlp().connect(make_quantizer()))
-    train(model)
+    quantizer = make_quantizer(warmup=0.5)
+    model = mm.TwoTowerModel(SCHEMA, mlp(), item_tower=mlp().connect(quantizer))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected callbacks=\[IndexStart"):
+        train(model, run_eagerly=True)
+    train(model, callbacks=[IndexStart()])
     assert export_index(model, ITEMS).n_items == N_ITEMS
 
 

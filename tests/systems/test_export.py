@@ -31,7 +31,7 @@ from merlin_poeem.blocks.query_tower import (
     load_query_tower,
     save_query_tower,
 )
-from merlin_poeem.blocks.two_tower import query_tower_of
+from merlin_poeem.blocks.towers import query_tower_of
 from merlin_poeem.systems import Repository, export, export_ensemble, export_saved_model
 from tests.systems.served import flat
 from tests.systems.toy import DIM, ITEMS, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp
@@ -47,7 +47,7 @@ SEEN = [np.arange(user % 7 * 20) for user in range(N_USERS)]
 def model():
     tf.keras.utils.set_random_seed(0)
     quantizer = IVFPQQuantizer(
-        n_lists=4, pq_dim=4, pq_bits=4, metric="cosine", warmup_steps=1, sample_size=64
+        n_lists=4, pq_dim=4, pq_bits=4, metric="cosine", warmup=1, sample_size=64
     )
     model = QuantizedTwoTowerModel(SCHEMA, mlp(), quantizer)
     model.compile("adam", run_eagerly=True, metrics=[])

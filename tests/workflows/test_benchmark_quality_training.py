@@ -127,7 +127,6 @@ def test_jobs_with_seen_items(plain: tuple[towers.Job, Trial]) -> None:
     config = quantizer.get_config()
     assert [config[key] for key in ("seed", "pq_dim", "pq_bits", "balance")] == [5, 4, 4, 0.25]
     assert config["n_lists"] == job.n_lists
-    assert config["warmup_steps"] > 0
 
 
 @pytest.mark.parametrize("plain", ["gowalla"], indirect=True)
@@ -172,7 +171,7 @@ def test_unknown_jobs_are_refused(task: str, data: Path | None, message: str) ->
 
 
 def test_movielens_quantizer_defaults_to_the_demos() -> None:
-    config = movielens.new_quantizer(100).get_config()
+    config = movielens.new_quantizer().get_config()
     assert (config["n_lists"], config["pq_dim"], config["pq_bits"]) == (128, 8, 8)
-    assert config["warmup_steps"] == 75
-    assert movielens.new_quantizer(100, warmup_steps=7).warmup_steps == 7
+    assert config["warmup"] == 0.75
+    assert movielens.new_quantizer(warmup=7).warmup == 7
