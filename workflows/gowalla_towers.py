@@ -41,7 +41,6 @@ from merlin_poeem.evaluate import ndcg_at_k, recall_at_k
 from workflows.comparison import OURS, Comparison
 from workflows.gowalla import CheckIns, factorize, read
 from workflows.plot import plot_quality
-from workflows.popularity import POPULARITY, with_popularity
 
 DIM = 128
 TEMPERATURE = 0.1
@@ -52,6 +51,7 @@ START_LENGTH = 0.8
 # How much longer a place's vector is for each e-fold of visits. The direction of a place that few
 # visited is little known: where all vectors are of one length, recall@20 is .175 and not .18.
 LENGTH_BY_POPULARITY = 0.08
+POPULARITY = ColumnSchema("item_popularity", dtype=np.float32, tags=[Tags.ITEM, Tags.CONTINUOUS])
 BATCH_SIZE = 1024
 EPOCHS = 8
 N_LISTS = 1024
@@ -93,8 +93,8 @@ class Task:
         return cls(
             check_ins,
             pd.DataFrame({"user_id": np.unique(test["user_id"])}),
-            with_popularity(pd.DataFrame({"item_id": vectors.item_ids}), "item_id", frequencies),
-            with_popularity(train, "item_id", frequencies),
+            _with_popularity(pd.DataFrame({"item_id": vectors.item_ids}), frequencies),
+            _with_popularity(train, frequencies),
             {
                 "user_id": _start(sizes["user_id"], vectors.user_ids, vectors.users),
                 "item_id": _start(sizes["item_id"], vectors.item_ids, vectors.items),
@@ -133,6 +133,13 @@ class Task:
             "recall_at_20": recall_at_k(found, self.relevant, K),
             "ndcg_at_20": ndcg_at_k(found, self.relevant, K),
         }
+
+
+def _with_popularity(frame: pd.DataFrame, frequencies: Int64) -> pd.DataFrame:
+    """``frame`` with the logarithm of each place's visits, less its mean over the catalog."""
+    logarithms = np.log(np.maximum(frequencies, 1))
+    centred = logarithms - logarithms[frequencies > 0].mean()
+    return frame.assign(**{POPULARITY.name: centred[frame["item_id"]].astype(np.float32)})
 
 
 def _start(size: int, ids: Int64, vectors: Float32) -> Float32:

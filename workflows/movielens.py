@@ -28,7 +28,6 @@ from merlin_poeem import Candidates, IdLists, save_index
 from merlin_poeem.arrays import Float32
 from merlin_poeem.blocks import (
     IVFPQQuantizer,
-    LengthByPopularity,
     QuantizedRecall,
     QuantizedTwoTowerModel,
     Temperature,
@@ -41,12 +40,9 @@ from workflows.comparison import OURS, Comparison
 from workflows.movielens_data import FOLDERS, MovieLens, download, read
 from workflows.movielens_features import Features, make_features
 from workflows.plot import plot_quality
-from workflows.popularity import POPULARITY
 
 DIM = 64
 TEMPERATURE = 0.15
-# How much longer a film's vector is for each e-fold of ratings.
-LENGTH_BY_POPULARITY = 0.08
 LEARNING_RATE = 0.005
 N_LISTS = 128
 PQ_DIM = 8
@@ -64,16 +60,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def tower() -> mm.MLPBlock:
     """The layers above a tower's embeddings."""
     return mm.MLPBlock([DIM], no_activation_last_layer=True)
-
-
-def query_tower() -> mm.SequentialBlock:
-    """A tower whose vectors are of length 1."""
-    return tower().connect(mm.L2Norm())
-
-
-def item_tower() -> LengthByPopularity:
-    """A tower whose vectors are longer the more popular the film."""
-    return LengthByPopularity(tower(), POPULARITY.name, LENGTH_BY_POPULARITY)
 
 
 def model_parts(features: Features) -> dict[str, object]:
@@ -96,11 +82,7 @@ def model_parts(features: Features) -> dict[str, object]:
 def joint_model(features: Features, quantizer: IVFPQQuantizer) -> mm.RetrievalModel:
     """The two towers with the index in them."""
     return QuantizedTwoTowerModel(
-        features.schema,
-        query_tower(),
-        quantizer,
-        item_tower=item_tower(),
-        **model_parts(features),
+        features.schema, tower(), quantizer, item_tower=tower(), **model_parts(features)
     )
 
 
@@ -108,8 +90,8 @@ def plain_model(features: Features) -> mm.RetrievalModel:
     """The same two towers without an index."""
     return mm.TwoTowerModel(
         features.schema,
-        query_tower=query_tower(),
-        item_tower=item_tower(),
+        query_tower=tower().connect(mm.L2Norm()),
+        item_tower=tower().connect(mm.L2Norm()),
         **model_parts(features),
     )
 
@@ -140,7 +122,7 @@ def new_quantizer(
     *, pq_dim: int = PQ_DIM, pq_bits: int = 8, seed: int = 0, **options: Any
 ) -> IVFPQQuantizer:
     """The films' index; ``options`` are the quantizer's."""
-    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="inner_product", seed=seed, **options)
+    return IVFPQQuantizer(N_LISTS, pq_dim, pq_bits, metric="cosine", seed=seed, **options)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from nvtabular import ops
 
 from merlin_poeem.arrays import Int64
 from workflows.movielens_data import MovieLens
-from workflows.popularity import POPULARITY, with_popularity
 
 USER_COLUMNS = ["gender", "age", "occupation", "zip"]
 ITEM_COLUMNS = ["year", "genres"]
@@ -66,15 +65,12 @@ def make_features(data: MovieLens) -> Features:
     train = data.train.merge(user_rows, on="user_id").merge(item_rows, on="item_id")
     schema = workflow.output_schema
     size = int(schema["item"].properties["domain"]["max"]) + 1
-    frequencies = np.bincount(train["item"], minlength=size)
-    train, item_rows = (with_popularity(rows, "item", frequencies) for rows in (train, item_rows))
-    schema = Schema([*schema, POPULARITY])
     return Features(
         schema=schema,
         train=train[schema.column_names],
         users=user_rows,
         items=item_rows,
-        item_frequencies=frequencies,
+        item_frequencies=np.bincount(train["item"], minlength=size),
     )
 
 
