@@ -69,11 +69,8 @@ class Comparison:
     def add_faiss(self, method: str, factory: str, item_ids: Int64, vectors: Float32) -> None:
         """An index that Faiss builds afterwards from float item vectors, at the same size."""
         start = time.perf_counter()
-        built = faiss_index(vectors.shape[1], factory)
-        built.train(vectors)
-        built.add_with_ids(vectors, item_ids)
-        seconds = time.perf_counter() - start
-        self.add_index(method, from_faiss(built), seconds)
+        index = faiss_index(item_ids, vectors, factory)
+        self.add_index(method, index, time.perf_counter() - start)
 
     def add_index(self, method: str, index: Index, build_seconds: float) -> None:
         """A quantized index, searched at every ``n_probes``."""
@@ -170,12 +167,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def faiss_index(dim: int, factory: str) -> faiss.Index:
-    """An untrained index, without the two things that cost time and lines but change no result."""
-    built = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+def faiss_index(item_ids: Int64, vectors: Float32, factory: str) -> Index:
+    """What Faiss builds from float item vectors (n_items, dim), to be searched by inner product.
+
+    It clusters by distance. The centroids that it makes for the inner product are of length 1 and
+    leave more to the codes: they find less, see docs/quality.md.
+    """
+    built = _untrained(vectors.shape[1], factory)
+    built.train(vectors)
+    built.add_with_ids(vectors, item_ids)
+    return from_faiss(built, metric="inner_product")
+
+
+def _untrained(dim: int, factory: str) -> faiss.Index:
+    """Without what costs time and lines but changes no result."""
+    built = faiss.index_factory(dim, factory, faiss.METRIC_L2)
     ivfpq = faiss.downcast_index(faiss.extract_index_ivf(built))
     ivfpq.do_polysemous_training = False  # only renumbers codewords; takes 20 s
-    ivfpq.pq.cp.min_points_per_centroid = 1  # a warning per clustering of a small catalog
+    ivfpq.cp.min_points_per_centroid = 1  # a warning per clustering of a small catalog
+    ivfpq.pq.cp.min_points_per_centroid = 1
     if isinstance(built, faiss.IndexPreTransform):
         opq = faiss.downcast_VectorTransform(built.chain.at(0))
         codebook = faiss.ProductQuantizer(dim, ivfpq.pq.M, ivfpq.pq.nbits)

@@ -182,7 +182,7 @@ def train(
 
 def n_steps(pairs: pd.DataFrame, batch_size: int, epochs: int) -> int:
     """Training steps in all."""
-    return epochs * (len(pairs) // batch_size)
+    return epochs * -(-len(pairs) // batch_size)
 
 
 def new_quantizer(

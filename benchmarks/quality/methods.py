@@ -20,7 +20,6 @@ from benchmarks.quality.relevance import MANY
 from benchmarks.quality.trial import Trial
 from merlin_poeem import Candidates, Index, open_searcher
 from merlin_poeem.arrays import Float32, Int64, normalize
-from merlin_poeem.search.convert_faiss import from_faiss
 from workflows.comparison import faiss_index
 
 CHUNK_QUERIES = 1024
@@ -70,16 +69,14 @@ def learned_by_inner_product(trial: Trial, index: Index) -> Method:
 
 def built_by_faiss(trial: Trial, sizes: tuple[int, ...]) -> Iterator[Method]:
     """IVF-PQ and OPQ+IVF-PQ, clustered afterwards from the float vectors; ``sizes`` in bytes."""
-    n_lists, dim = trial.facts["n_lists"], trial.item_vectors.shape[1]
+    n_lists = trial.facts["n_lists"]
     for pq_dim, pq_bits in (form for form in FORMS if math.prod(form) // 8 in sizes):
         ivf_pq = f"IVF{n_lists},PQ{pq_dim}x{pq_bits}"
         for name, factory in (("IVF-PQ", ivf_pq), ("OPQ+IVF-PQ", f"OPQ{pq_dim},{ivf_pq}")):
             start = time.perf_counter()
-            built = faiss_index(dim, factory)
-            built.train(trial.item_vectors)
-            built.add_with_ids(trial.item_vectors, trial.item_ids)
+            index = faiss_index(trial.item_ids, trial.item_vectors, factory)
             seconds = time.perf_counter() - start
-            yield _quantized(f"Faiss {name} {of_vectors(trial)}", trial, from_faiss(built), seconds)
+            yield _quantized(f"Faiss {name} {of_vectors(trial)}", trial, index, seconds)
 
 
 def learned_lists(trial: Trial, index: Index) -> Method:
@@ -99,9 +96,7 @@ def learned_lists(trial: Trial, index: Index) -> Method:
 def kmeans_lists(trial: Trial) -> Method:
     """Faiss' clusters of the float vectors with the same vectors in them."""
     dim = trial.item_vectors.shape[1]
-    built = faiss.index_factory(
-        dim, f"IVF{trial.facts['n_lists']},Flat", faiss.METRIC_INNER_PRODUCT
-    )
+    built = faiss.index_factory(dim, f"IVF{trial.facts['n_lists']},Flat", faiss.METRIC_L2)
     faiss.downcast_index(built).cp.min_points_per_centroid = 1
     start = time.perf_counter()
     built.train(trial.item_vectors)

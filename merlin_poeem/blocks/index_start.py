@@ -14,7 +14,9 @@ class IndexStart(tf.keras.callbacks.Callback):
     """Plans the start of the index at the quantizer's share of the training, ``warmup``.
 
     The training is what the quantizer has seen before and what ``fit`` is going to do: where it is
-    cut off and goes on with ``initial_epoch``, the start is where it would have been.
+    cut off and goes on with ``initial_epoch``, the start is where it would have been. Where it may
+    stop early (``EarlyStopping``), it may stop before the start: give the quantizer a number of
+    steps as ``warmup`` then.
 
     The models of ``QuantizedTwoTowerModel`` and its V2 bring it along. A model whose item tower got
     its quantizer by Merlin's own ``connect`` has it among the ``callbacks`` of ``fit``.

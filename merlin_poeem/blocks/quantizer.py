@@ -281,10 +281,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def _require_start(self) -> None:
         if not self.built or not bool(self.is_started.numpy()):
             steps = int(self.step.numpy()) if self.built else 0
-            unit = "steps" if isinstance(self.warmup, int) else "of the training"
+            planned = int(self.warmup_steps.numpy())
+            after = "steps not yet planned" if planned == UNPLANNED else f"{planned} steps"
             raise RuntimeError(
                 f"{self.name}: expected a started quantizer, got one after {steps} training steps; "
-                f"it starts after warmup = {self.warmup} {unit} and a sample of "
+                f"it starts after {after} (warmup = {self.warmup}) and a sample of "
                 f"{self.sample_size} item vectors"
             )
 

@@ -319,9 +319,13 @@ def test_mixed_precision_quantizes_in_float32():
 def test_export_before_the_start_is_refused():
     quantizer = make_quantizer()
     train_step(quantizer, vectors(10))
-    with pytest.raises(RuntimeError, match=r"after 1 training steps.*warmup = 2.*64 item"):
+    with pytest.raises(
+        RuntimeError, match=r"after 1 training steps; .* after 2 steps \(warmup = 2\).*64 item"
+    ):
         quantizer.quantization()
-    with pytest.raises(RuntimeError, match="after 0 training steps"):
+    with pytest.raises(
+        RuntimeError, match=r"after 0 training steps; .* not yet planned \(warmup = 0.75\)"
+    ):
         IVFPQQuantizer(4, 2).quantization()
 
 
