@@ -44,8 +44,8 @@ PQ_DIM = 8
 K = 100
 BATCH_SIZE = 128
 EPOCHS = 3
-# Three times the tutorial's: the exact model gains from it too.
-LEARNING_RATE = 0.3
+# Six times the tutorial's: lists settle better, and the exact model gains from it too.
+LEARNING_RATE = 0.6
 WARMUP = 0.35
 # What a query wants is a cluster or two.
 AGREEMENT = 0.5
