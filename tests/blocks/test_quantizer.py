@@ -349,6 +349,12 @@ def test_bad_options(options, message):
         make_quantizer(**options)
 
 
+@pytest.mark.parametrize("warmup", ["0.5", True])
+def test_a_warmup_that_is_no_number_is_refused(warmup):
+    with pytest.raises(TypeError, match="warmup: expected a number, got"):
+        make_quantizer(warmup=warmup)
+
+
 # --- the parts -----------------------------------------------------------------------------------
 
 
