@@ -432,8 +432,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
 
 def _checked_warmup(warmup: float) -> float:
     """An int of at least 0, or a float from 0 to below 1; else ``ValueError`` or ``TypeError``."""
-    is_steps = isinstance(warmup, numbers.Integral) and not isinstance(warmup, bool)
-    if not is_steps and not isinstance(warmup, numbers.Real):
+    is_steps = isinstance(warmup, numbers.Integral)
+    if isinstance(warmup, bool) or not isinstance(warmup, numbers.Real):
         raise TypeError(f"warmup: expected a number, got {type(warmup).__name__}")
     if not 0 <= warmup < (math.inf if is_steps else 1):
         raise ValueError(
