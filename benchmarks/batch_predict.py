@@ -26,9 +26,10 @@ from merlin.models.tf.utils.batch_utils import TFModelEncode
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from benchmarks.catalogs import Catalog
-from merlin_poeem import Index, IVFPQParams, fit, reference
-from merlin_poeem.blocks.predict import batch_predict
-from merlin_poeem.blocks.topk import IVFPQTopK
+from merlin_poeem import Index, IVFPQParams, fit
+from merlin_poeem.blocks.in_graph.predict import batch_predict
+from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
+from merlin_poeem.search import reference
 from workflows.comparison import versions
 
 DIM = 64

@@ -24,8 +24,8 @@ from merlin_poeem import (
     save_index,
 )
 from merlin_poeem.arrays import Float32, Int32, Int64, normalize
-from merlin_poeem.fit import import_faiss
-from merlin_poeem.item_codes import unpack_codes
+from merlin_poeem.quantization.fit import import_faiss
+from merlin_poeem.quantization.item_codes import unpack_codes
 
 Kind = Literal["clustered", "uniform"]
 
@@ -149,8 +149,10 @@ def build_index(
 
 
 def encode(quantization: Quantization, catalog: Catalog) -> ItemCodes:
-    """Lists and codes of all items, by Faiss: what :mod:`merlin_poeem.reference` would take minutes
-    for. Where two codewords are about equally near, it may take the other one."""
+    """Lists and codes of all items, by Faiss: the NumPy definition would take minutes.
+
+    Where two codewords are about equally near, it may take the other one.
+    """
     faiss = import_faiss()
     coarse = faiss.IndexFlatL2(quantization.dim)
     coarse.add(quantization.coarse_centroids)

@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.catalogs import Catalog
 from merlin_poeem import Candidates, Index
 from merlin_poeem.arrays import Float32, Int64
-from merlin_poeem.search.convert_cuvs import save_cuvs
-from merlin_poeem.search.convert_faiss import to_faiss_gpu
+from merlin_poeem.convert.cuvs import save_cuvs
+from merlin_poeem.convert.faiss import to_faiss_gpu
 
 # All scores of a batch at once are up to hundreds of GB: exact peers go by so many bytes of them.
 SCORE_BYTES = 2 << 30

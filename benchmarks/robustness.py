@@ -26,7 +26,7 @@ from merlin_poeem import Index
 from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.blocks import IVFPQQuantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
-from merlin_poeem.ragged import IdLists
+from merlin_poeem.search.ragged import IdLists
 from merlin_poeem.search.searcher import open_searcher
 
 N_USERS = 4096

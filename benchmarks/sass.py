@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from tests import nvrtc
+from tests.search.gpu import nvrtc
 
 ARCHITECTURE = 90
 

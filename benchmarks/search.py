@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from merlin_poeem import Index, IVFPQParams, Searcher, fit, open_searcher, search_frame
+from merlin_poeem.convert.faiss import to_faiss
 from merlin_poeem.evaluate import exact_search, recall_at_k
-from merlin_poeem.ragged import Candidates, IdLists
-from merlin_poeem.search.convert_faiss import to_faiss
+from merlin_poeem.search.ragged import Candidates, IdLists
 
 RESULTS = Path("results/search.json")
 RECALL_QUERIES = 100

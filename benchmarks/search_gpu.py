@@ -47,12 +47,13 @@ from benchmarks.peers import (
     open_faiss_cpu,
     open_index_peers,
 )
-from merlin_poeem import Index, reference, search_frame
+from merlin_poeem import Index, search_frame
 from merlin_poeem.arrays import Float32, Int64, to_host
 from merlin_poeem.evaluate import items_scanned, recall_at_k
-from merlin_poeem.ragged import IdLists
-from merlin_poeem.search.device import CupyDevice, Device
-from merlin_poeem.search.gpu import GpuSearcher
+from merlin_poeem.search import reference
+from merlin_poeem.search.gpu.device import CupyDevice, Device
+from merlin_poeem.search.gpu.searcher import GpuSearcher
+from merlin_poeem.search.ragged import IdLists
 
 try:
     from tqdm import tqdm
@@ -647,7 +648,7 @@ def open_machine(emulate: bool) -> Iterator[Machine]:
     """
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     if emulate:
-        from tests.emulation.device import EmulatedDevice
+        from tests.search.gpu.emulation.device import EmulatedDevice
 
         yield Machine(
             EmulatedDevice(),

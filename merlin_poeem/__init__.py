@@ -3,18 +3,20 @@
 frame → workflow → towers → quantizer → **codes → index → search → frame**
 """
 
-from merlin_poeem.fit import fit
-from merlin_poeem.index import Index
-from merlin_poeem.index_format import IndexFormatError, load_index, save_index
-from merlin_poeem.item_codes import ItemCodes, Quantization
-from merlin_poeem.item_set import ItemSet
-from merlin_poeem.items import like_items, like_rows, with_items
-from merlin_poeem.params import IVFPQParams
-from merlin_poeem.ragged import Candidates, IdLists
-from merlin_poeem.ready_made import index_frame
-from merlin_poeem.search.frames import search_frame
+from merlin_poeem.frames.items import like_items, like_rows, with_items
+from merlin_poeem.frames.ready_made import index_frame
+from merlin_poeem.frames.search_frame import search_frame
+from merlin_poeem.frames.text_index import TextIndex
+from merlin_poeem.index.index import Index
+from merlin_poeem.index.loading import load_index
+from merlin_poeem.index.saving import save_index
+from merlin_poeem.index.stored_files import IndexFormatError
+from merlin_poeem.quantization.fit import fit
+from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
+from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.search.item_set import ItemSet
+from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import Searcher, open_searcher
-from merlin_poeem.text_index import TextIndex
 
 __version__ = "0.1.0.dev0"
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem import reference
 from merlin_poeem.arrays import (
     Float32,
     Int64,
@@ -17,10 +16,11 @@ from merlin_poeem.arrays import (
     check_unique,
     normalize,
 )
-from merlin_poeem.index import Index
-from merlin_poeem.item_set import as_item_filter
-from merlin_poeem.params import METRICS, Metric, check_n_probes, positive_int
-from merlin_poeem.ragged import Candidates, IdLists
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.params import METRICS, Metric, check_n_probes, positive_int
+from merlin_poeem.search import reference
+from merlin_poeem.search.item_set import as_item_filter
+from merlin_poeem.search.ragged import Candidates, IdLists
 
 CHUNK_BYTES = 64 << 20
 
@@ -95,9 +95,9 @@ def exact_search(
     vectors, queries
         (n_items, dim) and (n_queries, dim) float32.
     metric
-        As in :class:`~merlin_poeem.params.IVFPQParams`.
+        As in :class:`~merlin_poeem.IVFPQParams`.
     exclude
-        Item ids never returned: one list per query, or an :class:`~merlin_poeem.item_set.ItemSet`.
+        Item ids never returned: one list per query, or an :class:`~merlin_poeem.ItemSet`.
 
     Raises
     ------

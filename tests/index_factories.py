@@ -107,7 +107,7 @@ def assert_answers(
     Scores to 1e-5 of the largest; ids may swap only among items whose scores are that close; items
     of the same list and codes come, and are cut off at k, strictly by id.
     """
-    from merlin_poeem import reference
+    from merlin_poeem.search import reference
 
     eligible = reference.search(
         index, queries, k=max(1, len(index)), n_probes=n_probes, exclude=exclude, allow=allow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from merlin_poeem import Candidates, Index, ItemCodes, load_index, reference, save_index
+from merlin_poeem import Candidates, Index, ItemCodes, load_index, save_index
 from merlin_poeem.evaluate import (
     agreement,
     bytes_per_item,
@@ -14,7 +14,8 @@ from merlin_poeem.evaluate import (
     precision_at_k,
     recall_at_k,
 )
-from merlin_poeem.params import METRICS
+from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.search import reference
 from tests.index_factories import random_index, random_queries
 
 BIG = 2**60

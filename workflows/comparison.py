@@ -16,8 +16,8 @@ import numpy as np
 
 from merlin_poeem import Candidates, Index, open_searcher
 from merlin_poeem.arrays import Float32, Int64
+from merlin_poeem.convert.faiss import from_faiss
 from merlin_poeem.evaluate import exact_search, items_scanned, list_balance
-from merlin_poeem.search.convert_faiss import from_faiss
 
 Quality = Callable[[Candidates], dict[str, float]]
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from merlin_poeem.text_index import Encoder
+from merlin_poeem.frames.text_index import Encoder
 
 NNLM = "https://tfhub.dev/google/nnlm-en-dim128/2"
 

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from merlin_poeem.text_index import PROBE, Encoder, TextIndex
+from merlin_poeem.frames.text_index import PROBE, Encoder, TextIndex
 from workflows.encoders import NNLM, open_encoder
 
 FOLDER = "abcnews"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from merlin_poeem import Index, Searcher, items, load_index, open_searcher, search_frame
+from merlin_poeem import Index, Searcher, load_index, open_searcher, search_frame
+from merlin_poeem.frames import items
 
 
 def for_users(searcher: Searcher, users: pd.DataFrame, k: int) -> pd.DataFrame:

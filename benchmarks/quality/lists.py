@@ -8,8 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem import Index, reference
+from merlin_poeem import Index
 from merlin_poeem.arrays import Float32, Int64
+from merlin_poeem.search import reference
 
 CHUNK_ROWS = 4096
 SHARES = (0.01, 0.02, 0.05, 0.1, 1.0)

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.quality.relevance import Relevance
 from merlin_poeem import IdLists, Index, load_index, save_index
 from merlin_poeem.arrays import Float32, Int64
-from merlin_poeem.params import positive_int
+from merlin_poeem.quantization.params import positive_int
 
 FACTS = "trial.json"
 ROWS = "rows.json"

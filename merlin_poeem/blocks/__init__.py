@@ -1,18 +1,24 @@
 """The half that trains: a Keras layer for Merlin's item tower. Needs TensorFlow 2.12 and Merlin."""
 
-from merlin_poeem.blocks.export import encode_items, export_index, item_vectors, query_vectors
-from merlin_poeem.blocks.fingerprint import StaleIndexError, check_fresh, tower_fingerprints
-from merlin_poeem.blocks.index_start import IndexStart
-from merlin_poeem.blocks.popularity import LengthByPopularity
-from merlin_poeem.blocks.predict import batch_predict, save_encoder, top_k_encoder
-from merlin_poeem.blocks.quantizer import IVFPQQuantizer
-from merlin_poeem.blocks.query_refresh import refresh_queries
-from merlin_poeem.blocks.recall_callback import QuantizedRecall
-from merlin_poeem.blocks.searcher import TensorFlowSearcher
-from merlin_poeem.blocks.temperature import Temperature
-from merlin_poeem.blocks.topk import IVFPQTopK
-from merlin_poeem.blocks.towers import find_quantizer
-from merlin_poeem.blocks.two_tower import QuantizedTwoTowerModel, QuantizedTwoTowerModelV2
+from merlin_poeem.blocks.export.distributed import encode_items_ddf, export_index_ddf
+from merlin_poeem.blocks.export.export import (
+    encode_items,
+    export_index,
+    item_vectors,
+    query_vectors,
+)
+from merlin_poeem.blocks.export.recall_callback import QuantizedRecall
+from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder, top_k_encoder
+from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
+from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
+from merlin_poeem.blocks.model.fingerprint import StaleIndexError, check_fresh, tower_fingerprints
+from merlin_poeem.blocks.model.index_start import IndexStart
+from merlin_poeem.blocks.model.popularity import LengthByPopularity
+from merlin_poeem.blocks.model.query_refresh import refresh_queries
+from merlin_poeem.blocks.model.temperature import Temperature
+from merlin_poeem.blocks.model.towers import find_quantizer
+from merlin_poeem.blocks.model.two_tower import QuantizedTwoTowerModel, QuantizedTwoTowerModelV2
+from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
 
 __all__ = [
     "IVFPQQuantizer",
@@ -28,7 +34,9 @@ __all__ = [
     "batch_predict",
     "check_fresh",
     "encode_items",
+    "encode_items_ddf",
     "export_index",
+    "export_index_ddf",
     "find_quantizer",
     "item_vectors",
     "query_vectors",

@@ -11,11 +11,11 @@ import pandas as pd
 
 from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
 from merlin_poeem.distributed.checks import meta_of
-from merlin_poeem.fit import MAX_POINTS_PER_CENTROID, fit
-from merlin_poeem.index import Index, check_agreement, encode_items
-from merlin_poeem.item_codes import ItemCodes, Quantization
-from merlin_poeem.params import IVFPQParams
-from merlin_poeem.search.frames import column_of, vectors_of
+from merlin_poeem.frames.search_frame import column_of, vectors_of
+from merlin_poeem.index.index import Index, check_agreement, encode_items
+from merlin_poeem.quantization.fit import MAX_POINTS_PER_CENTROID, fit
+from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
+from merlin_poeem.quantization.params import IVFPQParams
 
 Vectors = str | Sequence[str]
 
@@ -69,9 +69,9 @@ def index_ddf(
 ) -> Index:
     """The index of the items of ``ddf``: encoded on the workers, grouped here.
 
-    Equal to :meth:`Index.from_vectors <merlin_poeem.index.Index.from_vectors>` of all vectors at
-    once, save that an item between two codewords to within float32's rounding may get the other
-    one, as products of matrices round differently with their number of rows.
+    Equal to ``Index.from_vectors`` of all vectors at once, save that an item between two codewords
+    to within float32's rounding may get the other one, as products of matrices
+    round differently with their number of rows.
 
     This process holds the codes of all items and copies that grouping them takes, about
     ``4 * (12 + pq_dim)`` bytes an item at 8 bits a code, and never a float vector.
@@ -91,7 +91,7 @@ def fit_ddf(
     rotation: bool = True,
     seed: int = 0,
 ) -> Quantization:
-    """:func:`~merlin_poeem.fit.fit` of the vectors of ``ddf``, trained here on a sample of them.
+    """:func:`~merlin_poeem.fit` of the vectors of ``ddf``, trained here on a sample of them.
 
     The sample, and so the quantization, is the one that ``fit`` takes of all vectors at once,
     whatever the partitions: at most ``256 * max(n_lists, 2 ** pq_bits)`` rows, all that is

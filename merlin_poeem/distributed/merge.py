@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from merlin_poeem.ragged import Candidates
+from merlin_poeem.search.ragged import Candidates
 
 
 def merge_candidates(parts: Sequence[Candidates], k: int) -> Candidates:

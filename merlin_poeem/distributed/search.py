@@ -18,12 +18,7 @@ from merlin_poeem.arrays import Float32
 from merlin_poeem.distributed.checks import meta_of
 from merlin_poeem.distributed.merge import merge_candidates
 from merlin_poeem.distributed.shards import Shard, is_sharded, load_shards
-from merlin_poeem.index import Index
-from merlin_poeem.index_format import load_index
-from merlin_poeem.item_codes import ItemCodes
-from merlin_poeem.item_set import ItemFilter, ItemSet
-from merlin_poeem.ragged import Candidates
-from merlin_poeem.search.frames import (
+from merlin_poeem.frames.search_frame import (
     Form,
     item_filter,
     list_columns,
@@ -32,8 +27,13 @@ from merlin_poeem.search.frames import (
     search_frame,
     vectors_of,
 )
-from merlin_poeem.search.saved import fingerprint_of, open_saved_searcher
-from merlin_poeem.search.searcher import BACKENDS, ReferenceSearcher, Searcher
+from merlin_poeem.index.copies import fingerprint_of
+from merlin_poeem.index.index import Index
+from merlin_poeem.index.loading import load_index
+from merlin_poeem.quantization.item_codes import ItemCodes
+from merlin_poeem.search.item_set import ItemFilter, ItemSet
+from merlin_poeem.search.ragged import Candidates
+from merlin_poeem.search.searcher import BACKENDS, ReferenceSearcher, Searcher, open_saved_searcher
 
 
 def search_ddf(
@@ -49,13 +49,13 @@ def search_ddf(
     form: Form = "long",
     backend: str = "auto",
 ) -> Any:
-    """:func:`~merlin_poeem.search.frames.search_frame` of every partition of ``ddf``, on workers.
+    """:func:`~merlin_poeem.search_frame` of every partition of ``ddf``, on workers.
 
     Parameters
     ----------
     path
         A saved index, which each worker process opens once, whole; or the folder of an index that
-        was split by :func:`~merlin_poeem.distributed.shards.shard_index`: each shard is then opened
+        was split by :func:`~merlin_poeem.distributed.shard_index`: each shard is then opened
         on one worker, every partition is searched in all of them, and the best of what they find is
         what the whole index would have found. Every worker must see the path.
     ddf
@@ -63,7 +63,7 @@ def search_ddf(
     k, vectors, query_id, exclude, allow, n_probes, form
         As of ``search_frame``.
     backend
-        As of :func:`~merlin_poeem.search.searcher.open_searcher`, chosen in each worker.
+        As of :func:`~merlin_poeem.open_searcher`, chosen in each worker.
 
     Returns
     -------

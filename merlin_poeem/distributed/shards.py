@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merlin_poeem.index import Index
-from merlin_poeem.index_format import HEADER_FILE, IndexFormatError, fsync_directory, save_index
-from merlin_poeem.item_codes import ItemCodes, unpack_codes
-from merlin_poeem.params import positive_int
-from merlin_poeem.search.saved import fingerprint_of
+from merlin_poeem.atomic_files import fsync_directory, new_file, whole_folder
+from merlin_poeem.index.copies import fingerprint_of
+from merlin_poeem.index.index import Index
+from merlin_poeem.index.saving import save_index
+from merlin_poeem.index.stored_files import HEADER_FILE, IndexFormatError
+from merlin_poeem.quantization.item_codes import ItemCodes, unpack_codes
+from merlin_poeem.quantization.params import positive_int
 
 MAGIC = "merlin_poeem shards"
 FORMAT_VERSION = 1
@@ -48,7 +49,7 @@ def shard_index(index: Index, n_shards: int, folder: str | os.PathLike[str]) -> 
     ------
     TypeError, ValueError
         ``n_shards`` below 1 or above the number of items; what
-        :func:`~merlin_poeem.index_format.save_index` refuses.
+        :func:`~merlin_poeem.save_index` refuses.
     FileExistsError
         There is something at ``folder``: shards are never replaced under a search that uses them.
     """
@@ -60,17 +61,11 @@ def shard_index(index: Index, n_shards: int, folder: str | os.PathLike[str]) -> 
     folder = Path(folder).resolve()
     if folder.exists():
         raise FileExistsError(f"{folder}: expected a free name for the shards, got one in use")
-    partial = folder.with_name(f"{folder.name}-{os.urandom(4).hex()}.tmp")
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as partial:
         names = [f"shard-{number:04d}" for number in range(n_shards)]
         for number, name in enumerate(names):
             save_index(_rows_of_shard(index, number, n_shards), partial / name)
         _write_manifest(partial, names, index.n_items)
-        partial.rename(folder)
-        fsync_directory(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return load_shards(folder)
 
 
@@ -131,10 +126,8 @@ def _write_manifest(folder: Path, names: list[str], n_items: int) -> None:
         "crc32": _checksum(shards),
         "shards": shards,
     }
-    with (folder / MANIFEST_FILE).open("x") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    with new_file(folder / MANIFEST_FILE) as file:
+        file.write(json.dumps(content, indent=1).encode())
     fsync_directory(folder)
 
 

@@ -12,9 +12,9 @@ from nvtabular.ops.categorify import _emb_sz_rule
 from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Int32, Int64, as_item_ids
-from merlin_poeem.index import Index
-from merlin_poeem.item_codes import unpack_codes
+from merlin_poeem.index.index import Index
 from merlin_poeem.ops.index_operator import IndexOperator
+from merlin_poeem.quantization.item_codes import unpack_codes
 
 OOV = 0
 """The code of items that the index does not hold, and of nulls."""

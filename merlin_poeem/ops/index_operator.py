@@ -2,7 +2,7 @@
 
 An operator holds the path and the fingerprint of a saved index, and nothing that is open: that
 pickles in a few bytes, to a Dask worker or into ``workflow.pkl``. See
-:mod:`merlin_poeem.search.saved`.
+:mod:`merlin_poeem.index.copies`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import dask
 from merlin.dag.operator import DataFormats
 from nvtabular.ops.stat_operator import StatOperator
 
-from merlin_poeem.index import Index
-from merlin_poeem.index_format import load_index
-from merlin_poeem.search.saved import copy_index, fingerprint_of, open_index
+from merlin_poeem.index.copies import copy_index, fingerprint_of, open_index
+from merlin_poeem.index.index import Index
+from merlin_poeem.index.loading import load_index
 
 
 class IndexOperator(StatOperator):

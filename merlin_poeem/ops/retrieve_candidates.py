@@ -13,11 +13,11 @@ from merlin.schema import Tags
 from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Float32
+from merlin_poeem.frames.search_frame import item_filter, list_columns, search_frame
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.ops.saved_tower import copy_tower, fingerprint_of_tower, open_tower
-from merlin_poeem.params import check_n_probes, positive_int
-from merlin_poeem.search.frames import item_filter, list_columns, search_frame
-from merlin_poeem.search.saved import open_saved_searcher
+from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.search.searcher import open_saved_searcher
 
 _RESULTS = {"item_id": "ids", "score": "scores", "count": "count"}
 _DTYPES = {"ids": np.int64, "scores": np.float32, "count": np.int64}
@@ -37,7 +37,7 @@ class RetrieveCandidates(IndexOperator):
 
     It gives ``candidate_ids`` (int64 lists) and ``candidate_scores`` (float32 lists), best first,
     and ``candidate_count`` (int64), their length. Rows with fewer than ``k`` are not padded. These
-    are the results of :func:`~merlin_poeem.search.frames.search_frame`, pandas and cuDF alike; a
+    are the results of :func:`~merlin_poeem.search_frame`, pandas and cuDF alike; a
     tower runs in TensorFlow, which copies its features to the host.
 
     ``Workflow.fit`` reads the dtypes of lists from the first partition with rows, and in pandas
@@ -55,15 +55,15 @@ class RetrieveCandidates(IndexOperator):
         A list column of item ids that its row must not get, such as those seen; a null is an empty
         list. It need not be among the columns that the operator is applied to.
     backend : str, default "auto"
-        As in :func:`~merlin_poeem.search.searcher.open_searcher`, chosen in each process.
+        As in :func:`~merlin_poeem.open_searcher`, chosen in each process.
     prefix : str, default "candidate"
         What the names of the new columns begin with.
     allow : str, default None
         A list column of the only item ids that its row may get; a null or an empty list allows
         none. Else as ``exclude``.
     query_tower : str or os.PathLike, default None
-        The directory of a query tower saved by
-        :func:`~merlin_poeem.blocks.query_tower.save_query_tower`, of the model that the index was
+        The directory of a query tower saved by ``save_query_tower``
+        (:mod:`merlin_poeem.blocks.export.query_tower`), of the model that the index was
         exported from. It is copied with the workflow, as the index is. Needs TensorFlow.
 
     Raises

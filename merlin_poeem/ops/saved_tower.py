@@ -5,17 +5,17 @@ TensorFlow is imported where a tower is opened: operators without one do not nee
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merlin_poeem.index import Index
+from merlin_poeem.atomic_files import whole_folder
+from merlin_poeem.index.index import Index
 
 if TYPE_CHECKING:
-    from merlin_poeem.blocks.query_tower import QueryTower
+    from merlin_poeem.blocks.export.query_tower import QueryTower
 
 _MOST_OPEN = 4
 _lock = threading.Lock()
@@ -24,11 +24,11 @@ _lock = threading.Lock()
 def fingerprint_of_tower(path: str, index: Index) -> str:
     """The fingerprint of the tower saved in ``path``, which ``index`` must be exported from.
 
-    Raises what :func:`~merlin_poeem.blocks.query_tower.load_query_tower` and
-    :func:`~merlin_poeem.blocks.fingerprint.check_fresh` raise.
+    Raises what :func:`~merlin_poeem.blocks.export.query_tower.load_query_tower` and
+    :func:`~merlin_poeem.blocks.check_fresh` raise.
     """
-    from merlin_poeem.blocks.fingerprint import check_fresh
-    from merlin_poeem.blocks.query_tower import load_query_tower
+    from merlin_poeem.blocks.export.query_tower import load_query_tower
+    from merlin_poeem.blocks.model.fingerprint import check_fresh
 
     fingerprint = load_query_tower(path).fingerprint
     check_fresh(index, {"query_tower": fingerprint})
@@ -45,13 +45,9 @@ def copy_tower(path: str, fingerprint: str, target: Path) -> None:
     """Copy the tower saved in ``path`` to ``target``, all of it or, where that fails, nothing."""
     if target.exists():
         return
-    partial = target.with_name(f"{target.name}-{os.urandom(4).hex()}.tmp")
-    try:
-        shutil.copytree(path, partial)
+    with whole_folder(target) as partial:
+        shutil.copytree(path, partial, dirs_exist_ok=True)
         _load(str(partial), fingerprint)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @lru_cache(maxsize=_MOST_OPEN)
@@ -60,7 +56,7 @@ def _tower(path: str, fingerprint: str) -> QueryTower:
 
 
 def _load(path: str, fingerprint: str) -> QueryTower:
-    from merlin_poeem.blocks.query_tower import load_query_tower
+    from merlin_poeem.blocks.export.query_tower import load_query_tower
 
     tower = load_query_tower(path)
     if tower.fingerprint != fingerprint:

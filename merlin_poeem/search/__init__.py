@@ -1,1 +1,1 @@
-"""Search backends: one protocol, the same answers."""
+"""From queries to candidates: one protocol, several backends, the same answers."""

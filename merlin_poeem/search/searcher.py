@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
+from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
-from merlin_poeem import reference
 from merlin_poeem.arrays import Float32
-from merlin_poeem.index import Index
-from merlin_poeem.ragged import Candidates
+from merlin_poeem.index.copies import MOST_OPEN, open_index
+from merlin_poeem.index.index import Index
+from merlin_poeem.search import reference
+from merlin_poeem.search.ragged import Candidates
 
 Backend = Literal["gpu", "faiss", "reference"]
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
+
+_lock = threading.Lock()
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +47,15 @@ class Searcher(Protocol):
         ----------
         queries
             (n_queries, dim) float32, raw space, finite. CuPy arrays, here and in
-            :class:`~merlin_poeem.ragged.IdLists`, only where the searcher is ``on_device``.
+            :class:`~merlin_poeem.IdLists`, only where the searcher is ``on_device``.
         k
             Results wanted per query; fewer come where the visited lists hold fewer.
         n_probes
             Lists visited, 1..n_lists; None takes the index's own default.
         exclude, allow
             Items never returned, or the only ones that may be. One list of item ids per query
-            (:class:`~merlin_poeem.ragged.IdLists` or a sequence of sequences), or one
-            :class:`~merlin_poeem.item_set.ItemSet` for all queries; each of the two as it likes.
+            (:class:`~merlin_poeem.IdLists` or a sequence of sequences), or one
+            :class:`~merlin_poeem.ItemSet` for all queries; each of the two as it likes.
             Where both name an item, it is not returned; an empty ``allow`` allows nothing. Ids that
             the index does not hold are no error. Applied during the scan: they do not eat into
             ``k``.
@@ -101,14 +106,25 @@ def open_searcher(index: Index, backend: str = "auto") -> Searcher:
     if backend == "reference":
         return ReferenceSearcher(index)
     if backend == "faiss":
-        from merlin_poeem.search.cpu import FaissSearcher
+        from merlin_poeem.search.faiss.searcher import FaissSearcher
 
         return FaissSearcher(index)
     if backend == "gpu":
-        from merlin_poeem.search.gpu import GpuSearcher
+        from merlin_poeem.search.gpu.searcher import GpuSearcher
 
         return GpuSearcher(index)
     raise ValueError(f"backend: expected one of {', '.join((*BACKENDS, 'auto'))}; got {backend!r}")
+
+
+def open_saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
+    """A searcher on :func:`~merlin_poeem.index.copies.open_index`, opened once a process."""
+    with _lock:
+        return _saved_searcher(path, fingerprint, backend)
+
+
+@lru_cache(maxsize=MOST_OPEN)
+def _saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
+    return open_searcher(open_index(path, fingerprint), backend)
 
 
 def _open_best(index: Index) -> Searcher:

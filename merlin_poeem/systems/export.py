@@ -8,7 +8,6 @@ nothing but the TensorFlow backend.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +21,8 @@ from merlin.systems.dag import Ensemble
 from merlin.systems.dag.ops.tensorflow import PredictTensorflow
 from tritonclient.utils import np_to_triton_dtype
 
-from merlin_poeem.blocks.fingerprint import check_fresh
-from merlin_poeem.blocks.query_tower import (
+from merlin_poeem.atomic_files import whole_folder
+from merlin_poeem.blocks.export.query_tower import (
     OUTPUT,
     Feature,
     features_of,
@@ -32,9 +31,10 @@ from merlin_poeem.blocks.query_tower import (
     saved_module,
     serving_function,
 )
-from merlin_poeem.blocks.topk import IVFPQTopK
-from merlin_poeem.blocks.towers import query_tower_of
-from merlin_poeem.index_format import load_index
+from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
+from merlin_poeem.blocks.model.fingerprint import check_fresh
+from merlin_poeem.blocks.model.towers import query_tower_of
+from merlin_poeem.index.loading import load_index
 from merlin_poeem.systems.query_poeem import QueryPoeem
 
 EXECUTOR = "executor_model"
@@ -92,7 +92,7 @@ def export_ensemble(
         There is something at ``path``; the index holds no fingerprints; tower and index are of
         different ``dim``; an argument of ``QueryPoeem`` is wrong.
     """
-    with TemporaryDirectory() as folder, _whole(path) as repository:
+    with TemporaryDirectory() as folder, _new_repository(path) as repository:
         if isinstance(tower, tf.keras.Model):
             check_fresh(load_index(index_path), tower)
             tower, model = Path(folder) / "query_tower", tower
@@ -117,11 +117,11 @@ def export_saved_model(
 ) -> Repository:
     """Export query tower and search as one SavedModel, for Triton's TensorFlow backend alone.
 
-    It is of stock operations, see :class:`~merlin_poeem.blocks.topk.IVFPQTopK`: where it is served
+    It is of stock operations, see :class:`~merlin_poeem.blocks.IVFPQTopK`: where it is served
     nothing else is installed. Requests hold the tower's columns, ``k`` and ``n_probes``, (1,)
     int32, and ``exclude__values``, int64, and ``exclude__offsets``, int32, where offsets (1,)
     exclude nothing. They get ``scores`` and ``identifiers`` (n, k), and ``counts`` (n,), as
-    :class:`~merlin_poeem.blocks.topk.IVFPQTopK` returns them: beyond its count a row is filled up.
+    :class:`~merlin_poeem.blocks.IVFPQTopK` returns them: beyond its count a row is filled up.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def export_saved_model(
     """
     index = load_index(index_path)
     check_fresh(index, model)
-    with _whole(path) as repository:
+    with _new_repository(path) as repository:
         target = repository / name / str(VERSION) / "model.savedmodel"
         _save_search(query_tower_of(model), IVFPQTopK.from_index(index), target)
         config = _saved_model_config(name, target)
@@ -146,7 +146,7 @@ def export_saved_model(
 
 
 @contextmanager
-def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def _new_repository(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder that becomes ``path`` once all is in it; where that fails, nothing is left."""
     path = Path(path).resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -154,13 +154,8 @@ def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             f"{path}: expected a free name or an empty directory, got something else; "
             "two ensembles in one repository would overwrite each other's models"
         )
-    partial = path.with_name(f"{path.name}-{os.urandom(4).hex()}.tmp")
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(path) as partial:
         yield partial
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _save_search(tower: tf.keras.layers.Layer, layer: IVFPQTopK, target: Path) -> None:

@@ -14,11 +14,11 @@ from merlin.table import TensorTable
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Int64, as_item_ids, as_vectors
-from merlin_poeem.index_format import load_index
-from merlin_poeem.params import check_n_probes, positive_int
-from merlin_poeem.ragged import Candidates, IdLists, offsets_of
-from merlin_poeem.search.saved import copy_index, fingerprint_of, open_saved_searcher
-from merlin_poeem.search.searcher import Searcher
+from merlin_poeem.index.copies import copy_index, fingerprint_of
+from merlin_poeem.index.loading import load_index
+from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.search.ragged import Candidates, IdLists, offsets_of
+from merlin_poeem.search.searcher import Searcher, open_saved_searcher
 
 MOST_CANDIDATES = 2**31 - 1
 """Of a request: Merlin's offsets are int32."""
@@ -56,7 +56,7 @@ class QueryPoeem(BaseOperator):
         the same for all rows, or (0,), those of the operator. Rows that want the same are searched
         together.
     backend : str, default "auto"
-        As in :func:`~merlin_poeem.search.searcher.open_searcher`, chosen where the model is loaded;
+        As in :func:`~merlin_poeem.open_searcher`, chosen where the model is loaded;
         it is logged, and ``searcher.backend`` names it.
     prefix : str, default "candidate"
         What the names of the new columns begin with.

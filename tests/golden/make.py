@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from merlin_poeem import reference
-from merlin_poeem.index import Index
-from merlin_poeem.index_format import save_index
-from merlin_poeem.item_codes import ItemCodes, Quantization
-from merlin_poeem.params import IVFPQParams
+from merlin_poeem.index.index import Index
+from merlin_poeem.index.saving import save_index
+from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
+from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.search import reference
 
 K = 5
 N_LISTS = 4

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.nvrtc import Kernel, Resources, compile_every_kernel, compiler
+from tests.search.gpu.nvrtc import Kernel, Resources, compile_every_kernel, compiler
 
 TABLE = Path(__file__).with_name("kernels.json")
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-pytest.importorskip("merlin.systems", reason="serving needs Merlin Systems: the `systems` extra")
-
 from hypothesis import given, settings
 
 from merlin_poeem import Index, Searcher
-from tests import test_search_contract as contract
+from tests.search import test_contract as contract
 from tests.systems.served import ServedSearcher
 
 pytestmark = pytest.mark.left

@@ -9,29 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("merlin.systems", reason="serving needs Merlin Systems: the `systems` extra")
-
 import tensorflow as tf
 from merlin.io import Dataset
 from merlin.systems.triton import conversions, utils
 
-from merlin_poeem import Candidates, IdLists, Index, load_index, reference, save_index
-from merlin_poeem.blocks import (
-    IVFPQQuantizer,
-    QuantizedTwoTowerModel,
-    export_index,
-    query_vectors,
-    warm_start,
-)
-from merlin_poeem.blocks.fingerprint import StaleIndexError
-from merlin_poeem.blocks.query_tower import (
+from merlin_poeem import Candidates, IdLists, Index, load_index, save_index
+from merlin_poeem.blocks import IVFPQQuantizer, QuantizedTwoTowerModel, export_index, query_vectors
+from merlin_poeem.blocks.export.query_tower import (
     OUTPUT,
     Feature,
     load_query_tower,
     save_query_tower,
 )
-from merlin_poeem.blocks.towers import query_tower_of
+from merlin_poeem.blocks.model.fingerprint import StaleIndexError
+from merlin_poeem.blocks.model.towers import query_tower_of
+from merlin_poeem.blocks.quantizer import warm_start
+from merlin_poeem.search import reference
 from merlin_poeem.systems import Repository, export, export_ensemble, export_saved_model
 from tests.systems.served import flat
 from tests.systems.toy import DIM, ITEMS, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("merlin.systems", reason="serving needs Merlin Systems: the `systems` extra")
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from merlin.schema import ColumnSchema, Schema
 from merlin.systems.dag import Ensemble
 from merlin.table import TensorTable
 
-from merlin_poeem import Index, reference, save_index, systems
+from merlin_poeem import Index, save_index, systems
+from merlin_poeem.search import reference
 from merlin_poeem.systems import QueryPoeem, query_poeem
 from tests.index_factories import (
     FIRST_ID,

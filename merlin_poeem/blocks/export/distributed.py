@@ -1,0 +1,177 @@
+"""From a saved model to codes over Dask: each worker process loads the item tower once.
+
+What travels to a worker is the model's path and the fingerprint of its files; what comes back are
+codes. The item tower's vectors never leave the worker that computed them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from merlin.io import Dataset
+from merlin.schema import Tags
+
+from merlin_poeem.blocks.export.export import check_columns, encode_items, tagged_column
+from merlin_poeem.blocks.model.fingerprint import INFO_KEY, tower_fingerprints
+from merlin_poeem.blocks.model.towers import find_quantizer, item_tower_of
+from merlin_poeem.distributed.checks import meta_of
+from merlin_poeem.distributed.encode import codes_frame, item_codes_of
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.item_codes import ItemCodes
+from merlin_poeem.quantization.params import IVFPQParams, positive_int
+
+_lock = threading.Lock()
+
+
+def encode_items_ddf(
+    model_path: str | os.PathLike[str],
+    items: Any,
+    *,
+    batch_size: int = 4096,
+    id_column: str | None = None,
+) -> Any:
+    """The codes of ``items`` as a Dask frame, each partition encoded on a worker.
+
+    Columns as of :func:`~merlin_poeem.distributed.encode_ddf`. Of rows of one partition that
+    repeat an id, the first counts; ids that several partitions have are in the result as often.
+    Nothing is computed yet. Threads of one worker take turns, as the model is one.
+
+    Parameters
+    ----------
+    model_path
+        A two-tower model saved by ``model.save``, in a place that every worker sees.
+    items
+        A Merlin dataset or a Dask frame with pandas partitions and the item tower's columns.
+    batch_size, id_column
+        As of :func:`~merlin_poeem.blocks.encode_items`.
+
+    Raises
+    ------
+    TypeError
+        Neither a Dask frame nor a dataset.
+    ValueError
+        Columns missing (named), null ids, or a model that was replaced since, when it is computed.
+    OSError
+        No saved model.
+    """
+    return _encode(_Saved.at(model_path), items, batch_size, id_column)
+
+
+def export_index_ddf(
+    model_path: str | os.PathLike[str],
+    items: Any,
+    *,
+    n_probes: int = 1,
+    batch_size: int = 4096,
+    id_column: str | None = None,
+    item_table: pd.DataFrame | None = None,
+    info: dict[str, Any] | None = None,
+) -> Index:
+    """:func:`~merlin_poeem.blocks.export_index`, encoded over Dask and grouped here.
+
+    The same index, whatever the partitions: of rows that repeat an id, the first counts. This
+    process holds the codes of all items, and no vectors. Parameters and errors as of
+    :func:`encode_items_ddf` and ``export_index``.
+    """
+    info = dict(info or {})
+    if INFO_KEY in info:
+        raise ValueError(f"info: expected no key {INFO_KEY!r}, which is written here, got {info}")
+    saved = _Saved.at(model_path)
+    codes = _encode(saved, items, batch_size, id_column).compute()
+    if not len(codes):
+        raise ValueError("items: expected at least one row, got none")
+    item_codes = item_codes_of(codes.drop_duplicates("item_id"))
+    model = _open(saved)
+    quantizer = find_quantizer(model)
+    info[INFO_KEY] = tower_fingerprints(model)
+    index = Index.from_codes(
+        quantizer.params, quantizer.quantization(), item_codes, item_table=item_table, info=info
+    )
+    return index.with_n_probes(n_probes)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """Where a model is saved, and which one it has to be."""
+
+    path: str
+    fingerprint: str
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> _Saved:
+        path = Path(path).resolve()
+        return cls(str(path), _fingerprint_of(path))
+
+
+def _encode(saved: _Saved, items: Any, batch_size: int, id_column: str | None) -> Any:
+    ddf = items.to_ddf() if isinstance(items, Dataset) else items
+    meta, batch_size = meta_of(ddf), positive_int("batch_size", batch_size)
+    model = _open(saved)
+    schema = item_tower_of(model).schema
+    id_column = id_column or tagged_column(schema, Tags.ITEM_ID)
+    check_columns(meta, [*schema.column_names, id_column])
+    params = find_quantizer(model).params
+    return ddf.map_partitions(
+        _encode_partition, saved, batch_size, id_column, params, meta=_no_codes(params)
+    ).clear_divisions()
+
+
+def _no_codes(params: IVFPQParams) -> pd.DataFrame:
+    # As the quantizer trains 4 or 8 bits a code.
+    codes = np.empty((0, params.pq_dim), np.uint8)
+    return codes_frame(ItemCodes(np.empty(0, np.int64), np.empty(0, np.int32), codes))
+
+
+def _encode_partition(
+    frame: pd.DataFrame,
+    saved: _Saved,
+    batch_size: int,
+    id_column: str,
+    params: IVFPQParams,
+) -> pd.DataFrame:
+    if not len(frame):
+        return _no_codes(params)
+    model = _open(saved)
+    # One at a time: while it encodes, the quantizer passes float vectors through.
+    with _lock:
+        return codes_frame(encode_items(model, frame, batch_size=batch_size, id_column=id_column))
+
+
+def _open(saved: _Saved) -> tf.keras.Model:
+    """The saved model, loaded once a process; ``ValueError`` where it is another."""
+    with _lock:
+        return _model(saved)
+
+
+@lru_cache(maxsize=1)
+def _model(saved: _Saved) -> tf.keras.Model:
+    _check_fingerprint(saved)
+    model = tf.keras.models.load_model(saved.path)
+    _check_fingerprint(saved)  # it may have been replaced meanwhile
+    return model
+
+
+def _check_fingerprint(saved: _Saved) -> None:
+    found = _fingerprint_of(Path(saved.path))
+    if found != saved.fingerprint:
+        raise ValueError(
+            f"{saved.path}: expected the model with fingerprint {saved.fingerprint}, got {found}: "
+            "it was replaced since; start anew with the one that is there"
+        )
+
+
+def _fingerprint_of(path: Path) -> str:
+    """Of the graph, and of the index of the variables, which has a checksum of each."""
+    crc32 = 0
+    for name in ("saved_model.pb", "variables/variables.index"):
+        crc32 = zlib.crc32((path / name).read_bytes(), crc32)
+    return f"{crc32:08x}"

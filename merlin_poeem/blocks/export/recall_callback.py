@@ -1,0 +1,104 @@
+"""A Keras callback that shows each epoch what quantization costs: recall with and without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from merlin_poeem.arrays import Int64
+from merlin_poeem.blocks.export.export import Frames, export_index, item_vectors, query_vectors
+from merlin_poeem.blocks.model.towers import find_quantizer
+from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
+from merlin_poeem.quantization.params import positive_int
+from merlin_poeem.search.ragged import IdLists
+from merlin_poeem.search.searcher import open_searcher
+
+
+class QuantizedRecall(tf.keras.callbacks.Callback):
+    """Adds to the logs of each epoch, and so to the progress bar's line and to ``History``:
+
+    - ``float_recall_at_k``: recall of exact search over the item tower's float vectors;
+    - ``quantized_recall_at_k``: recall of the index as it would be exported now (from the epoch on
+      in which the quantizer has started);
+    - ``max_over_mean_list``: size of the largest list over the mean.
+
+    Other callbacks, such as ``EarlyStopping(monitor="quantized_recall_at_20", mode="max")``, can
+    use them; list them after this one.
+    """
+
+    def __init__(
+        self,
+        queries: Frames,
+        items: Frames,
+        relevant: Any,
+        *,
+        k: int = 20,
+        n_probes: int = 1,
+        exclude: Any = None,
+        backend: str = "auto",
+        item_id_column: str | None = None,
+        batch_size: int = 4096,
+    ) -> None:
+        """
+        Parameters
+        ----------
+        queries
+            Rows with the query tower's columns, one a query.
+        items
+            Rows with the item tower's columns: the catalog.
+        relevant, exclude
+            Per query, the ids of the items it should find, and of those it must not be shown (such
+            as the training items); an :class:`~merlin_poeem.IdLists` or a sequence of rows.
+        k, n_probes, backend
+            As of :class:`~merlin_poeem.Searcher`.
+        item_id_column
+            The column of ``items`` that ``relevant`` and ``exclude`` speak of; None is the one
+            tagged as item id.
+        batch_size
+            Rows per call of a tower.
+        """
+        super().__init__()
+        self.queries, self.items = queries, items
+        self.relevant = IdLists.of("relevant", relevant, len(relevant))
+        self.exclude = None if exclude is None else IdLists.of("exclude", exclude, len(relevant))
+        self.k, self.n_probes = positive_int("k", k), positive_int("n_probes", n_probes)
+        self.backend = backend
+        self.item_id_column = item_id_column
+        self.batch_size = batch_size
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Find a misplaced quantizer before the first step, not after the first epoch."""
+        if self.model.built:
+            find_quantizer(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Search the validation queries, exactly and through the index."""
+        logs = {} if logs is None else logs
+        quantizer = find_quantizer(self.model)
+        _, queries = query_vectors(self.model, self.queries, batch_size=self.batch_size)
+        item_ids, vectors = self._float_vectors()
+        exact = exact_search(
+            item_ids,
+            vectors,
+            queries,
+            k=self.k,
+            metric=quantizer.params.metric,
+            exclude=self.exclude,
+        )
+        logs[f"float_recall_at_{self.k}"] = recall_at_k(exact, self.relevant, self.k)
+        if not quantizer.is_started.numpy():
+            return
+        index = export_index(
+            self.model, self.items, batch_size=self.batch_size, id_column=self.item_id_column
+        )
+        found = open_searcher(index, self.backend).search(
+            queries, k=self.k, n_probes=self.n_probes, exclude=self.exclude
+        )
+        logs[f"quantized_recall_at_{self.k}"] = recall_at_k(found, self.relevant, self.k)
+        logs["max_over_mean_list"] = list_balance(index).max_over_mean
+
+    def _float_vectors(self) -> tuple[Int64, Any]:
+        return item_vectors(
+            self.model, self.items, batch_size=self.batch_size, id_column=self.item_id_column
+        )

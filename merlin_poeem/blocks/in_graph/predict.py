@@ -1,0 +1,210 @@
+"""A saved or live ``mm.TopKEncoder`` over frames: candidates for every row, without a Python loop.
+
+Merlin's own ``batch_predict`` makes a frame cell by cell; here a batch is arrays from end to end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import merlin.models.tf as mm
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from merlin.io import Dataset
+from merlin.models.io import save_merlin_metadata
+from merlin.models.tf.models.base import get_output_schema
+from merlin.schema import Tags
+
+from merlin_poeem.arrays import as_item_ids
+from merlin_poeem.blocks.export.export import Frames, check_columns, partitions, tagged_column
+from merlin_poeem.blocks.in_graph.searcher import as_candidates
+from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
+from merlin_poeem.blocks.model.fingerprint import (
+    check_fresh,
+    compare_fingerprints,
+    tower_fingerprint,
+)
+from merlin_poeem.blocks.model.towers import query_tower_of
+from merlin_poeem.frames.search_frame import (
+    RESULT_COLUMNS,
+    Form,
+    item_filter,
+    list_columns,
+    long_columns,
+)
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.params import positive_int
+from merlin_poeem.search.item_set import ItemFilter
+from merlin_poeem.search.ragged import Candidates, IdLists
+
+
+def top_k_encoder(
+    model: tf.keras.Model, index: Index, *, k: int = 10, n_probes: int | None = None
+) -> mm.TopKEncoder:
+    """The query tower of ``model`` and the search of ``index`` in one model.
+
+    To evaluate, to save (:func:`save_encoder`), and for :func:`batch_predict`. The tower's weights
+    are those of ``model``, not copies: train it on, and the index is stale.
+
+    Parameters
+    ----------
+    model
+        A two-tower model, V1 or V2, that ``index`` was exported from.
+    k, n_probes
+        What a call takes that names none; None is the index's own.
+
+    Raises
+    ------
+    StaleIndexError
+        The index was exported from other weights.
+    TypeError, ValueError
+        Another kind of model, an index that does not say what it was exported from, or ``k`` or
+        ``n_probes`` out of range.
+    """
+    check_fresh(index, model)
+    layer = IVFPQTopK.from_index(index, k=k, n_probes=n_probes)
+    encoder = mm.TopKEncoder(query_tower_of(model), topk_layer=layer, k=k)
+    # Merlin would build the tower again, and a tower of TwoTowerModel then has new, random weights.
+    encoder.built = True
+    return encoder
+
+
+def batch_predict(
+    encoder: mm.TopKEncoder,
+    frames: Frames,
+    *,
+    k: int | None = None,
+    n_probes: int | None = None,
+    query_id: str | None = None,
+    exclude: str | None = None,
+    form: Form = "long",
+    batch_size: int = 8192,
+) -> Iterator[pd.DataFrame]:
+    """Candidates for every row of ``frames``, one frame a partition, made as it is asked for.
+
+    Memory is bounded by a partition, its results and a batch. ``pd.concat`` makes one frame of
+    all; a partition without rows gives none. That the index of the layer was exported from the
+    encoder's query tower is checked once, where the index says what it was exported from.
+
+    Parameters
+    ----------
+    encoder
+        ``mm.TopKEncoder`` with an :class:`~merlin_poeem.blocks.IVFPQTopK`.
+    frames
+        A Merlin dataset or a pandas frame with the query encoder's columns.
+    k, n_probes
+        None takes the layer's own.
+    query_id
+        The column that names the queries in the result; None is the column tagged as user id.
+    exclude
+        A list column of item ids never returned for that row, where a null is an empty list.
+    form
+        As of :func:`~merlin_poeem.search_frame`: ``"long"``, columns query id,
+        ``rank``, ``item_id``, ``score``; or ``"list"``, columns query id, ``item_id``, ``score``
+        (lists) and ``count``. Never padded.
+    batch_size
+        Rows per call of the encoder.
+
+    Raises
+    ------
+    TypeError
+        Another top-k layer than IVFPQTopK, or frames, ids or lists of another kind.
+    StaleIndexError
+        The query tower has been trained since the index was exported.
+    ValueError
+        Columns missing (named), null ids, ``k`` or ``n_probes`` out of range.
+    """
+    layer = encoder.topk_layer
+    if not isinstance(layer, IVFPQTopK):
+        raise TypeError(f"encoder: expected an IVFPQTopK layer, got {type(layer).__name__}")
+    if form not in RESULT_COLUMNS:
+        raise ValueError(f"form: expected long or list, got {form!r}")
+    batch_size = positive_int("batch_size", batch_size)
+    query_id = query_id or tagged_column(encoder.schema, Tags.USER_ID)
+    if layer.fingerprints is not None:
+        compare_fingerprints(
+            layer.fingerprints, {"query_tower": tower_fingerprint(encoder.blocks[0])}
+        )
+    columns = long_columns if form == "long" else list_columns
+    for frame in partitions(frames):
+        names = [*encoder.schema.column_names, query_id, *([exclude] if exclude else [])]
+        check_columns(frame, names)
+        if not len(frame):
+            continue
+        query_ids = as_item_ids(query_id, frame[query_id].to_numpy())
+        seen = item_filter(frame, "exclude", exclude, on_device=False)
+        found = _predict(encoder, frame, batch_size, seen, {"k": k, "n_probes": n_probes})
+        yield pd.DataFrame(columns(pd, query_id, query_ids, found))
+
+
+def save_encoder(encoder: mm.TopKEncoder, path: str | os.PathLike[str]) -> None:
+    """Save as ``encoder.save`` does, with a second signature, whose search is chosen at call time.
+
+    Signature ``serving_default`` takes the features; ``search`` takes beside them ``k`` and
+    ``n_probes``, () int32, and ``exclude__values`` and ``exclude__offsets``, int64, the layout of
+    Merlin's list columns: offsets (n_queries + 1,), or (1,) to exclude nothing. Both return
+    ``scores``, ``identifiers`` and ``counts``, and run with ``tf.saved_model.load`` alone, where
+    neither Merlin nor this library is installed.
+
+    Raises ``ValueError`` where the encoder has not been called yet: its inputs are then unknown.
+    """
+    spec = encoder.save_spec()
+    if spec is None:
+        raise ValueError("encoder: expected one that has been called, got one without input shapes")
+    features = {name: tf.TensorSpec(s.shape, s.dtype, name) for name, s in spec[0][0].items()}
+
+    def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return dict(encoder(features)._asdict())
+
+    def search(
+        features: dict[str, tf.Tensor],
+        k: tf.Tensor,
+        n_probes: tf.Tensor,
+        exclude__values: tf.Tensor,
+        exclude__offsets: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        exclude = (exclude__values, exclude__offsets)
+        return dict(encoder(features, k=k, n_probes=n_probes, exclude=exclude)._asdict())
+
+    options = (
+        tf.TensorSpec((), tf.int32, "k"),
+        tf.TensorSpec((), tf.int32, "n_probes"),
+        tf.TensorSpec((None,), tf.int64, "exclude__values"),
+        tf.TensorSpec((None,), tf.int64, "exclude__offsets"),
+    )
+    signatures = {
+        "serving_default": tf.function(serve).get_concrete_function(features),
+        "search": tf.function(search).get_concrete_function(features, *options),
+    }
+    tf.keras.Model.save(encoder, path, save_format="tf", signatures=signatures)
+    save_merlin_metadata(path, encoder.schema, get_output_schema(path))
+
+
+def _predict(
+    encoder: mm.TopKEncoder,
+    frame: pd.DataFrame,
+    batch_size: int,
+    seen: ItemFilter | None,
+    options: dict[str, Any],
+) -> Candidates:
+    schema = encoder.schema
+    dataset = Dataset(frame[schema.column_names].reset_index(drop=True), schema=schema)
+    parts, start = [], 0
+    for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):
+        stop = min(start + batch_size, len(frame))
+        exclude = None
+        if isinstance(seen, IdLists):
+            offsets = seen.offsets[start : stop + 1]
+            exclude = seen.values[offsets[0] : offsets[-1]], offsets - offsets[0]
+        found = encoder(features, training=False, exclude=exclude, **options)
+        parts.append(as_candidates(*(tensor.numpy() for tensor in found)))
+        start = stop
+    return Candidates(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("counts", "scores", "item_ids")
+        )
+    )

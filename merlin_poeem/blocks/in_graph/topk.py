@@ -1,0 +1,289 @@
+"""IVFPQTopK: search of an index inside the TensorFlow graph, a layer for Merlin's TopKEncoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+from merlin.models.tf.core.prediction import Prediction
+from merlin.models.tf.outputs.topk import TopKLayer
+
+from merlin_poeem.blocks.in_graph.search import (
+    CountedTopK,
+    GraphSearch,
+    request_specs,
+    search_function,
+)
+from merlin_poeem.blocks.in_graph.state import arrays_of, state_specs
+from merlin_poeem.blocks.model.fingerprint import DIGITS, INFO_KEY, TOWERS, index_fingerprints
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes, positive_int
+
+IdsGiven: TypeAlias = "tf.RaggedTensor | tf.Tensor | tuple[tf.Tensor, tf.Tensor] | None"
+
+MAX_ITEMS = 2**31 - 2
+
+
+@tf.keras.utils.register_keras_serializable(package="merlin_poeem")
+class IVFPQTopK(TopKLayer):
+    """The ``k`` best items of the ``n_probes`` best lists of each query, searched in the graph.
+
+    Made with :meth:`from_index`; goes where Merlin's ``BruteForce`` does::
+
+        topk = IVFPQTopK.from_index(index, k=20, n_probes=4)
+        encoder = mm.TopKEncoder(query_encoder, topk_layer=topk, k=20)
+        encoder(features)  # k and n_probes of the layer
+        encoder(features, k=50, n_probes=8, exclude=seen_items)  # chosen at call time
+
+    The answer is that of :mod:`~merlin_poeem.search.reference`: int64 ids, equal scores in order of
+    item id. A row with fewer than ``k`` results is filled up with the score −inf and ``FILL_ID``,
+    and ``counts`` says how many are results.
+
+    The state is the index: its codes as stored, 16 bytes an item for ids and their order, 4 more
+    under cosine and l2, and 4 more where items share list and codes; and the fingerprints of the
+    towers that it was exported from. It is all in variables, saved and restored with the model's.
+    Memory in a search is bounded for any number of queries, see
+    :class:`~merlin_poeem.blocks.in_graph.search.GraphSearch`.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        dim: int,
+        n_lists: int,
+        pq_dim: int,
+        pq_bits: int = 8,
+        *,
+        metric: Metric = "inner_product",
+        n_probes: int = 1,
+        rotation: bool = False,
+        encodes_residual: bool = True,
+        twins: bool = False,
+        k: int = 10,
+        name: str = "ivfpq_top_k",
+        **kwargs: Any,
+    ) -> None:
+        """A layer of zeros, to be restored from a checkpoint; see :meth:`from_index`.
+
+        Parameters
+        ----------
+        n_items, dim
+            Items in the index, and the width of queries.
+        n_lists, pq_dim, pq_bits, metric
+            As in :class:`~merlin_poeem.IVFPQParams`.
+        n_probes, k
+            What a call takes that names none.
+        rotation, encodes_residual
+            Whether the quantization has a rotation, and whether its codes are of residuals.
+        twins
+            Whether items share list and codes with others.
+        """
+        # Keras casts a layer's inputs under mixed precision: scores and codes stay in float32.
+        kwargs["dtype"] = "float32"
+        super().__init__(k=positive_int("k", k), name=name, trainable=False, **kwargs)
+        self.params = IVFPQParams(
+            n_lists=n_lists, pq_dim=pq_dim, pq_bits=pq_bits, metric=metric, n_probes=n_probes
+        )
+        if not 0 <= n_items <= MAX_ITEMS:
+            raise ValueError(f"n_items: expected 0 to {MAX_ITEMS}, got {n_items}")
+        self.n_items, self.dim, self.n_probes = int(n_items), int(dim), self.params.n_probes
+        self.rotates, self.has_twins = bool(rotation), bool(twins)
+        kind = {"rotation": self.rotates, "twins": self.has_twins}
+        variables = {
+            name: self._variable(name, spec.shape, spec.dtype)
+            for name, spec in state_specs(
+                self.params, self.dim, n_items=self.n_items, **kind
+            ).items()
+        }
+        self.state = GraphSearch(self.params, bool(encodes_residual), **variables)
+        """The index, as the graph has it."""
+        # Not in the config: a checkpoint of another index is then restored with its own.
+        self.exported_from = self._variable("exported_from", (len(TOWERS), DIGITS // 2), tf.uint8)
+        # One default of n_probes for all, which the graph has no need of.
+        of_kind = search_function(
+            replace(self.params, n_probes=1),
+            self.dim,
+            encodes_residual=self.state.encodes_residual,
+            **kind,
+        )
+
+        def search(*request: tf.Tensor) -> CountedTopK:
+            state = {name: tf.convert_to_tensor(variable) for name, variable in variables.items()}
+            found: CountedTopK = of_kind(state, *request)
+            return found
+
+        self.search = tf.function(
+            search,
+            autograph=False,
+            input_signature=request_specs(self.dim),
+        )
+        """The state's search in one trace: what a ``tf.saved_model`` of the layer offers."""
+
+    @classmethod
+    def from_index(
+        cls, index: Index, *, k: int = 10, n_probes: int | None = None, **kwargs: Any
+    ) -> IVFPQTopK:
+        """A layer that holds ``index``; ``k`` and ``n_probes`` (None: the index's) as defaults.
+
+        Raises ``TypeError`` or ``ValueError`` on a ``k`` or ``n_probes`` out of range.
+        """
+        params, arrays = index.params, arrays_of(index)
+        layer = cls(
+            index.n_items,
+            index.dim,
+            params.n_lists,
+            params.pq_dim,
+            params.pq_bits,
+            metric=params.metric,
+            n_probes=params.n_probes if n_probes is None else n_probes,
+            rotation="rotation" in arrays,
+            encodes_residual=index.quantization.encodes_residual,
+            twins="twin_of_row" in arrays,
+            k=k,
+            **kwargs,
+        )
+        for name, array in arrays.items():
+            getattr(layer.state, name).assign(array)
+        if INFO_KEY in index.info:
+            fingerprints = index_fingerprints(index)
+            digits = [list(bytes.fromhex(fingerprints[name])) for name in TOWERS]
+            layer.exported_from.assign(np.array(digits, np.uint8))
+        return layer
+
+    @property
+    def fingerprints(self) -> dict[str, str] | None:
+        """Of the towers that the index was exported from, None where it did not say."""
+        rows = self.exported_from.numpy()
+        if not rows.any():
+            return None
+        return {name: row.tobytes().hex() for name, row in zip(TOWERS, rows, strict=True)}
+
+    def index(self, candidates: tf.Tensor, identifiers: tf.Tensor | None = None) -> TopKLayer:
+        """Not here: vectors become an index outside the graph, see :meth:`from_index`."""
+        raise NotImplementedError(
+            "IVFPQTopK: expected an Index, got candidate vectors; make one with export_index or "
+            "Index.from_vectors and the layer with IVFPQTopK.from_index(index)"
+        )
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        targets: tf.Tensor | None = None,
+        testing: bool = False,
+        k: Any = None,
+        n_probes: Any = None,
+        exclude: IdsGiven = None,
+        allow: IdsGiven = None,
+    ) -> CountedTopK | Prediction:
+        """Search for (n_queries, dim) float32 query vectors, raw space.
+
+        Parameters
+        ----------
+        inputs
+            The queries; a ragged (n_queries, 1, dim) is taken as Merlin's ``BruteForce`` takes it.
+        targets, testing
+            In evaluation the one right item id of each query; a ``Prediction`` of the scores and
+            of the (n_queries, k) 0/1 relevance then comes back.
+        k, n_probes
+            Integers or () tensors; None takes the layer's own.
+        exclude, allow
+            Item ids never returned, or the only ones that may be: a ragged (n_queries, None), one
+            list a query; or a (n_ids,) tensor for all queries; or a pair of values and offsets, as
+            ``search`` takes them. An empty ``allow`` allows nothing.
+
+        Raises
+        ------
+        TypeError, ValueError, tf.errors.InvalidArgumentError
+            ``k`` or ``n_probes`` out of range, another width than ``dim``, NaN or infinite
+            queries, another number of id lists than queries, ids that are not integers. What is
+            known only when the graph runs is the last of these.
+        """
+        if isinstance(inputs, tf.RaggedTensor):
+            inputs = tf.squeeze(inputs.to_tensor(), axis=1)
+        if inputs.shape.rank != 2 or inputs.shape[1] not in (None, self.dim):
+            raise ValueError(f"queries: expected shape (n, {self.dim}), got {inputs.shape}")
+        n_queries = tf.shape(inputs, tf.int64)[0]
+        k = self._k if k is None else k
+        n_probes = self.n_probes if n_probes is None else n_probes
+        scores, item_ids, counts = self.search(
+            inputs,
+            k if tf.is_tensor(k) else positive_int("k", k),
+            n_probes if tf.is_tensor(n_probes) else check_n_probes(n_probes, self.params.n_lists),
+            *_flat_ids("exclude", exclude, n_queries),
+            *_flat_ids("allow", allow, n_queries),
+        )
+        shape = (inputs.shape[0], None if tf.is_tensor(k) else k)
+        found = CountedTopK(
+            tf.ensure_shape(scores, shape), tf.ensure_shape(item_ids, shape), counts
+        )
+        return _relevance(found, targets) if testing else found
+
+    def compute_output_shape(self, input_shape: tf.TensorShape) -> CountedTopK:
+        """(n_queries, k) twice, and (n_queries,)."""
+        shape = tf.TensorShape((input_shape[0], self._k))
+        return CountedTopK(shape, shape, shape[:1])
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs to make the layer again, its state apart."""
+        config = {
+            **super().get_config(),
+            **self.params.to_dict(),
+            "n_items": self.n_items,
+            "dim": self.dim,
+            "n_probes": self.n_probes,
+            "rotation": self.rotates,
+            "encodes_residual": self.state.encodes_residual,
+            "twins": self.has_twins,
+        }
+        for name in ("dtype", "trainable"):
+            del config[name]
+        return config
+
+    def _variable(self, name: str, shape: Any, dtype: Any) -> tf.Variable:
+        return self.add_weight(name, shape, dtype=dtype, initializer="zeros", trainable=False)
+
+
+def _flat_ids(name: str, given: Any, n_queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Values and offsets, as ``IVFPQTopK.search`` takes them, of what a call was given."""
+    if given is None:
+        return tf.zeros((0,), tf.int64), tf.zeros((1,), tf.int64)
+    if isinstance(given, tuple):
+        values, offsets = (_as_int64(name, part) for part in given)
+        return values, offsets
+    is_ragged = isinstance(given, tf.RaggedTensor)
+    given = _as_int64(name, given)
+    if given.shape.rank != (2 if is_ragged else 1):
+        raise ValueError(
+            f"{name}: expected a ragged (n_queries, None) or a (n_ids,) tensor, got {given.shape}"
+        )
+    if not is_ragged:
+        return given, tf.stack([0, tf.size(given, tf.int64)])
+    n_lists = given.nrows(tf.int64)
+    message = f"{name}: expected as many lists as queries"
+    with tf.control_dependencies([tf.debugging.assert_equal(n_lists, n_queries, message)]):
+        return given.values, tf.cast(tf.identity(given.row_splits), tf.int64)
+
+
+def _as_int64(name: str, given: Any) -> Any:
+    """A tensor, ragged or not, of integers."""
+    given = given if isinstance(given, tf.RaggedTensor) else tf.convert_to_tensor(given)
+    if not given.dtype.is_integer:
+        raise TypeError(f"{name}: expected integers, got {given.dtype.name}")
+    return tf.cast(given, tf.int64)
+
+
+def _relevance(found: CountedTopK, targets: tf.Tensor | None) -> Prediction:
+    """Scores, finite, and whether each place holds the query's target, (n_queries, k) float32."""
+    if targets is None:
+        raise ValueError("targets: expected the item id of each query in evaluation, got None")
+    if isinstance(targets, tf.RaggedTensor):
+        mask = targets._keras_mask.with_row_splits_dtype(targets.row_splits.dtype)
+        targets = tf.ragged.boolean_mask(targets, mask).to_tensor()
+    targets = tf.reshape(tf.cast(targets, tf.int64), (-1, 1))
+    is_result = tf.sequence_mask(found.counts, tf.shape(found.scores)[1])
+    is_target = tf.equal(found.identifiers, targets) & is_result
+    # A loss that multiplied −inf by 0 would be NaN.
+    scores = tf.maximum(found.scores, tf.float32.min)
+    return Prediction(scores, tf.cast(is_target, tf.float32))

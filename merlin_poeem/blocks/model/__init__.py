@@ -1,0 +1,1 @@
+"""The two-tower model around the layer: attaching it, starting it, telling models apart."""

@@ -1,0 +1,88 @@
+"""Where the two towers of Merlin's models are, and the quantizer in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import merlin.models.tf as mm
+import tensorflow as tf
+
+from merlin_poeem.blocks.model.list_agreement import ListAgreement
+from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
+
+
+def find_quantizer(model: tf.keras.Model) -> IVFPQQuantizer:
+    """The quantizer of a model, however it was attached.
+
+    Raises ``ValueError`` unless there is exactly one and it is the last layer of the item tower.
+    """
+    in_query = [q.name for q in quantizers_in(query_tower_of(model))]
+    if in_query:
+        raise ValueError(
+            f"query tower: expected no quantizer, got {', '.join(in_query)}; without an item_tower "
+            "of its own a model copies the query tower: use QuantizedTwoTowerModel"
+        )
+    item_tower = item_tower_of(model)
+    found = list(quantizers_in(item_tower))
+    if len(found) != 1:
+        raise ValueError(f"item tower: expected one IVFPQQuantizer, got {len(found)}")
+    quantizer, last = found[0], last_layer(item_tower)
+    if last != quantizer:
+        raise ValueError(
+            f"item tower: expected the quantizer to be the last layer, got {last.name} after it; "
+            "normalise before the quantizer, not with l2_normalization=True or post="
+        )
+    return quantizer
+
+
+def has_quantizer(model: tf.keras.Model) -> bool:
+    """Whether a quantizer is anywhere in the model, at its place or not."""
+    # Not of the model itself: Keras' state of a compiled model cannot always be walked through.
+    towers = (query_tower_of(model), item_tower_of(model))
+    return any(True for tower in towers for _ in quantizers_in(tower))
+
+
+def item_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:
+    """The item (candidate) tower of a V1 or V2 two-tower model; ``TypeError`` for other models."""
+    if isinstance(model, mm.RetrievalModelV2):
+        return model.candidate_encoder
+    return _retrieval_block(model).item_block()
+
+
+def query_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:
+    """The query (user) tower of a V1 or V2 two-tower model; ``TypeError`` for other models."""
+    if isinstance(model, mm.RetrievalModelV2):
+        return model.query_encoder
+    return _retrieval_block(model).query_block()
+
+
+def _retrieval_block(model: tf.keras.Model) -> Any:
+    if not isinstance(model, mm.RetrievalModel):
+        raise TypeError(f"model: expected a Merlin two-tower model, got {type(model).__name__}")
+    block = model.retrieval_block
+    if block.post is not None and not isinstance(block.post, ListAgreement):
+        raise ValueError(f"post: expected None, got {block.post.name}, which acts on both towers")
+    return block
+
+
+def quantizers_in(layer: tf.Module) -> Iterator[IVFPQQuantizer]:
+    """All quantizers anywhere in ``layer``."""
+    yield from (m for m in layer.submodules if isinstance(m, IVFPQQuantizer))
+
+
+def last_layer(layer: Any) -> Any:
+    """The layer that acts last inside nested sequential blocks, towers and encoders."""
+    while True:
+        if getattr(layer, "post", None) is not None:
+            layer = layer.post
+        elif isinstance(layer, mm.Encoder):
+            layer = layer.blocks[-1]
+        elif getattr(layer, "block", None) is not None:
+            layer = layer.block
+        elif getattr(layer, "dense", None) is not None:
+            layer = layer.dense
+        elif getattr(layer, "layers", None) and not isinstance(layer, mm.ParallelBlock):
+            layer = layer.layers[-1]
+        else:
+            return layer

@@ -1,0 +1,1 @@
+"""The layer that learns the index: coarse lists, rotation and codewords."""

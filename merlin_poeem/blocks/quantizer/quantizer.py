@@ -1,0 +1,450 @@
+"""IVFPQQuantizer: the last layer of an item tower, which trains the index with the towers."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+
+from merlin_poeem.blocks.quantizer import coarse, health, moving_means, product, warm_start
+from merlin_poeem.blocks.quantizer.health import Health, Look
+from merlin_poeem.blocks.quantizer.rotation import procrustes
+from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
+
+# The number of warm-up steps of a training whose length has not been told.
+UNPLANNED = -1
+
+
+@tf.keras.utils.register_keras_serializable(package="merlin_poeem")
+class IVFPQQuantizer(tf.keras.layers.Layer):
+    """Replaces item vectors by their reconstruction from a list and codes, learned with the model.
+
+    Input and output are (batch, dim) float32, raw space. Three phases, all kept in the layer's
+    variables, so that a saved model goes on where it stopped:
+
+    1. *warm-up*, ``warmup`` of the training: vectors pass unchanged; the latest are kept as a
+       sample;
+    2. *start*, once: k-means of the sample gives the coarse centroids, OPQ of the residuals the
+       rotation and the codebook;
+    3. *joint*: the output is the reconstruction x̂. Its gradient goes straight through to x (Poeem,
+       SIGIR 2021, section 3.3), and the layer adds its own loss, a mean over the batch: the
+       distortion ‖x − x̂‖², which draws x to x̂, and the imbalance of the lists. Centroids and
+       codebook follow the vectors as moving means, the rotation by Procrustes solutions: no
+       optimizer has a part in them. Every ``rotation_interval`` steps lists and codewords that
+       stand for nothing any more split cells with much distortion.
+
+    Item vectors that are not finite stop the training, before any state is overwritten. Where
+    lists, codewords, vectors or towers collapse or diverge, a line on stderr says so, at the start
+    and every ``rotation_interval`` steps; :meth:`health` says it at any time.
+
+    In training, a random half of the rows pass unchanged in the joint phase too
+    (``float_share``; compare quantization noise, Fan et al., ICLR 2021): the float vectors then
+    stay as good as those of a model without quantizer, and the codes gain from it.
+
+    In inference the output is x̂ once the start has been made; inside :meth:`float_mode` it is x.
+    """
+
+    def __init__(
+        self,
+        n_lists: int,
+        pq_dim: int,
+        pq_bits: int = 8,
+        *,
+        metric: Metric = "inner_product",
+        rotation: bool = True,
+        warmup: float = 0.75,
+        sample_size: int | None = None,
+        float_share: float = 0.5,
+        commitment: float = 0.25,
+        balance: float = 1.0,
+        agreement: float = 0.0,
+        list_sharpness: float = 10.0,
+        rotation_interval: int = 500,
+        seed: int = 0,
+        name: str = "ivfpq_quantizer",
+        **kwargs: Any,
+    ) -> None:
+        """
+        Parameters
+        ----------
+        n_lists, pq_dim, pq_bits
+            As in :class:`~merlin_poeem.IVFPQParams`; ``pq_bits`` 4 or 8.
+        metric
+            How the model scores: ``"inner_product"`` of the towers' outputs, or their ``"cosine"``:
+            vectors are then normalised on their way in and out (and the query tower ends in
+            ``L2Norm``).
+        rotation
+            Learn a rotation: OPQ at the start, then solved again every ``rotation_interval`` steps
+            (Procrustes, on the sample), so that it follows the moving embeddings.
+        warmup
+            Where in the training the start is, at the earliest: it waits for a full sample. A
+            share of the training, below 1 (:class:`~merlin_poeem.blocks.IndexStart` says how
+            long it is), or as an int a number of steps. Towers that have settled lose less to the
+            index; where ``agreement`` has to bring items into their lists, a third is better
+            (docs/quality.md).
+        sample_size
+            Vectors that the start is made from, and that the moving means look back on; None is
+            at least 32 per centroid and 64 per codeword.
+        float_share
+            Share of the training rows that pass unquantized in the joint phase, 0 to below 1.
+        commitment, balance
+            Weights of the distortion and of the imbalance in the loss.
+        agreement
+            Weight of the loss that brings items into the lists that their queries visit: see
+            :mod:`~merlin_poeem.blocks.model.list_agreement`. Half is worth much at few
+            probes where a query's items form clusters, and costs the float vectors where tastes are
+            mixed (docs/quality.md), so that it has to be asked for. 0 leaves it out, and so does
+            a tower that Merlin's own ``connect`` puts the layer into.
+        list_sharpness
+            Inverse temperature of the soft assignments that ``balance`` and ``agreement`` look at.
+        rotation_interval
+            Training steps from one look at the sample to the next, with ``rotation`` or without:
+            what has died is revived, and problems are reported, then too.
+        seed
+            Of the start's clustering, of the choice of float rows and of revivals.
+        """
+        # Codes are chosen by tiny differences of distances: float32 under any mixed precision.
+        kwargs["dtype"] = "float32"
+        super().__init__(name=name, **kwargs)
+        self.params = IVFPQParams(n_lists=n_lists, pq_dim=pq_dim, pq_bits=pq_bits, metric=metric)
+        if metric == "l2":
+            raise ValueError(
+                "metric: expected inner_product or cosine, as two towers score; got 'l2'"
+            )
+        if self.params.pq_bits not in TRAINABLE_PQ_BITS:
+            raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {pq_bits}")
+        self.learns_rotation = bool(rotation)
+        self.warmup = _checked_warmup(warmup)
+        if sample_size is None:
+            sample_size = warm_start.sample_size(n_lists, self.params.pq_book_size)
+        self.sample_size = positive_int("sample_size", sample_size)
+        if self.sample_size < n_lists:
+            raise ValueError(
+                f"sample_size: expected at least n_lists = {n_lists}, got {sample_size}"
+            )
+        if not 0 <= float_share < 1:
+            raise ValueError(f"float_share: expected 0 <= share < 1, got {float_share}")
+        self.float_share = float(float_share)
+        weights = {"commitment": commitment, "balance": balance, "agreement": agreement}
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {weight}")
+        self.commitment, self.balance, self.agreement = map(float, weights.values())
+        self.list_sharpness = float(list_sharpness)
+        self.rotation_interval = positive_int("rotation_interval", rotation_interval)
+        self.seed = int(seed)
+        self._is_frozen = False
+        # Here and not in build: a training is planned before its first batch builds the model.
+        first = self.warmup if isinstance(self.warmup, int) else UNPLANNED
+        start = tf.keras.initializers.Constant(first)
+        self.warmup_steps = self._state("warmup_steps", (), tf.int64, start)
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Create the variables; ``ValueError`` unless ``pq_dim`` divides the input's width."""
+        dim = int(input_shape[-1])
+        n_lists, pq_dim = self.params.n_lists, self.params.pq_dim
+        books = (pq_dim, self.params.pq_book_size, self.params.pq_len(dim))
+        self.coarse_centroids = self._state("coarse_centroids", (n_lists, dim))
+        self.list_counts = self._state("list_counts", (n_lists,))
+        self.codebook = self._state("codebook", books)
+        self.code_counts = self._state("code_counts", books[:2])
+        identity = tf.keras.initializers.Identity()
+        self.rotation = self._state("rotation", (dim, dim), initializer=identity)
+        self.sample = self._state("sample", (self.sample_size, dim))
+        self.n_sampled = self._state("n_sampled", (), tf.int64)
+        self.step = self._state("step", (), tf.int64)
+        self.length_at_start = self._state("length_at_start", ())
+        self.is_started = self._state("is_started", (), tf.bool)
+        self.passes_float = self._state("passes_float", (), tf.bool)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool = False, testing: bool = False) -> tf.Tensor:
+        """(batch, dim) item vectors to their reconstructions, see the class.
+
+        In training, ``InvalidArgumentError`` for vectors that are not finite.
+        """
+        learns = training and not self._is_frozen
+        if learns:
+            inputs = health.require_finite(inputs, self.name, self.step)
+        inputs = self._normalized(inputs)
+        if learns:
+            with tf.control_dependencies([inputs]):
+                self._advance(tf.stop_gradient(inputs))
+            outputs, loss = tf.cond(
+                self.is_started, lambda: self._joint(inputs), lambda: (inputs, tf.constant(0.0))
+            )
+            self.add_loss(loss)
+            return outputs
+        quantizes = tf.logical_and(self.is_started, tf.logical_not(self.passes_float))
+        outputs = tf.cond(quantizes, lambda: self._reconstruct(inputs), lambda: inputs)
+        return tf.stop_gradient(outputs) if self._is_frozen else outputs
+
+    def plan_start(self, training_steps: int | None) -> None:
+        """Set the start, where ``warmup`` is a share: ``training_steps`` more are going to be done.
+
+        Once the index has started this changes nothing. ``ValueError`` where the share is of a
+        number that is not known, None.
+        """
+        if isinstance(self.warmup, int) or (self.built and bool(self.is_started.numpy())):
+            return
+        if training_steps is None:
+            raise ValueError(
+                f"{self.name}: warmup = {self.warmup} is a share of a training of unknown length; "
+                "expected steps_per_epoch= in fit, or a number of steps as warmup"
+            )
+        before = int(self.step.numpy()) if self.built else 0
+        self.warmup_steps.assign(int(self.warmup * (before + training_steps)))
+
+    def quantization(self) -> Quantization:
+        """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
+        self._require_start()
+        rotation = self.rotation.numpy() if self.learns_rotation else None
+        return Quantization(self.coarse_centroids.numpy(), self.codebook.numpy(), rotation)
+
+    def health(self) -> Health:
+        """How the lists and codewords serve the latest item vectors; ``RuntimeError`` before the
+        start has been made."""
+        self._require_start()
+        return Health(**{name: float(value) for name, value in self._look().measures.items()})
+
+    @contextmanager
+    def float_mode(self) -> Iterator[None]:
+        """Inference inside this context passes float vectors: the tower as without quantizer."""
+        before = self.passes_float.numpy()
+        self.passes_float.assign(True)
+        try:
+            yield
+        finally:
+            self.passes_float.assign(before)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Training that is traced inside this context takes items as the index holds them.
+
+        Their reconstructions pass without gradient, and nothing here learns. For
+        :func:`~merlin_poeem.blocks.refresh_queries`, which has the model traced anew.
+        """
+        self._is_frozen = True
+        try:
+            yield
+        finally:
+            self._is_frozen = False
+
+    def disagreement(self, queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """() float32: how seldom items are in the lists that their queries visit, 0 before lists.
+
+        Both are (batch, dim), raw space, as the two towers return them.
+        """
+
+        def of_lists() -> tf.Tensor:
+            queries_rot = tf.matmul(tf.cast(queries, tf.float32), self.rotation)
+            items_rot = tf.matmul(tf.cast(items, tf.float32), self.rotation)
+            centroids = self.coarse_centroids.read_value()
+            return coarse.disagreement(
+                coarse.soft_lists(items_rot, centroids, self.list_sharpness),
+                coarse.soft_probes(queries_rot, self._probed(centroids), self.list_sharpness),
+            )
+
+        return tf.cond(self.is_started, of_lists, lambda: tf.constant(0.0))
+
+    def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` needs to make the layer again."""
+        config = {
+            **super().get_config(),
+            "n_lists": self.params.n_lists,
+            "pq_dim": self.params.pq_dim,
+            "pq_bits": self.params.pq_bits,
+            "metric": self.params.metric,
+            "rotation": self.learns_rotation,
+            "warmup": self.warmup,
+            "sample_size": self.sample_size,
+            "float_share": self.float_share,
+            "commitment": self.commitment,
+            "balance": self.balance,
+            "agreement": self.agreement,
+            "list_sharpness": self.list_sharpness,
+            "rotation_interval": self.rotation_interval,
+            "seed": self.seed,
+        }
+        del config["dtype"]
+        return config
+
+    def _require_start(self) -> None:
+        if not self.built or not bool(self.is_started.numpy()):
+            steps = int(self.step.numpy()) if self.built else 0
+            planned = int(self.warmup_steps.numpy())
+            after = "steps not yet planned" if planned == UNPLANNED else f"{planned} steps"
+            raise RuntimeError(
+                f"{self.name}: expected a started quantizer, got one after {steps} training steps; "
+                f"it starts after {after} (warmup = {self.warmup}) and a sample of "
+                f"{self.sample_size} item vectors"
+            )
+
+    def _advance(self, vectors: tf.Tensor) -> None:
+        """Count the step, renew the sample, and start or look at it when it is time."""
+        step = self.step.assign_add(1)
+        tf.debugging.assert_greater_equal(
+            self.warmup_steps,
+            tf.constant(0, tf.int64),
+            f"{self.name}: warmup = {self.warmup} is a share of a training of unknown length; "
+            "expected callbacks=[IndexStart()] in fit, or a number of steps as warmup",
+        )
+        kept = vectors[: self.sample_size]
+        n_kept = tf.cast(tf.shape(kept)[0], tf.int64)
+        slots = (self.n_sampled + tf.range(n_kept)) % self.sample_size
+        self.sample.scatter_update(tf.IndexedSlices(kept, slots))
+        n_sampled = self.n_sampled.assign_add(n_kept)
+        is_due = tf.logical_and(step > self.warmup_steps, n_sampled >= self.sample_size)
+        starts = tf.logical_and(is_due, tf.logical_not(self.is_started))
+        tf.cond(starts, lambda: _without_output(self._start), _nothing)
+        looks = tf.logical_and(self.is_started, step % self.rotation_interval == 0)
+        tf.cond(looks, lambda: _without_output(self._renew), _nothing)
+
+    # A function of its own, so that it is traced once and not in each of the many traces that
+    # Keras makes of a layer when it trains and saves.
+    @tf.function
+    def _start(self) -> None:
+        sample = self.sample.read_value()
+        centroids = warm_start.initial_centroids(sample, self.params.n_lists, self.seed)
+        codebook, rotation = warm_start.initial_codebook(
+            warm_start.residuals_of(sample, centroids),
+            self.params.pq_dim,
+            self.params.pq_book_size,
+            rotate=self.learns_rotation,
+            seed=self.seed,
+        )
+        self.rotation.assign(rotation)
+        self.coarse_centroids.assign(tf.matmul(centroids, rotation))
+        self.codebook.assign(codebook)
+        self.length_at_start.assign(health.mean_length(sample))
+        look = self._look()
+        x_rot = tf.matmul(sample, rotation)
+        self._follow(x_rot, look.list_ids, look.codes, keep=tf.constant(0.0))
+        self.is_started.assign(True)
+        health.report(look.measures, self.name, self.step.read_value())
+
+    @tf.function
+    def _renew(self) -> None:
+        """Report what the sample shows, revive what has died, and solve for the rotation anew."""
+        look = self._look()
+        health.report(look.measures, self.name, self.step.read_value())
+        tf.cond(health.has_dead(look), lambda: self._revive(look), _nothing)
+        if self.learns_rotation:
+            # Nothing of the sample was with the dead: its codes stand for what they stood for.
+            decoded = self._decode(look.list_ids, look.codes)
+            self.rotation.assign(procrustes(self.sample.read_value(), decoded))
+
+    @tf.function
+    def _look(self) -> Look:
+        x_rot = tf.matmul(self.sample, self.rotation)
+        return health.look(x_rot, *self._cells(), self.length_at_start.read_value())
+
+    def _revive(self, look: Look) -> None:
+        x_rot = tf.matmul(self.sample, self.rotation)
+        self._set_cells(*health.revived(look, x_rot, *self._cells(), self._seed_of_step()))
+
+    def _cells(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        lists = self.coarse_centroids.read_value(), self.list_counts.read_value()
+        return *lists, self.codebook.read_value(), self.code_counts.read_value()
+
+    def _set_cells(
+        self, centroids: tf.Tensor, list_counts: tf.Tensor, books: tf.Tensor, code_counts: tf.Tensor
+    ) -> None:
+        self.coarse_centroids.assign(centroids)
+        self.list_counts.assign(list_counts)
+        self.codebook.assign(books)
+        self.code_counts.assign(code_counts)
+
+    def _normalized(self, vectors: tf.Tensor) -> tf.Tensor:
+        return tf.math.l2_normalize(vectors, 1) if self.params.metric == "cosine" else vectors
+
+    def _probed(self, centroids: tf.Tensor) -> tf.Tensor:
+        """Centroids as a search scores them: for cosine normalised, else in units of their mean."""
+        if self.params.metric == "cosine":
+            return tf.math.l2_normalize(centroids, 1)
+        return centroids / (tf.reduce_mean(tf.norm(centroids, axis=1)) + 1e-9)
+
+    def _reconstruct(self, vectors: tf.Tensor) -> tf.Tensor:
+        """x̂ of (n, dim) vectors, raw space both."""
+        decoded = self._decode(*self._encode(tf.matmul(vectors, self.rotation)))
+        return self._normalized(tf.matmul(decoded, self.rotation, transpose_b=True))
+
+    def _encode(self, x_rot: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """List ids (n,) and codes (n, pq_dim), int64, of rotated vectors."""
+        list_ids = coarse.nearest_lists(x_rot, self.coarse_centroids)
+        residuals = x_rot - tf.gather(self.coarse_centroids, list_ids)
+        return list_ids, product.nearest_codes(residuals, self.codebook)
+
+    def _decode(self, list_ids: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
+        """Rotated (n, dim) reconstructions."""
+        return tf.gather(self.coarse_centroids, list_ids) + product.decode(codes, self.codebook)
+
+    def _joint(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x_rot = tf.matmul(x, self.rotation)
+        fixed = tf.stop_gradient(x_rot)
+        list_ids, codes = self._encode(fixed)
+        decoded = self._decode(list_ids, codes)
+        distortion = tf.reduce_mean(tf.reduce_sum((x_rot - decoded) ** 2, axis=1))
+        lists = coarse.soft_lists(x_rot, self.coarse_centroids, self.list_sharpness)
+        x_hat = tf.matmul(decoded, self.rotation, transpose_b=True)
+        share_kept = 1 - tf.cast(tf.shape(x)[0], x.dtype) / self.sample_size
+        self._follow(fixed, list_ids, codes, keep=tf.maximum(share_kept, 0.0))
+        mixed = x - tf.stop_gradient(self._quantized_rows(x) * (x - x_hat))
+        return self._normalized(
+            mixed
+        ), self.commitment * distortion + self.balance * coarse.imbalance(lists)
+
+    def _follow(
+        self, x_rot: tf.Tensor, list_ids: tf.Tensor, codes: tf.Tensor, *, keep: tf.Tensor
+    ) -> None:
+        """Move centroids and codebook towards the rotated (n, dim) vectors that they encoded."""
+        residuals = x_rot - tf.gather(self.coarse_centroids, list_ids)
+        centroids, list_counts = moving_means.follow(
+            self.coarse_centroids, self.list_counts, x_rot, list_ids, keep
+        )
+        codebook, code_counts = product.follow(
+            self.codebook, self.code_counts, residuals, codes, keep
+        )
+        self._set_cells(centroids, list_counts, codebook, code_counts)
+
+    def _quantized_rows(self, x: tf.Tensor) -> tf.Tensor:
+        """(batch, 1) float: 0 for the rows that pass unquantized in this step, 1 for the others."""
+        draws = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed=self._seed_of_step())
+        return tf.cast(draws >= self.float_share, x.dtype)
+
+    def _seed_of_step(self) -> tf.Tensor:
+        return tf.stack([tf.cast(self.seed, tf.int64), self.step.read_value()])
+
+    def _state(
+        self, name: str, shape: tuple[int, ...], dtype: Any = tf.float32, initializer: Any = "zeros"
+    ) -> tf.Variable:
+        return self.add_weight(name, shape, dtype=dtype, initializer=initializer, trainable=False)
+
+
+def _checked_warmup(warmup: float) -> float:
+    """An int of at least 0, or a float from 0 to below 1; else ``ValueError`` or ``TypeError``."""
+    is_steps = isinstance(warmup, numbers.Integral)
+    if isinstance(warmup, bool) or not isinstance(warmup, numbers.Real):
+        raise TypeError(f"warmup: expected a number, got {type(warmup).__name__}")
+    if not 0 <= warmup < (math.inf if is_steps else 1):
+        raise ValueError(
+            f"warmup: expected a share from 0.0 to below 1, or at least 0 steps, got {warmup}"
+        )
+    return int(warmup) if is_steps else float(warmup)
+
+
+def _without_output(function: Callable[[], Any]) -> None:
+    function()
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,1 @@
+"""Indexes to and from the files of Faiss, cuVS and Poeem."""

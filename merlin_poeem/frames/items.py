@@ -1,0 +1,98 @@
+"""What is known about found items, and items as queries: item → items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from merlin_poeem.arrays import as_item_ids
+from merlin_poeem.frames.columns import list_column, read_ids
+from merlin_poeem.frames.search_frame import search_frame
+from merlin_poeem.index.index import Index
+from merlin_poeem.search.searcher import Searcher
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def with_items(found: pd.DataFrame, index: Index) -> pd.DataFrame:
+    """``found`` joined to the columns of ``index.item_table``, such as titles; rows keep order.
+
+    ``found`` is a pandas frame with an int64 ``item_id``, as the long form of
+    :func:`~merlin_poeem.search_frame` (of a cuDF frame: its ``to_pandas()``). Items
+    that the table does not hold get nulls.
+
+    Raises
+    ------
+    TypeError
+        Not a pandas frame, or ``item_id`` not integers.
+    ValueError
+        The index has no item table or one that repeats an id found, or table and frame share a
+        column.
+    """
+    if type(found).__module__.partition(".")[0] != "pandas" or "item_id" not in found:
+        raise TypeError(
+            "found: expected a pandas frame with item_id, as search_frame returns it; "
+            f"got {type(found).__module__.partition('.')[0]}.{type(found).__name__}"
+        )
+    # As int64: pandas joins unsigned ids as floats, which round.
+    found = found.assign(item_id=as_item_ids("found.item_id", found["item_id"].to_numpy()))
+    table = index.item_table
+    if table is None:
+        raise ValueError("index: expected an item table, got none; name its columns when indexing")
+    shared = sorted(set(found.columns) & set(table.columns) - {"item_id"})
+    if shared:
+        raise ValueError(f"found: expected other columns than the item table's, got {shared}")
+    # A few rows of a table that may have millions.
+    table = table[table["item_id"].isin(found["item_id"])]
+    if table["item_id"].duplicated().any():
+        first = int(table["item_id"][table["item_id"].duplicated()].iloc[0])
+        raise ValueError(f"index.item_table: expected each item_id once, got {first} repeated")
+    return found.merge(table, on="item_id", how="left", sort=False)
+
+
+def like_rows(
+    searcher: Searcher,
+    frame: Any,
+    *,
+    k: int,
+    row_id: str = "id",
+    vectors: str = "features",
+    n_probes: int | None = None,
+) -> Any:
+    """The nearest items of each row, never the row itself: ``row_id, rank, item_id, score``.
+
+    ``row_id`` names the rows by the ids of the index, so that this is item → items with items
+    indexed, and user → users with users. ``vectors`` is a column of float32 lists
+    (:func:`~merlin_poeem.frames.columns.with_vectors` makes it of JSON strings).
+
+    Raises ``TypeError`` or ``ValueError`` on ids that are null or no integers, and as
+    :func:`~merlin_poeem.search_frame`.
+    """
+    itself = list_column(frame, read_ids(frame, row_id)[:, None])
+    return search_frame(
+        searcher,
+        frame.assign(itself=itself),
+        k=k,
+        vectors=vectors,
+        query_id=row_id,
+        exclude="itself",
+        n_probes=n_probes,
+    )
+
+
+def like_items(
+    searcher: Searcher, item_ids: Any, *, k: int, n_probes: int | None = None
+) -> pd.DataFrame:
+    """The nearest items of each item held, never itself: ``like, rank, item_id, score``.
+
+    The queries are the items' own reconstructions, decoded from the index: no vectors are needed.
+
+    Raises ``TypeError`` or ``ValueError`` on ids that the index does not hold, and as
+    :func:`~merlin_poeem.search_frame`.
+    """
+    import pandas as pd  # here, because importing it takes longer than all else together
+
+    item_ids = as_item_ids("item_ids", item_ids)
+    decoded = pd.Series(list(searcher.index.decode(item_ids)), dtype=object)
+    frame = pd.DataFrame({"like": item_ids, "embedding": decoded})
+    return like_rows(searcher, frame, k=k, row_id="like", vectors="embedding", n_probes=n_probes)

@@ -1,0 +1,134 @@
+"""Ready-made vectors: a frame of ids and vectors, from whatever model, becomes an Index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merlin_poeem.arrays import Float32, Int64, check_unique
+from merlin_poeem.frames.columns import read_column, read_ids, read_vectors
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.fit import fit
+from merlin_poeem.quantization.params import IVFPQParams, Metric, positive_int
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUGGESTED_PQ_DIM = 32
+LEAST_PROBED_SHARE = 1 / 16
+LEAST_PROBED_ITEMS = 2048
+TRAINING_ROWS_PER_CENTROID = 64
+
+
+def suggest_params(n_items: int, dim: int, metric: Metric = "inner_product") -> IVFPQParams:
+    """Parameters for ``n_items`` vectors of width ``dim``, that favour quality over bytes.
+
+    ``n_lists`` is the power of two nearest to √n_items, so that choosing lists and scanning one
+    cost alike. ``n_probes`` visits a sixteenth of them, in a small catalog more: as many as hold
+    2,048 items if all are of one length, so that 2,048 items or fewer are scanned whole. ``pq_dim``
+    is the divisor of ``dim`` nearest to 32, at 8 bits: about 32 bytes an item, or ``dim`` where
+    vectors are narrower.
+
+    Raises ``TypeError`` or ``ValueError`` on sizes below 1 and an unknown metric.
+    """
+    n_items, dim = positive_int("n_items", n_items), positive_int("dim", dim)
+    n_lists = 2 ** round(np.log2(n_items) / 2)
+    probed_share = min(1, max(LEAST_PROBED_SHARE, LEAST_PROBED_ITEMS / n_items))
+    divisors = [n for n in range(1, dim + 1) if dim % n == 0]
+    return IVFPQParams(
+        n_lists=n_lists,
+        pq_dim=min(divisors, key=lambda n: abs(np.log(n / SUGGESTED_PQ_DIM))),
+        metric=metric,
+        n_probes=max(1, round(n_lists * probed_share)),
+    )
+
+
+def index_frame(
+    frame: Any,
+    params: IVFPQParams | None = None,
+    *,
+    item_id: str = "id",
+    vectors: str = "features",
+    item_table: Sequence[str] | None = None,
+    metric: Metric | None = None,
+    rotation: bool = False,
+    seed: int = 0,
+    info: Mapping[str, Any] | None = None,
+) -> Index:
+    """Train a quantization on the vectors of ``frame`` and encode them: a row becomes an item.
+
+    Parameters
+    ----------
+    frame
+        pandas or cuDF; a cuDF frame's columns are copied to the host.
+    params
+        None takes :func:`suggest_params` of what the frame holds, with ``metric`` (inner product
+        where that is None too).
+    item_id
+        Column of integers, each once; they are the int64 ids that a search returns.
+    vectors
+        Column of JSON strings or lists, as of :func:`~merlin_poeem.frames.columns.read_vectors`.
+    item_table
+        Columns stored with the index, such as titles, for
+        :func:`~merlin_poeem.with_items`; None stores nothing.
+    rotation
+        Whether to find an OPQ rotation first: better where dimensions are correlated, many times
+        slower.
+    seed
+        Of the rows to train on, 64 per list or codeword, and of what is drawn from them.
+    info
+        JSON values stored with the index.
+
+    Raises
+    ------
+    TypeError
+        Not a frame, ids that are no integers, or vectors that are neither strings nor lists.
+    ValueError
+        A missing column, no rows, a null, a repeated id, a vector that :func:`read_vectors` refuses
+        (naming the first such row), both ``params`` and ``metric``, or what
+        :func:`~merlin_poeem.fit` refuses.
+    ImportError
+        faiss-cpu is not installed.
+    """
+    if params is not None and metric is not None:
+        raise ValueError(f"metric: expected None beside params, got {metric!r}")
+    item_ids = read_ids(frame, item_id)
+    check_unique(f"column {item_id!r}", item_ids)
+    matrix = read_vectors(frame, vectors)
+    table = None if item_table is None else _item_table(frame, item_ids, item_table)
+    if params is None:
+        n_items, dim = matrix.shape
+        params = suggest_params(n_items, dim, metric or "inner_product")
+    quantization = fit(params, _sample(matrix, params, seed), rotation=rotation, seed=seed)
+    return Index.from_vectors(params, quantization, item_ids, matrix, item_table=table, info=info)
+
+
+def _sample(vectors: Float32, params: IVFPQParams, seed: int) -> Float32:
+    n_rows = TRAINING_ROWS_PER_CENTROID * max(params.n_lists, params.pq_book_size)
+    if len(vectors) <= n_rows:
+        return vectors
+    rows = np.random.default_rng(seed).choice(len(vectors), n_rows, replace=False)
+    return vectors[np.sort(rows)]
+
+
+def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd  # here, because importing it takes longer than all else together
+
+    if isinstance(columns, str):
+        raise TypeError(f"item_table: expected a sequence of column names, got {columns!r}")
+    if "item_id" in columns:
+        raise ValueError("item_table: expected columns beside the ids, got item_id")
+    kept = {name: _to_pandas(read_column(frame, name)) for name in columns}
+    return pd.DataFrame({"item_id": item_ids, **kept})
+
+
+def _to_pandas(array: Any) -> Any:
+    """An Arrow array as a column; integers among nulls stay integers, not floats that round."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if not (array.null_count and pa.types.is_integer(array.type)):
+        return array.to_pandas()
+    return array.to_pandas(types_mapper=lambda _: pd.Int64Dtype())

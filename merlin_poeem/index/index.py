@@ -1,0 +1,309 @@
+"""Index: encoded items grouped by list; searched, extended and reduced without retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merlin_poeem.arrays import Float32, Int32, Int64, as_item_ids, as_vectors, normalize
+from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
+from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LoadArray = Callable[[], NDArray[Any]]
+
+
+class Index:
+    """The items of a catalog, quantized and grouped by list.
+
+    Immutable: :meth:`extend` and :meth:`remove` return a new one, and searchers opened on the old
+    one stay valid. Rows are sorted by list and, within a list, by item id, which is the order that
+    equal scores come in. Make one with :meth:`from_codes` (from a trained model's export),
+    :meth:`from_vectors` or :func:`~merlin_poeem.load_index`.
+    """
+
+    def __init__(
+        self,
+        params: IVFPQParams,
+        quantization: Quantization,
+        list_offsets: Int64,
+        load_item_ids: LoadArray,
+        load_packed_codes: LoadArray,
+        load_item_table: Callable[[], pd.DataFrame | None] = lambda: None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.params = params
+        self.quantization = quantization
+        self.list_offsets = list_offsets
+        """(n_lists + 1,) int64: list l holds the rows ``list_offsets[l]:list_offsets[l + 1]``."""
+        self.info: dict[str, Any] = dict(info or {})
+        """Free JSON values saved with the index, such as how the model was trained."""
+        self._load_item_ids = load_item_ids
+        self._load_packed_codes = load_packed_codes
+        self._load_item_table = load_item_table
+
+    @classmethod
+    def from_codes(
+        cls,
+        params: IVFPQParams,
+        quantization: Quantization,
+        item_codes: ItemCodes,
+        *,
+        item_table: pd.DataFrame | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> Index:
+        """Group exported codes by list. Nothing is trained or encoded.
+
+        Raises ``ValueError`` where ``params``, ``quantization`` and ``item_codes`` do not agree.
+        """
+        check_agreement(params, quantization)
+        item_codes.check_against(quantization)
+        order = np.lexsort((item_codes.item_ids, item_codes.list_ids))
+        counts = np.bincount(item_codes.list_ids, minlength=params.n_lists)
+        list_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        item_ids = item_codes.item_ids[order]
+        codes = item_codes.codes[order].astype(quantization.code_dtype, copy=False)
+        packed = pack_codes(codes, params.pq_bits)
+        if item_table is not None:
+            item_table = check_item_table(item_table)
+        return cls(
+            params,
+            quantization,
+            list_offsets,
+            lambda: item_ids,
+            lambda: packed,
+            lambda: item_table,
+            info,
+        )
+
+    @classmethod
+    def from_vectors(
+        cls,
+        params: IVFPQParams,
+        quantization: Quantization,
+        item_ids: Any,
+        vectors: Float32,
+        *,
+        item_table: pd.DataFrame | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> Index:
+        """Encode raw (n, dim) float32 ``vectors`` with a trained quantization and group them.
+
+        Raises ``TypeError`` or ``ValueError`` on vectors or ids that :meth:`extend` would refuse.
+        """
+        item_codes = encode_items(params, quantization, item_ids, vectors)
+        return cls.from_codes(params, quantization, item_codes, item_table=item_table, info=info)
+
+    def __len__(self) -> int:
+        return self.n_items
+
+    def __repr__(self) -> str:
+        p = self.params
+        return (
+            f"Index(n_items={self.n_items}, dim={self.dim}, n_lists={p.n_lists}, "
+            f"pq_dim={p.pq_dim}, pq_bits={p.pq_bits}, metric={p.metric!r}, n_probes={p.n_probes})"
+        )
+
+    @property
+    def n_items(self) -> int:
+        """Items held."""
+        return int(self.list_offsets[-1])
+
+    @property
+    def n_lists(self) -> int:
+        """Lists, empty ones included."""
+        return self.params.n_lists
+
+    @property
+    def dim(self) -> int:
+        """Width of the raw vectors."""
+        return self.quantization.dim
+
+    @property
+    def list_sizes(self) -> Int64:
+        """(n_lists,) int64, items per list."""
+        return np.diff(self.list_offsets)
+
+    @cached_property
+    def item_ids(self) -> Int64:
+        """(n_items,) int64. Of a saved index: read, and its checksum tested, on first use."""
+        return self._load_item_ids()
+
+    @cached_property
+    def packed_codes(self) -> NDArray[np.unsignedinteger]:
+        """(n_items, width) codes as stored, 4-bit ones two to a byte; read on first use."""
+        return self._load_packed_codes()
+
+    @cached_property
+    def item_table(self) -> pd.DataFrame | None:
+        """Optional columns about the items, such as titles, with an ``item_id`` column."""
+        return self._load_item_table()
+
+    @property
+    def codes(self) -> NDArray[np.unsignedinteger]:
+        """(n_items, pq_dim) codes, one a column."""
+        return unpack_codes(self.packed_codes, self.params.pq_dim, self.params.pq_bits)
+
+    @cached_property
+    def list_ids(self) -> Int32:
+        """(n_items,) int32, the list of each row."""
+        return np.repeat(np.arange(self.n_lists, dtype=np.int32), self.list_sizes)
+
+    @property
+    def item_codes(self) -> ItemCodes:
+        """The rows as :class:`ItemCodes`."""
+        return ItemCodes(self.item_ids, self.list_ids, self.codes)
+
+    def rows_of(self, item_ids: Int64) -> Int64:
+        """Row of each id, −1 where the index does not hold it. (n,) int64 in, (n,) int64 out."""
+        if not self.n_items:
+            return np.full(len(item_ids), -1, np.int64)
+        position = np.searchsorted(self.item_ids, item_ids, sorter=self._rows_by_id)
+        rows = self._rows_by_id[np.minimum(position, self.n_items - 1)]
+        return np.where(self.item_ids[rows] == item_ids, rows, -1)
+
+    def decode(self, item_ids: Any) -> Float32:
+        """Reconstructions (n, dim) float32, raw space, of items held; ``ValueError`` on others."""
+        rows = self._known_rows(item_ids)
+        packed = self.packed_codes[rows]
+        codes = unpack_codes(packed, self.params.pq_dim, self.params.pq_bits)
+        return coding.decode(self.quantization, self.list_ids[rows], codes)
+
+    def extend(
+        self, item_ids: Any, vectors: Float32, *, item_table: pd.DataFrame | None = None
+    ) -> Index:
+        """A new index that also holds these items, encoded with the same, frozen quantization.
+
+        Parameters
+        ----------
+        item_ids
+            (n,) integers that fit in int64, none held already.
+        vectors
+            (n, dim) float32, raw space.
+        item_table
+            Rows to add to ``self.item_table``; only with an index that has one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Wrong dtype or shape, NaN, repeated ids, or ids already held.
+        """
+        added = encode_items(self.params, self.quantization, item_ids, vectors)
+        held = added.item_ids[self.rows_of(added.item_ids) >= 0]
+        if len(held):
+            raise ValueError(
+                f"item_ids: expected ids not yet in the index, got {len(held)} that are, "
+                f"such as {held[:3].tolist()}; remove them first"
+            )
+        if item_table is not None:
+            if self.item_table is None:
+                raise ValueError("item_table: expected none, as the index has none; got one")
+            import pandas as pd  # here, because importing it takes longer than all else together
+
+            item_table = pd.concat([self.item_table, check_item_table(item_table)])
+        merged = ItemCodes(
+            np.concatenate([self.item_ids, added.item_ids]),
+            np.concatenate([self.list_ids, added.list_ids]),
+            np.concatenate([self.codes, added.codes]),
+        )
+        return Index.from_codes(
+            self.params,
+            self.quantization,
+            merged,
+            item_table=self.item_table if item_table is None else item_table,
+            info=self.info,
+        )
+
+    def remove(self, item_ids: Any) -> Index:
+        """A new index without these items; ``ValueError`` names ids that it does not hold."""
+        rows = self._known_rows(item_ids)
+        kept = np.ones(self.n_items, bool)
+        kept[rows] = False
+        item_table = self.item_table
+        if item_table is not None:
+            removed = self.item_ids[rows]
+            item_table = item_table[~item_table["item_id"].isin(removed)]
+        codes = ItemCodes(self.item_ids[kept], self.list_ids[kept], self.codes[kept])
+        return Index.from_codes(
+            self.params, self.quantization, codes, item_table=item_table, info=self.info
+        )
+
+    def with_n_probes(self, n_probes: int) -> Index:
+        """The same index with another default ``n_probes``; arrays are shared."""
+        return self._with_params(n_probes=check_n_probes(n_probes, self.n_lists))
+
+    def with_metric(self, metric: Metric) -> Index:
+        """The same lists and codes, searched by another metric; arrays are shared.
+
+        Worth a trial with the codes of a model that scores by cosine: their reconstructions are the
+        shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
+        depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
+        give :meth:`extend` vectors of length 1. ``ValueError`` for an unknown metric.
+        """
+        return self._with_params(metric=metric)
+
+    def _with_params(self, **changes: Any) -> Index:
+        return Index(
+            replace(self.params, **changes),
+            self.quantization,
+            self.list_offsets,
+            lambda: self.item_ids,
+            lambda: self.packed_codes,
+            lambda: self.item_table,
+            self.info,
+        )
+
+    @cached_property
+    def _rows_by_id(self) -> Int64:
+        return np.argsort(self.item_ids, kind="stable")
+
+    def _known_rows(self, item_ids: Any) -> Int64:
+        item_ids = as_item_ids("item_ids", item_ids)
+        rows = self.rows_of(item_ids)
+        unknown = item_ids[rows < 0]
+        if len(unknown):
+            raise ValueError(
+                f"item_ids: expected ids in the index, got {len(unknown)} that are not, "
+                f"such as {unknown[:3].tolist()}"
+            )
+        return rows
+
+
+def encode_items(
+    params: IVFPQParams, quantization: Quantization, item_ids: Any, vectors: Float32
+) -> ItemCodes:
+    """Encode raw (n, dim) float32 item vectors, normalised first where the metric is cosine."""
+    check_agreement(params, quantization)
+    item_ids = as_item_ids("item_ids", item_ids)
+    vectors = as_vectors("vectors", vectors, quantization.dim)
+    if len(item_ids) != len(vectors):
+        raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
+    if params.metric == "cosine":
+        vectors = normalize(vectors)
+    return ItemCodes(item_ids, *coding.encode(quantization, vectors))
+
+
+def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
+    """``ValueError`` where the parameters describe another quantization."""
+    for name in ("n_lists", "pq_dim", "pq_bits"):
+        expected, got = getattr(params, name), getattr(quantization, name)
+        if expected != got:
+            raise ValueError(f"quantization: expected {name} = {expected} (params), got {got}")
+
+
+def check_item_table(item_table: pd.DataFrame) -> pd.DataFrame:
+    """``item_table`` with a plain index and int64 ids; ``ValueError`` without ``item_id``."""
+    if "item_id" not in item_table.columns:
+        raise ValueError(
+            f"item_table: expected a column item_id, got {[str(c) for c in item_table.columns]}"
+        )
+    item_ids = as_item_ids("item_table.item_id", item_table["item_id"].to_numpy())
+    return item_table.assign(item_id=item_ids).reset_index(drop=True)

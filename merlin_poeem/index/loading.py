@@ -1,0 +1,152 @@
+"""Load a saved Index: small arrays are read, large ones mapped and checked when first used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merlin_poeem.arrays import Int64
+from merlin_poeem.index.index import Index, check_agreement, check_item_table
+from merlin_poeem.index.stored_files import (
+    ITEM_TABLE,
+    TABLE_NAME,
+    IndexFormatError,
+    StoredArray,
+    StoredFile,
+    get_checked,
+    read_header,
+)
+from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.params import IVFPQParams
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_index(path: str | os.PathLike[str]) -> Index:
+    """Open the index saved in the directory ``path``.
+
+    Reads the header, centroids, codebook, rotation and list offsets. Item ids, codes and item
+    table are mapped, and read on first use; a damaged one is an ``IndexFormatError`` then.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing at ``path``.
+    IndexFormatError
+        What is there is no index, of a newer version, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no index there")
+    header = read_header(path)
+    while True:
+        try:
+            return _open(path, header)
+        except IndexFormatError:
+            # A save that ended between the two reads has deleted the files of the header we hold.
+            newest = read_header(path)
+            if newest == header:
+                raise
+            header = newest
+
+
+def _open(path: Path, header: dict[str, Any]) -> Index:
+    try:
+        params = IVFPQParams.from_dict(get_checked(path, header, "params", dict))
+    except (TypeError, ValueError) as error:
+        raise IndexFormatError(f"{path}: malformed header: {error}") from error
+    dim, n_items = get_checked(path, header, "dim", int), get_checked(path, header, "n_items", int)
+    entries = get_checked(path, header, "arrays", dict)
+
+    def array(name: str, dtype: str, *shape: int) -> StoredArray:
+        return StoredArray.map(path, entries, name, dtype, shape)
+
+    try:
+        pq_len = params.pq_len(dim)
+        rotation = "rotation" in entries
+        quantization = Quantization(
+            array("coarse_centroids", "<f4", params.n_lists, dim).read_into_memory(),
+            array("codebook", "<f4", params.pq_dim, params.pq_book_size, pq_len).read_into_memory(),
+            array("rotation", "<f4", dim, dim).read_into_memory() if rotation else None,
+            get_checked(path, header, "encodes_residual", bool),
+        )
+        check_agreement(params, quantization)
+    except IndexFormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise IndexFormatError(f"{path}: malformed: {error}") from error
+    list_offsets = array("list_offsets", "<i8", params.n_lists + 1).read_into_memory()
+    _check_offsets(path, list_offsets, n_items)
+    item_ids = array("item_ids", "<i8", n_items)
+    codes = array("codes", *_packed_layout(quantization, n_items))
+    return Index(
+        params,
+        quantization,
+        list_offsets,
+        lambda: _read_item_ids(item_ids, list_offsets),
+        lambda: _read_codes(codes, params),
+        _table_loader(path, header),
+        get_checked(path, header, "info", dict),
+    )
+
+
+def _packed_layout(quantization: Quantization, n_items: int) -> tuple[Any, ...]:
+    """dtype and shape of the codes as ``pack_codes`` stores them."""
+    if quantization.pq_bits == 4:
+        return "|u1", n_items, (quantization.pq_dim + 1) // 2
+    return quantization.code_dtype.newbyteorder("<").str, n_items, quantization.pq_dim
+
+
+def _check_offsets(path: Path, list_offsets: Int64, n_items: int) -> None:
+    rises = list_offsets[0] == 0 and list_offsets[-1] == n_items
+    if not rises or (list_offsets[1:] < list_offsets[:-1]).any():
+        raise IndexFormatError(f"{path}: malformed: list_offsets do not rise from 0 to {n_items}")
+
+
+def _read_item_ids(stored: StoredArray, list_offsets: Int64) -> Int64:
+    item_ids = stored.read()
+    rises = item_ids[1:] > item_ids[:-1]
+    starts = list_offsets[1:-1]
+    rises[starts[(starts > 0) & (starts < len(item_ids))] - 1] = True
+    if not rises.all():
+        raise IndexFormatError(f"{stored.file.path}: malformed: ids do not rise within a list")
+    return item_ids
+
+
+def _read_codes(stored: StoredArray, params: IVFPQParams) -> NDArray[np.unsignedinteger]:
+    codes = stored.read()
+    # Where a code fills its bits, every value is one.
+    if params.pq_bits not in (4, 8, 16) and codes.size and codes.max() >= params.pq_book_size:
+        raise IndexFormatError(
+            f"{stored.file.path}: malformed: expected codes below {params.pq_book_size}, "
+            f"got {codes.max()}"
+        )
+    return codes
+
+
+def _table_loader(path: Path, header: dict[str, Any]) -> Callable[[], pd.DataFrame | None]:
+    if ITEM_TABLE not in header:
+        raise IndexFormatError(f"{path}: malformed header: no {ITEM_TABLE}")
+    if header[ITEM_TABLE] is None:
+        return lambda: None
+    stored = StoredFile.map(path, header[ITEM_TABLE], TABLE_NAME)
+    return lambda: _read_table(stored)
+
+
+def _read_table(stored: StoredFile) -> pd.DataFrame:
+    content = stored.verified()
+    # Here, because these imports take longer than opening the index.
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(pa.BufferReader(pa.py_buffer(content)))
+        return check_item_table(table.to_pandas())
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise IndexFormatError(f"{stored.path}: malformed item table: {error}") from error

@@ -1,0 +1,1 @@
+"""What training leaves: parameters, a quantization, and how it codes and decodes vectors."""

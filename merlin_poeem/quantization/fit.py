@@ -1,0 +1,117 @@
+"""Train a Quantization on fixed vectors: the way in for ready-made embeddings, and the baseline.
+
+Faiss does the clustering; the codes are ours.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+import numpy as np
+
+from merlin_poeem.arrays import Float32, Int64, as_vectors, normalize
+from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
+
+KMEANS_ITERATIONS = 25
+MAX_POINTS_PER_CENTROID = 256
+
+
+def fit(
+    params: IVFPQParams, vectors: Float32, *, rotation: bool = True, seed: int = 0
+) -> Quantization:
+    """Cluster raw (n, dim) float32 ``vectors`` into coarse centroids and a residual codebook.
+
+    With ``rotation``, an OPQ rotation of the residuals is found first (Ge et al., CVPR 2013). At
+    most 256 vectors per centroid are used, drawn with ``seed``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Vectors not finite float32 (n, dim), fewer than ``n_lists`` of them, ``pq_dim`` not dividing
+        ``dim``, or ``pq_bits`` other than 4 and 8.
+    ImportError
+        faiss-cpu is not installed.
+    """
+    faiss = import_faiss()
+    vectors = as_vectors("vectors", vectors)
+    dim = vectors.shape[1]
+    params.pq_len(dim)
+    if params.pq_bits not in TRAINABLE_PQ_BITS:
+        raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {params.pq_bits}")
+    if len(vectors) < params.n_lists:
+        raise ValueError(
+            f"vectors: expected at least n_lists = {params.n_lists}, got {len(vectors)}"
+        )
+    n_points = MAX_POINTS_PER_CENTROID * max(params.n_lists, params.pq_book_size)
+    vectors = _sample(vectors, n_points, seed)
+    if params.metric == "cosine":
+        vectors = normalize(vectors)
+    centroids = _kmeans(faiss, vectors, params.n_lists, seed)
+    matrix = None
+    if rotation:
+        residuals = vectors - centroids[_assign(faiss, vectors, centroids)]
+        matrix = _opq_rotation(faiss, residuals, params)
+        vectors = vectors @ matrix
+        centroids = centroids @ matrix
+    residuals = vectors - centroids[_assign(faiss, vectors, centroids)]
+    return Quantization(centroids, _train_codebook(faiss, residuals, params), matrix)
+
+
+def import_faiss() -> ModuleType:
+    """The faiss module; ``ImportError`` that says what to install where there is none."""
+    try:
+        return import_module("faiss")
+    except ImportError as error:
+        raise ImportError("needs Faiss: pip install 'merlin-poeem[cpu]'") from error
+
+
+def _sample(vectors: Float32, n_points: int, seed: int) -> Float32:
+    if len(vectors) <= n_points:
+        return vectors
+    rows = np.random.default_rng(seed).choice(len(vectors), n_points, replace=False)
+    return vectors[np.sort(rows)]
+
+
+def _kmeans(faiss: ModuleType, vectors: Float32, n_clusters: int, seed: int) -> Float32:
+    kmeans = faiss.Kmeans(
+        vectors.shape[1],
+        n_clusters,
+        niter=KMEANS_ITERATIONS,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=MAX_POINTS_PER_CENTROID,
+    )
+    kmeans.train(vectors)
+    return np.asarray(kmeans.centroids, np.float32)
+
+
+def _assign(faiss: ModuleType, vectors: Float32, centroids: Float32) -> Int64:
+    flat = faiss.IndexFlatL2(vectors.shape[1])
+    flat.add(centroids)
+    return np.asarray(flat.search(vectors, 1)[1][:, 0], np.int64)
+
+
+def _opq_rotation(faiss: ModuleType, residuals: Float32, params: IVFPQParams) -> Float32:
+    dim = residuals.shape[1]
+    opq = faiss.OPQMatrix(dim, params.pq_dim)
+    codebook = faiss.ProductQuantizer(dim, params.pq_dim, params.pq_bits)
+    opq.pq = codebook
+    codebook.cp.min_points_per_centroid = 1
+    opq.train(_at_least(residuals, params.pq_book_size))
+    return np.ascontiguousarray(faiss.vector_to_array(opq.A).reshape(dim, dim).T)
+
+
+def _train_codebook(faiss: ModuleType, residuals: Float32, params: IVFPQParams) -> Float32:
+    dim = residuals.shape[1]
+    pq = faiss.ProductQuantizer(dim, params.pq_dim, params.pq_bits)
+    pq.cp.min_points_per_centroid = 1
+    pq.train(_at_least(residuals, params.pq_book_size))
+    shape = (params.pq_dim, params.pq_book_size, params.pq_len(dim))
+    return np.asarray(faiss.vector_to_array(pq.centroids).reshape(shape), np.float32)
+
+
+def _at_least(vectors: Float32, n: int) -> Float32:
+    """``vectors`` repeated until there are ``n``: Faiss asks for one a codeword."""
+    return np.resize(vectors, (max(n, len(vectors)), vectors.shape[1]))

@@ -1,0 +1,203 @@
+"""What training leaves behind: a Quantization (how to encode) and ItemCodes (the encoded items)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merlin_poeem.arrays import Float32, Int32, Int64, as_item_ids, check_unique
+from merlin_poeem.quantization.params import MAX_PQ_BITS
+
+MAX_ROTATION_ERROR = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """A trained coarse quantizer, product quantizer and rotation.
+
+    An item x is rotated, ``x_rot = x @ rotation``; put in the list of the nearest coarse centroid;
+    and its residual, ``x_rot − centroid``, coded per subspace by the nearest codeword (Jégou et
+    al., PAMI 2011; Poeem, SIGIR 2021, section 3).
+
+    Raises ``TypeError`` or ``ValueError`` on construction when dtypes or shapes do not fit, values
+    are not finite, or the rotation is not orthogonal.
+    """
+
+    coarse_centroids: Float32
+    """(n_lists, dim) float32, in the rotated space."""
+
+    codebook: Float32
+    """(pq_dim, pq_book_size, pq_len) float32, in the rotated space."""
+
+    rotation: Float32 | None = None
+    """(dim, dim) float32 orthogonal, ``x_rot = x @ rotation``; None is the identity."""
+
+    encodes_residual: bool = True
+    """False where the codes are of ``x_rot`` itself; the lists then only choose what is scanned."""
+
+    def __post_init__(self) -> None:
+        for name, ndim in (("coarse_centroids", 2), ("codebook", 3)):
+            object.__setattr__(self, name, _float32(name, getattr(self, name), ndim))
+        if self.pq_book_size != 1 << self.pq_bits or not 1 <= self.pq_bits <= MAX_PQ_BITS:
+            raise ValueError(
+                f"codebook: expected 2**1 to 2**{MAX_PQ_BITS} codewords, a power of two; "
+                f"got {self.pq_book_size}"
+            )
+        if self.pq_dim * self.pq_len != self.dim:
+            raise ValueError(
+                f"codebook: expected pq_dim * pq_len = dim = {self.dim}, got {self.codebook.shape}"
+            )
+        if self.rotation is not None:
+            object.__setattr__(self, "rotation", _float32("rotation", self.rotation, 2))
+            _check_orthogonal(self.rotation, self.dim)
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return int(self.coarse_centroids.shape[1])
+
+    @property
+    def n_lists(self) -> int:
+        """Number of coarse centroids."""
+        return int(self.coarse_centroids.shape[0])
+
+    @property
+    def pq_dim(self) -> int:
+        """Number of subspaces."""
+        return int(self.codebook.shape[0])
+
+    @property
+    def pq_book_size(self) -> int:
+        """Codewords per subspace."""
+        return int(self.codebook.shape[1])
+
+    @property
+    def pq_len(self) -> int:
+        """Width of a subspace."""
+        return int(self.codebook.shape[2])
+
+    @property
+    def pq_bits(self) -> int:
+        """Bits of one code."""
+        return self.pq_book_size.bit_length() - 1
+
+    @property
+    def code_dtype(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
+        """uint8 up to 8 bits, uint16 above."""
+        return np.dtype(np.uint8) if self.pq_bits <= 8 else np.dtype(np.uint16)
+
+    def rotate(self, vectors: Float32) -> Float32:
+        """Raw (n, dim) float32 vectors into the rotated space."""
+        return vectors if self.rotation is None else vectors @ self.rotation
+
+    def rotate_back(self, vectors: Float32) -> Float32:
+        """Rotated (n, dim) float32 vectors into the raw space."""
+        return vectors if self.rotation is None else vectors @ self.rotation.T
+
+
+@dataclass(frozen=True, eq=False)
+class ItemCodes:
+    """Encoded items, in any order: what a trained model exports.
+
+    Raises ``TypeError`` or ``ValueError`` on construction when lengths differ, ids repeat, or list
+    ids or codes are negative.
+    """
+
+    item_ids: Int64
+    """(n,) int64, each once."""
+
+    list_ids: Int32
+    """(n,) int32, the coarse list of each item."""
+
+    codes: NDArray[np.unsignedinteger]
+    """(n, pq_dim) uint8 (uint16 above 8 bits), one code per subspace, not packed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "item_ids", as_item_ids("item_ids", self.item_ids))
+        check_unique("item_ids", self.item_ids)
+        n_items = len(self.item_ids)
+        list_ids, codes = np.asarray(self.list_ids), np.asarray(self.codes)
+        if not np.issubdtype(list_ids.dtype, np.integer) or list_ids.shape != (n_items,):
+            raise ValueError(
+                f"list_ids: expected integers of shape ({n_items},), "
+                f"got {list_ids.dtype} of shape {list_ids.shape}"
+            )
+        if codes.dtype not in (np.uint8, np.uint16):
+            raise TypeError(f"codes: expected uint8 or uint16, got {codes.dtype}")
+        if codes.ndim != 2 or len(codes) != n_items:
+            raise ValueError(f"codes: expected shape ({n_items}, pq_dim), got {codes.shape}")
+        if n_items and (list_ids.min() < 0 or list_ids.max() > np.iinfo(np.int32).max):
+            raise ValueError(
+                "list_ids: expected values from 0 to 2**31 - 1, "
+                f"got {list_ids.min()} to {list_ids.max()}"
+            )
+        object.__setattr__(self, "list_ids", np.ascontiguousarray(list_ids, np.int32))
+        object.__setattr__(self, "codes", np.ascontiguousarray(codes))
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def check_against(self, quantization: Quantization) -> None:
+        """``ValueError`` where list ids or codes lie outside what ``quantization`` can decode."""
+        if self.codes.shape[1] != quantization.pq_dim:
+            raise ValueError(
+                f"codes: expected shape (n, {quantization.pq_dim}), got {self.codes.shape}"
+            )
+        if not len(self):
+            return
+        if self.list_ids.max() >= quantization.n_lists:
+            raise ValueError(
+                f"list_ids: expected values below n_lists = {quantization.n_lists}, "
+                f"got {self.list_ids.max()}"
+            )
+        if self.codes.max() >= quantization.pq_book_size:
+            raise ValueError(
+                f"codes: expected values below pq_book_size = {quantization.pq_book_size}, "
+                f"got {self.codes.max()}"
+            )
+
+
+def pack_codes(codes: NDArray[np.unsignedinteger], pq_bits: int) -> NDArray[np.unsignedinteger]:
+    """(n, pq_dim) codes as stored: 4-bit codes two to a byte, the even subspace in the low half."""
+    if pq_bits != 4:
+        return codes
+    if codes.shape[1] % 2:
+        codes = np.pad(codes, ((0, 0), (0, 1)))
+    return np.asarray(codes[:, 0::2] | (codes[:, 1::2] << 4), np.uint8)
+
+
+def unpack_codes(
+    packed: NDArray[np.unsignedinteger], pq_dim: int, pq_bits: int
+) -> NDArray[np.unsignedinteger]:
+    """The inverse of :func:`pack_codes`: (n, pq_dim) codes, one a column."""
+    if pq_bits != 4:
+        return packed
+    codes = np.empty((len(packed), 2 * packed.shape[1]), np.uint8)
+    codes[:, 0::2] = packed & 15
+    codes[:, 1::2] = packed >> 4
+    return codes[:, :pq_dim]
+
+
+def _float32(name: str, array: Float32, ndim: int) -> Float32:
+    array = np.asarray(array)
+    if array.dtype != np.float32:
+        raise TypeError(f"{name}: expected float32, got {array.dtype}")
+    if array.ndim != ndim or 0 in array.shape:
+        raise ValueError(f"{name}: expected {ndim} dimensions, none empty; got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    return np.ascontiguousarray(array)
+
+
+def _check_orthogonal(rotation: Float32, dim: int) -> None:
+    if rotation.shape != (dim, dim):
+        raise ValueError(f"rotation: expected shape ({dim}, {dim}), got {rotation.shape}")
+    rotation64 = rotation.astype(np.float64)  # float32 products of large entries overflow
+    error = float(np.abs(rotation64.T @ rotation64 - np.eye(dim)).max())
+    if error > MAX_ROTATION_ERROR:
+        raise ValueError(
+            f"rotation: expected an orthogonal matrix (max |RᵀR − I| <= {MAX_ROTATION_ERROR}), "
+            f"got {error:.2g}"
+        )

@@ -1,0 +1,253 @@
+"""FaissSearcher: lists chosen, codes scanned by Faiss, until every query's answer is certain.
+
+Faiss returns the best of the scanned items by its own score, ties in no stated order. Where that is
+no certain answer yet (a tie across the boundary, excluded items, the norms of cosine), that query
+alone is scanned again for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from merlin_poeem.arrays import Float32, Int64, normalize
+from merlin_poeem.convert.faiss import build_ivfpq
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.fit import import_faiss
+from merlin_poeem.quantization.params import Metric
+from merlin_poeem.search import reference
+from merlin_poeem.search.faiss.batch import Batch
+from merlin_poeem.search.faiss.certainty import Cosines, settle
+from merlin_poeem.search.faiss.filters import Filter
+from merlin_poeem.search.faiss.portions import blocks, by_width, split
+from merlin_poeem.search.ragged import Candidates
+from merlin_poeem.search.request import SearchRequest
+
+# How many more results an unsettled query asks for next time, and cosines the first time.
+GROWTH = 4
+COSINE_WIDTH = 3
+# Small enough to even out the threads, large enough for the matrix products to pay.
+SHARES_PER_THREAD = 2
+MIN_SHARE = 32
+# Lists whose scores differ by less than this part of the largest are chosen by the definition.
+LIST_TIE = 1e-6
+
+
+class FaissSearcher:
+    """An index opened in Faiss, answering as :mod:`merlin_poeem.search.reference` defines.
+
+    Opening copies the codes into Faiss' lists. A cosine index is decoded once for its norms; it and
+    an ``l2`` index keep a table of ``n_lists * pq_dim * pq_book_size`` float32 where that is below
+    Faiss' ``precomputed_table_max_bytes``.
+
+    Raises ``ImportError`` where faiss-cpu is not installed.
+    """
+
+    backend = "faiss"
+    on_device = False
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._faiss = import_faiss()
+        # Cosines are scanned for as distances: see Cosines.
+        self._scans_distances = index.params.metric != "inner_product"
+        metric: Metric = "l2" if self._scans_distances else "inner_product"
+        quantization = index.quantization
+        # Distances are unchanged when all is shifted, and more exact the shorter the vectors.
+        self._origin = np.zeros(index.dim, np.float32)
+        if index.params.metric == "l2" and quantization.encodes_residual:
+            self._origin = quantization.coarse_centroids.mean(axis=0)
+        self._centroids = quantization.coarse_centroids - self._origin
+        centred = replace(quantization, coarse_centroids=self._centroids)
+        # Faiss' ids are our rows, whatever the items' ids are.
+        self._ivfpq = build_ivfpq(index, centred, np.arange(index.n_items), metric)
+        self._list_chooser, self._cosines = self._ivfpq.quantizer, None
+        compared = self._centroids
+        if index.params.metric == "cosine":
+            compared = normalize(self._centroids)
+            self._list_chooser, self._cosines = self._faiss.IndexFlatIP(index.dim), Cosines(index)
+            self._list_chooser.add(compared)
+        self._longest_centroid = float(np.linalg.norm(compared, axis=1).max())
+
+    def search(
+        self,
+        queries: Float32,
+        *,
+        k: int,
+        n_probes: int | None = None,
+        exclude: Any = None,
+        allow: Any = None,
+    ) -> Candidates:
+        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
+        request = SearchRequest.of(self.index, queries, k, n_probes, exclude, allow)
+        item_filter = Filter.of(self.index, request)
+
+        def search_share(share: slice) -> Candidates:
+            queries_rot = request.queries_rot[share]
+            batch = self._open_batch(queries_rot, request.n_probes, item_filter.of_queries(share))
+            return self._search_batch(batch, request.k)
+
+        width = max(min(request.k, self.index.n_items), request.n_probes)
+        return _concatenate(self._in_threads(search_share, len(request), width))
+
+    def _in_threads(
+        self, search_share: Callable[[slice], Candidates], n_queries: int, width: int
+    ) -> list[Candidates]:
+        """``search_share`` of every share of the queries, as many at once as Faiss has threads.
+
+        Each share stays on one thread from its lists to its candidates: they wait for each other
+        once, where Faiss' own threads would in every step.
+        """
+        n_threads = self._faiss.omp_get_max_threads()
+        n_shares = SHARES_PER_THREAD * n_threads if n_threads > 1 else 1
+        longest = max(MIN_SHARE, -(-n_queries // n_shares))
+        shares = list(blocks(n_queries, 12 * width * n_threads, longest))
+        if len(shares) == 1:
+            return [search_share(shares[0])]
+        # The setting is the calling thread's own: Faiss keeps its threads everywhere else.
+        with ThreadPoolExecutor(
+            n_threads, initializer=self._faiss.omp_set_num_threads, initargs=(1,)
+        ) as pool:
+            return list(pool.map(search_share, shares))
+
+    def _open_batch(self, queries_rot: Float32, n_probes: int, item_filter: Filter) -> Batch:
+        probes, list_scores = self._choose_lists(queries_rot, n_probes)
+        queries = queries_rot - self._origin
+        if self._cosines is not None:
+            queries = self._cosines.scale * queries
+        if list_scores is None:
+            list_scores = self._list_scores(queries, probes)
+        n_scanned = self.index.list_sizes[probes].sum(axis=1)
+        return Batch(queries, probes, list_scores, n_scanned, item_filter)
+
+    def _choose_lists(self, queries_rot: Float32, n_probes: int) -> tuple[Int64, Float32 | None]:
+        """The best lists of each query (n, n_probes), and Faiss' scores of them if they serve."""
+        queries = queries_rot - self._origin
+        one_more = min(n_probes + 1, self.index.n_lists)
+        scores, probes = self._list_chooser.search(queries, one_more)
+        tied: Int64 = np.empty(0, np.int64)
+        if one_more > n_probes:
+            gap = np.abs(scores[:, n_probes - 1] - scores[:, n_probes])
+            tied = np.flatnonzero(gap <= LIST_TIE * self._largest_list_score(queries))
+        probes = np.ascontiguousarray(probes[:, :n_probes])
+        if len(tied):
+            probes[tied] = self._by_definition(queries_rot[tied], n_probes)
+        if self._scans_distances or len(tied):
+            # Cosine chooses lists by another score; Faiss' own of l2 come from
+            # ‖q‖² − 2⟨q, c⟩ + ‖c‖², which is inexact where q is close to c.
+            return probes, None
+        return probes, np.ascontiguousarray(scores[:, :n_probes])
+
+    def _largest_list_score(self, queries: Float32) -> Float32:
+        """(n,), what no list's score exceeds in size: the scale of its rounding errors."""
+        lengths = np.linalg.norm(queries, axis=1)
+        if self.index.params.metric == "l2":
+            return np.asarray((lengths + self._longest_centroid) ** 2)
+        return np.asarray(lengths * self._longest_centroid)
+
+    def _by_definition(self, queries_rot: Float32, n_probes: int) -> Int64:
+        scores = reference.list_scores(
+            self.index.quantization, queries_rot, self.index.params.metric
+        )
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :n_probes]
+        return np.ascontiguousarray(best)
+
+    def _list_scores(self, queries: Float32, probes: Int64) -> Float32:
+        """Faiss' score of each query's ``probes``: ⟨q, c⟩ or ‖q − c‖², shape of ``probes``."""
+        score = self._faiss.fvec_inner_products_by_idx
+        if self._scans_distances:
+            score = self._faiss.fvec_L2sqr_by_idx
+        scores = np.empty(probes.shape, np.float32)
+        pointers = map(self._faiss.swig_ptr, (scores, queries, self._centroids, probes))
+        score(*pointers, self.index.dim, *probes.shape)
+        return scores
+
+    def _search_batch(self, batch: Batch, k: int) -> Candidates:
+        n_queries = len(batch.n_scanned)
+        k = min(k, int(batch.n_scanned.max(initial=0)))
+        scores: Float32 = np.empty((n_queries, k), np.float32)
+        rows: Int64 = np.full((n_queries, k), -1, np.int64)
+        # One more than k shows whether a tie crosses the boundary; cosine needs some more.
+        first_width = k + 1 if self._cosines is None else (k + 1) * COSINE_WIDTH
+        work = by_width(batch.item_filter.n_excluded, first_width) if k else []
+        while work:
+            chosen, width = work.pop()
+            part = batch.take(chosen)
+            width = min(width, int(part.n_scanned.max()) or 1)
+            part_scores, part_rows, settled = settle(
+                part, *self._scan(part, width), k, self._cosines, self.index.item_ids
+            )
+            if len(chosen) == n_queries and width >= k:
+                # The common case, without a copy; what is not settled yet is overwritten.
+                scores, rows = part_scores[:, :k], part_rows[:, :k]
+            else:
+                done, columns = chosen[settled], min(k, width)
+                scores[done, :columns] = part_scores[settled, :k]
+                rows[done, :columns] = part_rows[settled, :k]
+            work += split(chosen[~settled], width * GROWTH)
+        return self._candidates(scores, rows)
+
+    def _candidates(self, scores: Float32, rows: Int64) -> Candidates:
+        """Both (n, k), best first, rows −1 where there is no item."""
+        found = rows >= 0
+        if found.all():
+            counts = np.full(len(rows), rows.shape[1])
+            return Candidates(counts, scores.ravel(), self.index.item_ids[rows].ravel())
+        return Candidates(found.sum(axis=1), scores[found], self.index.item_ids[rows[found]])
+
+    def _scan(self, batch: Batch, width: int) -> tuple[Float32, Int64]:
+        """The ``width`` best items by Faiss' score: (scores, rows), both (n, width), best first.
+
+        Rows are −1, and scores −inf, where the lists hold fewer.
+        """
+        n_queries = len(batch.queries_rot)
+        scores: Float32 = np.empty((n_queries, width), np.float32)
+        rows: Int64 = np.full((n_queries, width), -1, np.int64)
+        if batch.item_filter.allowed is None:
+            selector = self._selector_of_all(batch.item_filter)
+            self._scan_lists(batch, slice(None), selector, scores, rows)
+        else:
+            for i in range(n_queries):
+                allowed = batch.item_filter.allowed_rows(i)
+                if len(allowed):
+                    selector = self._faiss.IDSelectorBatch(allowed)
+                    self._scan_lists(batch, slice(i, i + 1), selector, scores, rows)
+        if self._scans_distances:
+            # Rounding may leave a distance a little below zero.
+            scores = np.minimum(-scores, 0)
+        if rows.size and rows[:, -1].min() < 0:
+            scores[rows < 0] = -np.inf
+        return scores, rows
+
+    def _selector_of_all(self, item_filter: Filter) -> Any:
+        """Faiss' selector of the rows that any query may return, None where that is every row."""
+        if item_filter.eligible is None:
+            return None
+        return self._faiss.IDSelectorBitmap(np.packbits(item_filter.eligible, bitorder="little"))
+
+    def _scan_lists(
+        self, batch: Batch, queries: slice, selector: Any, scores: Float32, rows: Int64
+    ) -> None:
+        n_queries, width = scores[queries].shape
+        params = self._faiss.SearchParametersIVF(nprobe=batch.probes.shape[1], sel=selector)
+        arrays = (batch.queries_rot, batch.probes, batch.list_scores, scores, rows)
+        x, probes, list_scores, scores_out, rows_out = (
+            self._faiss.swig_ptr(array[queries]) for array in arrays
+        )
+        self._ivfpq.search_preassigned_c(
+            n_queries, x, width, probes, list_scores, scores_out, rows_out, False, params
+        )
+
+
+def _concatenate(parts: list[Candidates]) -> Candidates:
+    if len(parts) == 1:
+        return parts[0]
+    return Candidates(
+        np.concatenate([part.counts for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.item_ids for part in parts]),
+    )

@@ -1,0 +1,285 @@
+"""An index on the device, in the arrays that the kernels read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from merlin_poeem.arrays import Float32, normalize
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.search.gpu.device import Device
+from merlin_poeem.search.gpu.plan import (
+    BOOK_ROWS,
+    MAX_CODE_BYTES,
+    MAX_GROUPS,
+    MAX_PQ_BITS,
+    THREADS,
+    WARPS,
+    IndexShape,
+    check_dim,
+)
+from merlin_poeem.search.item_set import ItemSet
+
+UPLOAD_BYTES = 64 << 20
+"""Packed codes that are copied to the device at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceIndex:
+    """What the kernels read of an index: arrays of the device's ``xp``.
+
+    Queries and centroids of an ``l2`` index are relative to ``origin``, as distances are unchanged
+    when all is moved, and more exact the shorter the vectors.
+    """
+
+    shape: IndexShape
+    metric: np.int32
+    """Position in ``METRICS``, as in ``scorer.cuh``."""
+    rotation: Any
+    """(dim, dim) float32, or None."""
+    origin: Any
+    """(dim,) float32 in the rotated space, or None."""
+    list_table: Any
+    """(dim, n_lists) float32: its product with a query, plus ``list_biases``, scores the lists."""
+    list_biases: Any
+    """(n_lists,) float32, or None."""
+    base_factors: Any
+    """(n_lists,) float32: a product times this is the share of the list in its items' scores."""
+    base_radius: np.float32
+    """No such share exceeds this times the query's length."""
+    book: Any
+    """(byte_len, 256, code_bytes) float32: the codewords of each code byte."""
+    rounded_book: Any
+    """(code_bytes, 256, byte_len) uint16: the same, rounded to the bits of bf16."""
+    radii: Any
+    """(code_bytes,) float32: the longest codeword of each code byte."""
+    group_offsets: Any
+    """(n_lists + 1,) uint32."""
+    row_offsets: Any
+    """(n_lists + 1,) uint32."""
+    codes: Any
+    """(n_groups, 32 * code_bytes) uint8, arranged by ``code_layout.cuh``."""
+    item_ids: Any
+    """(n_items,) int64."""
+    terms: Any
+    """(n_items,) float32, or None for the inner product: see ``scorer.cuh``."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Device memory of all arrays."""
+        return sum(int(getattr(value, "nbytes", 0)) for value in vars(self).values())
+
+    def eligible_mask(self, device: Device, exclude: ItemSet | None, allow: ItemSet | None) -> Any:
+        """(n_groups,) uint32, a bit an item: whether a search may return it; None if any."""
+        mask = None
+        for item_set, complement in ((allow, 0), (exclude, 1)):
+            if item_set is not None:
+                mask = self._mark(device, mask, item_set, complement)
+        return mask
+
+    def _mark(self, device: Device, mask: Any, item_set: ItemSet, complement: int) -> Any:
+        ids = device.xp.asarray(item_set.item_ids)
+        marked = device.xp.empty(self.shape.n_groups, np.uint32)
+        device.kernel("layout.cu", "mark_items")(
+            (-(-self.shape.n_groups // WARPS),),
+            (THREADS,),
+            (
+                *(self.item_ids, ids, self.group_offsets, self.row_offsets, mask),
+                *(np.int32(self.shape.n_lists), np.uint32(self.shape.n_groups)),
+                *(np.int64(len(ids)), np.int32(complement), marked),
+            ),
+        )
+        return marked
+
+
+def open_on_device(index: Index, device: Device) -> DeviceIndex:
+    """Copy ``index`` to the device and arrange its codes there.
+
+    Raises
+    ------
+    ValueError
+        A code that the kernels do not know, naming what they do, or too many dimensions.
+    MemoryError
+        An index larger than the device's free memory, before anything is allocated.
+    """
+    shape = index_shape(index)
+    check_dim(device.card, shape)
+    needed = device_bytes(index, shape)
+    if needed > device.free_bytes():
+        raise MemoryError(
+            f"index: expected at most {device.free_bytes()} bytes, the free memory of "
+            f"{device.card.name}; this one needs {needed}"
+        )
+    xp, metric = device.xp, index.params.metric
+    origin, centred = _move_to_origin(index)
+    centroids, book = centred.coarse_centroids, byte_codebook(centred)
+    list_vectors = {
+        "inner_product": centroids,
+        "cosine": normalize(centroids),
+        "l2": 2 * centroids,
+    }[metric]
+    squares = np.einsum("ld,ld->l", centroids, centroids)
+    factors = {
+        "inner_product": np.ones_like(squares),
+        "cosine": np.sqrt(squares),
+        "l2": np.full_like(squares, 0.5),
+    }[metric]
+    if not centred.encodes_residual:
+        factors = np.zeros_like(factors)
+    longest = np.sqrt(np.einsum("lbm,lbm->bm", book, book).max(axis=0))
+    groups = -(-index.list_sizes // 32)
+    fields = {
+        "rotation": centred.rotation,
+        "origin": origin,
+        "list_table": np.ascontiguousarray(list_vectors.T),
+        "list_biases": -squares if metric == "l2" else None,
+        "base_factors": factors,
+        "book": book,
+        "rounded_book": to_bf16(np.ascontiguousarray(book.transpose(2, 1, 0))),
+        "radii": longest,
+        "group_offsets": np.concatenate([[0], np.cumsum(groups)]).astype(np.uint32),
+        "row_offsets": index.list_offsets.astype(np.uint32),
+        "item_ids": index.item_ids,
+    }
+    arrays = {name: None if a is None else xp.asarray(a) for name, a in fields.items()}
+    base_radius = float(np.sqrt(squares.max())) if centred.encodes_residual else 0.0
+    codes, terms = _arrange_codes(index, shape, device, arrays, centred)
+    return DeviceIndex(
+        shape=shape,
+        metric=np.int32(METRICS.index(metric)),
+        base_radius=np.float32(base_radius),
+        codes=codes,
+        terms=terms,
+        **arrays,
+    )
+
+
+def index_shape(index: Index) -> IndexShape:
+    """The sizes of ``index`` on a device; ``ValueError`` names what the kernels support."""
+    params = index.params
+    if params.pq_bits > MAX_PQ_BITS:
+        raise ValueError(
+            f"pq_bits: expected at most {MAX_PQ_BITS} on the GPU, got {params.pq_bits}"
+        )
+    packed = codes_per_byte(params.pq_bits)
+    used_bytes = -(-params.pq_dim // packed)
+    if used_bytes > MAX_CODE_BYTES:
+        raise ValueError(
+            f"pq_dim: expected at most {MAX_CODE_BYTES * packed} on the GPU with "
+            f"pq_bits = {params.pq_bits}, got {params.pq_dim}"
+        )
+    n_groups = int((-(-index.list_sizes // 32)).sum())
+    if n_groups > MAX_GROUPS:
+        raise ValueError(
+            f"index: expected at most {MAX_GROUPS} groups of 32 items, each of one list, on one "
+            f"GPU; got {n_groups} of {index.n_items} items"
+        )
+    return IndexShape(
+        n_items=index.n_items,
+        n_lists=index.n_lists,
+        n_groups=n_groups,
+        dim=index.dim,
+        code_bytes=-(-used_bytes // 4) * 4,
+        byte_len=packed * index.quantization.pq_len,
+        metric=params.metric,
+        largest_list=int(index.list_sizes.max(initial=0)),
+    )
+
+
+def device_bytes(index: Index, shape: IndexShape) -> int:
+    """Device memory that opening ``index`` takes at most, what it needs only then included."""
+    quantization = index.quantization
+    per_item = 8 + (0 if shape.metric == "inner_product" else 4)
+    codes = 32 * shape.code_bytes * shape.n_groups
+    staging = min(UPLOAD_BYTES, index.n_items * shape.code_bytes)
+    rotation = 0 if quantization.rotation is None else quantization.rotation.nbytes
+    book = 4 * BOOK_ROWS * shape.byte_len * shape.code_bytes
+    tables = 2 * quantization.coarse_centroids.nbytes + 16 * shape.n_lists + rotation + 2 * book
+    return codes + per_item * shape.n_items + staging + tables
+
+
+def codes_per_byte(pq_bits: int) -> int:
+    """Codes that the index stores in one byte."""
+    return 2 if pq_bits == 4 else 1
+
+
+def byte_codebook(quantization: Quantization) -> Float32:
+    """(byte_len, 256, code_bytes) float32: what each value of each code byte stands for.
+
+    A byte of two 4-bit codes stands for both their codewords, one after the other, so that the
+    kernels look up bytes whatever the width of a code. Values and bytes that no item has are zeros.
+    """
+    packed = codes_per_byte(quantization.pq_bits)
+    n_bytes = -(-quantization.pq_dim // packed)
+    pq_len, book_size = quantization.pq_len, quantization.pq_book_size
+    book = np.zeros((packed * pq_len, BOOK_ROWS, -(-n_bytes // 4) * 4), np.float32)
+    values = np.arange(BOOK_ROWS)
+    for m, codewords in enumerate(quantization.codebook):
+        byte, place = divmod(m, packed)
+        codes = (values >> (4 * place)) & 15 if packed == 2 else values[:book_size]
+        book[place * pq_len : (place + 1) * pq_len, : len(codes), byte] = codewords[codes].T
+    return book
+
+
+def to_bf16(array: Float32) -> NDArray[np.uint16]:
+    """The nearest bf16 of each value, of two the even one, as its bits; NumPy has no such type."""
+    bits = array.view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+
+
+def _move_to_origin(index: Index) -> tuple[Float32 | None, Quantization]:
+    """The origin of an ``l2`` index, and the quantization relative to it."""
+    quantization = index.quantization
+    if index.params.metric != "l2":
+        return None, quantization
+    codebook = quantization.codebook
+    if quantization.encodes_residual:
+        origin = quantization.coarse_centroids.mean(axis=0)
+    else:
+        means = codebook.mean(axis=1)
+        origin, codebook = means.ravel(), codebook - means[:, None]
+    centroids = quantization.coarse_centroids - origin
+    return origin, replace(quantization, coarse_centroids=centroids, codebook=codebook)
+
+
+def _arrange_codes(
+    index: Index,
+    shape: IndexShape,
+    device: Device,
+    arrays: dict[str, Any],
+    quantization: Quantization,
+) -> tuple[Any, Any]:
+    """``codes`` and ``terms`` of a :class:`DeviceIndex`."""
+    xp, packed = device.xp, index.packed_codes
+    codes = xp.zeros((shape.n_groups, 32 * shape.code_bytes), np.uint8)
+    terms = None if shape.metric == "inner_product" else xp.empty(shape.n_items, np.float32)
+    centroids = None
+    if terms is not None and quantization.encodes_residual:
+        centroids = xp.asarray(quantization.coarse_centroids)
+    n_lists, dim = np.int32(shape.n_lists), np.int32(shape.dim)
+    n_packed, n_bytes = np.int32(packed.shape[1]), np.int32(shape.code_bytes)
+    rows = max(1, UPLOAD_BYTES // packed.shape[1])
+    for start in range(0, shape.n_items, rows):
+        part = xp.asarray(np.ascontiguousarray(packed[start : start + rows]))
+        grid, block = (-(-len(part) // THREADS),), (THREADS,)
+        first, n = np.uint32(start), np.int32(len(part))
+        groups, offsets = arrays["group_offsets"], arrays["row_offsets"]
+        device.kernel("layout.cu", "arrange_codes")(
+            grid, block, (part, groups, offsets, n_lists, first, n, n_packed, n_bytes, codes)
+        )
+        if terms is not None:
+            metric, byte_len = np.int32(METRICS.index(shape.metric)), np.int32(shape.byte_len)
+            device.kernel("layout.cu", "item_terms")(
+                grid,
+                block,
+                (
+                    *(part, offsets, centroids, arrays["book"], metric, n_lists, first, n),
+                    *(n_packed, n_bytes, byte_len, dim, terms),
+                ),
+            )
+    return codes, terms

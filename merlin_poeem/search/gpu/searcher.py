@@ -1,0 +1,325 @@
+"""Search on an NVIDIA GPU with kernels of our own, from device arrays to device arrays."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from copy import copy
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from merlin_poeem.arrays import array_module, as_vectors
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.search.gpu.device import CupyDevice, Device
+from merlin_poeem.search.gpu.device_index import DeviceIndex, open_on_device
+from merlin_poeem.search.gpu.pipeline import Filters, Pipeline, Results
+from merlin_poeem.search.gpu.plan import MAX_CAPTURED_BATCH, SearchPlan, plan_search
+from merlin_poeem.search.item_set import ItemFilter, ItemSet, as_item_filter
+from merlin_poeem.search.ragged import Candidates, IdLists
+
+WORKSPACE_BYTES = 512 << 20
+# What is kept for searches that come again: bitmaps of item sets, and CUDA graphs.
+KEPT_MASKS = 8
+KEPT_GRAPHS = 64
+DLPACK_CUDA = 2
+
+
+class GpuSearcher:
+    """An index opened on a GPU, answering as :mod:`merlin_poeem.search.reference` defines.
+
+    Opening copies codes and item ids to the device: ``pq_dim`` bytes an item (half of it with 4-bit
+    codes), 8 for its id, 4 more for a ``cosine`` or ``l2`` index, and a few percent where lists are
+    short. A search needs beside it at most ``workspace_bytes`` and its results: a batch that needs
+    more goes in chunks.
+
+    Scores are sums in fixed point, so that items with the same codes have the same score; they come
+    as float32.
+
+    Parameters
+    ----------
+    index
+        Codes of up to 8 bits, in up to 64 bytes.
+    device
+        None takes the current CUDA device, through CuPy.
+    workspace_bytes
+        The most device memory for the intermediate results of a search.
+
+    Raises
+    ------
+    ImportError, RuntimeError
+        No CuPy, no GPU.
+    ValueError
+        Codes that the kernels do not support.
+    MemoryError
+        An index larger than the device's free memory.
+    """
+
+    backend = "gpu"
+    on_device = True
+
+    def __init__(
+        self, index: Index, device: Device | None = None, *, workspace_bytes: int = WORKSPACE_BYTES
+    ) -> None:
+        self.index = index
+        self.device: Device = CupyDevice() if device is None else device
+        self.workspace_bytes = positive_int("workspace_bytes", workspace_bytes)
+        self._on_device: DeviceIndex = open_on_device(index, self.device)
+        self._removed: ItemSet | None = None
+        # Other streams than this one may be the next to read it.
+        self.device.synchronize()
+        self._masks: OrderedDict[tuple[int, ItemSet | None, ItemSet | None], Any] = OrderedDict()
+        self._captured: OrderedDict[tuple[int, int, int, int], CapturedSearch] = OrderedDict()
+        self._lock = RLock()
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory that the index takes."""
+        return self._on_device.n_bytes
+
+    def plan(
+        self, batch: int, k: int, n_probes: int | None = None, *, id_lists: bool = False
+    ) -> SearchPlan:
+        """How a search of ``batch`` queries would run; ``id_lists``: with lists of ids for each.
+
+        Raises as :meth:`search` does.
+        """
+        batch, k = positive_int("batch", batch), positive_int("k", k)
+        shape = self._on_device.shape
+        return plan_search(
+            self.device.card,
+            shape,
+            batch,
+            max(1, min(k, shape.n_items)),
+            self._check_n_probes(n_probes),
+            self.workspace_bytes,
+            id_lists=id_lists,
+        )
+
+    def search(
+        self,
+        queries: Any,
+        *,
+        k: int,
+        n_probes: int | None = None,
+        exclude: Any = None,
+        allow: Any = None,
+    ) -> Candidates:
+        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
+
+        ``queries`` in host memory give results in host memory, as NumPy arrays. Queries on the
+        device (CuPy, or any array with ``__cuda_array_interface__`` or DLPack, such as Torch's and
+        TensorFlow's) give CuPy arrays, and nothing but the numbers of results is read by the host.
+        ``k`` is at most 2,048 where the index has as many items.
+        """
+        matrix = as_vectors("queries", _as_device_array(queries), self.index.dim)
+        given_on_device = array_module(matrix) is not np
+        k = min(positive_int("k", k), max(1, len(self.index)))
+        n_probes = self._check_n_probes(n_probes)
+        exclude = as_item_filter("exclude", exclude, len(matrix))
+        allow = as_item_filter("allow", allow, len(matrix))
+        if not len(matrix) or not len(self.index):
+            xp = array_module(matrix)
+            none = xp.empty(0, np.float32), xp.empty(0, np.int64)
+            return Candidates(xp.zeros(len(matrix), np.int64), *none)
+        results = self._run(matrix, k, n_probes, exclude, allow)
+        candidates = _without_filling(self.device.xp, results)
+        return candidates if given_on_device else candidates.to_host()
+
+    def search_padded(
+        self,
+        queries: Any,
+        *,
+        k: int,
+        n_probes: int | None = None,
+        exclude: Any = None,
+        allow: Any = None,
+    ) -> Results:
+        """As :meth:`search`, but asynchronous: on the current stream, without waiting for it.
+
+        ``queries`` are (n, dim) float32 on the device. They are not looked at: one with NaN or
+        infinite values gets no results. Places without a result hold −inf and −1; ``counts`` says
+        how many each query has.
+        """
+        xp = self.device.xp
+        matrix = xp.asarray(_as_device_array(queries))
+        if matrix.dtype != np.float32:
+            raise TypeError(f"queries: expected float32, got {matrix.dtype}")
+        if matrix.ndim != 2 or matrix.shape[1] != self.index.dim:
+            raise ValueError(f"queries: expected shape (n, {self.index.dim}), got {matrix.shape}")
+        k, n_probes = positive_int("k", k), self._check_n_probes(n_probes)
+        exclude = as_item_filter("exclude", exclude, len(matrix))
+        allow = as_item_filter("allow", allow, len(matrix))
+        held = min(k, len(self.index))
+        results = Results.empty(self.device, len(matrix), k)
+        if held < k or not len(matrix):
+            results.scores[:], results.item_ids[:], results.counts[:] = -np.inf, -1, 0
+        if held and len(matrix):
+            found = self._run(xp.ascontiguousarray(matrix), held, n_probes, exclude, allow)
+            if held == k:
+                return found
+            results.scores[:, :held], results.item_ids[:, :held] = found.scores, found.item_ids
+            results.counts[:] = found.counts
+        return results
+
+    def capture(self, batch: int, k: int, n_probes: int | None = None) -> CapturedSearch:
+        """A search of exactly ``batch`` queries, recorded as a CUDA graph.
+
+        For the lowest latency: fill ``queries``, call ``replay()``, read the results. Raises as
+        :meth:`search` does, and ``ValueError`` for a batch above 32 or an index without items.
+        """
+        plan = self.plan(batch, k, n_probes)
+        if plan.captured_batch is None or not len(self.index):
+            raise ValueError(
+                f"batch: expected 1 to {MAX_CAPTURED_BATCH} and an index that holds items; "
+                f"got {batch} and {len(self.index)} items"
+            )
+        n_probes = self._check_n_probes(n_probes)
+        mask = self._eligible_mask(None, None)
+        return CapturedSearch(self.device, self._on_device, plan, batch, k, n_probes, mask)
+
+    def without(self, item_ids: Any) -> GpuSearcher:
+        """A searcher that never returns these items either, over the same device memory.
+
+        For items that are to disappear at once. They still take part in the scan: from time to time
+        open a searcher on ``index.remove(...)``. ``index`` stays the one that was opened. Ids that
+        it does not hold are no error.
+        """
+        removed = ItemSet(item_ids)
+        if self._removed is not None:
+            removed = ItemSet(np.concatenate([self._removed.item_ids, removed.item_ids]))
+        other = copy(self)
+        other._removed, other._lock = removed, RLock()
+        other._masks, other._captured = OrderedDict(), OrderedDict()
+        return other
+
+    def _check_n_probes(self, n_probes: int | None) -> int:
+        default = self.index.params.n_probes
+        return check_n_probes(default if n_probes is None else n_probes, self.index.n_lists)
+
+    def _run(
+        self,
+        queries: Any,
+        k: int,
+        n_probes: int,
+        exclude: ItemFilter | None,
+        allow: ItemFilter | None,
+    ) -> Results:
+        """Results of (n, dim) queries that were checked; neither they nor the index are empty."""
+        matrix = self.device.xp.asarray(queries)
+        id_lists = isinstance(exclude, IdLists) or isinstance(allow, IdLists)
+        plan = self.plan(len(matrix), k, n_probes, id_lists=id_lists)
+        if plan.captured_batch is not None and exclude is None and allow is None:
+            return self._run_captured(matrix, plan.captured_batch, k, n_probes)
+        filters = self._filters(exclude, allow)
+        results = Results.empty(self.device, len(matrix), k)
+        # CuPy gives memory back to the stream that it was used on: no other search gets it before.
+        Pipeline(self.device, self._on_device, plan, k, n_probes).run(matrix, results, filters)
+        return results
+
+    def _run_captured(self, queries: Any, batch: int, k: int, n_probes: int) -> Results:
+        key = (self.device.stream_id(), batch, k, n_probes)
+        # The graph's memory is its own: filled, used and copied by one thread at a time, in the
+        # order of the one stream it is for.
+        with self._lock:
+            if key not in self._captured:
+                self._captured[key] = self.capture(batch, k, n_probes)
+            self._captured.move_to_end(key)
+            if len(self._captured) > KEPT_GRAPHS:
+                self._captured.popitem(last=False)
+            captured, n = self._captured[key], len(queries)
+            captured.queries[:n] = queries
+            captured.replay()
+            found = captured.results[slice(0, n)]
+            return Results(found.scores.copy(), found.item_ids.copy(), found.counts.copy())
+
+    def _filters(self, exclude: ItemFilter | None, allow: ItemFilter | None) -> Filters:
+        sets = [each if isinstance(each, ItemSet) else None for each in (exclude, allow)]
+        lists = [each if isinstance(each, IdLists) else None for each in (exclude, allow)]
+        mask = self._eligible_mask(*sets)
+        return Filters(mask, *(part for each in lists for part in self._sorted_lists(each)))
+
+    def _eligible_mask(self, exclude: ItemSet | None, allow: ItemSet | None) -> Any:
+        # A mask belongs to the stream that it is made on, as its memory does.
+        key = (self.device.stream_id(), exclude, allow)
+        with self._lock:
+            if key not in self._masks:
+                if self._removed is not None:
+                    ids = [each.item_ids for each in (self._removed, exclude) if each is not None]
+                    exclude = ItemSet(np.concatenate(ids))
+                self._masks[key] = self._on_device.eligible_mask(self.device, exclude, allow)
+            self._masks.move_to_end(key)
+            if len(self._masks) > KEPT_MASKS:
+                self._masks.popitem(last=False)
+            return self._masks[key]
+
+    def _sorted_lists(self, lists: IdLists | None) -> tuple[Any, Any]:
+        """Offsets and values of ``lists`` on the device, each row sorted."""
+        if lists is None:
+            return None, None
+        xp = self.device.xp
+        offsets, values = xp.asarray(lists.offsets), xp.asarray(lists.values)
+        rows = xp.searchsorted(offsets[1:], xp.arange(len(values)), side="right")
+        return offsets, values[xp.lexsort(xp.stack((values, rows)))]
+
+
+class CapturedSearch:
+    """A search recorded as a CUDA graph: always of the same arrays.
+
+    One thread at a time may use it, and the results stand until the next :meth:`replay`.
+    """
+
+    queries: Any
+    """(batch, dim) float32 on the device: fill it before :meth:`replay`."""
+    results: Results
+
+    def __init__(
+        self,
+        device: Device,
+        index: DeviceIndex,
+        plan: SearchPlan,
+        batch: int,
+        k: int,
+        n_probes: int,
+        eligible_mask: Any,
+    ) -> None:
+        held = min(k, index.shape.n_items)
+        self.queries = device.xp.zeros((batch, index.shape.dim), np.float32)
+        self.results = Results.empty(device, batch, held)
+        pipeline, filters = Pipeline(device, index, plan, held, n_probes), Filters(eligible_mask)
+        # Once before it is recorded: kernels are compiled and loaded when they are first used.
+        pipeline.run(self.queries, self.results, filters)
+        # The graph knows addresses alone: what lies there has to stay.
+        self._kept = pipeline, filters
+        self._replay = device.capture(lambda: pipeline.run(self.queries, self.results, filters))
+
+    def replay(self) -> None:
+        """Search for what ``queries`` holds, on the current stream, without waiting for it."""
+        self._replay()
+
+
+def _as_device_array(queries: Any) -> Any:
+    """A device array of another library as CuPy's, over the same memory; others as they are."""
+    if array_module(queries) is not np:
+        return queries
+    if hasattr(queries, "__cuda_array_interface__"):
+        import cupy
+
+        return cupy.asarray(queries)
+    if hasattr(queries, "__dlpack_device__") and queries.__dlpack_device__()[0] == DLPACK_CUDA:
+        import cupy
+
+        return cupy.from_dlpack(queries)
+    return queries
+
+
+def _without_filling(xp: Any, results: Results) -> Candidates:
+    """The results there are, without the filled places; reads one number from the device."""
+    scores, item_ids, counts = results.scores, results.item_ids, results.counts
+    counts = counts.astype(np.int64)
+    k = scores.shape[1]
+    if int(counts.min()) == k:
+        return Candidates(counts, scores.ravel(), item_ids.ravel())
+    found = xp.arange(k) < counts[:, None]
+    return Candidates(counts, scores[found], item_ids[found])

@@ -1,0 +1,78 @@
+"""The NumPy definition of search: what every backend must return.
+
+Written to be read; the other backends are written to be fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merlin_poeem.arrays import Float32, Int64, normalize
+from merlin_poeem.quantization.coding import decode_rotated, lut
+from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.params import Metric
+from merlin_poeem.search.ragged import Candidates
+from merlin_poeem.search.request import SearchRequest
+
+if TYPE_CHECKING:
+    from merlin_poeem.index.index import Index
+
+
+def list_scores(quantization: Quantization, queries_rot: Float32, metric: Metric) -> Float32:
+    """Score of every list for every query, (n, n_lists), higher first.
+
+    A list scores as its centroid would if it were an item.
+    """
+    centroids = quantization.coarse_centroids
+    if metric == "cosine":
+        centroids = normalize(centroids)
+    scores = queries_rot @ centroids.T
+    if metric == "l2":
+        scores = 2 * scores - (centroids**2).sum(axis=1)
+        scores -= (queries_rot**2).sum(axis=1, keepdims=True)
+    return scores
+
+
+def search(
+    index: Index,
+    queries: Float32,
+    *,
+    k: int,
+    n_probes: int | None = None,
+    exclude: Any = None,
+    allow: Any = None,
+) -> Candidates:
+    """The ``k`` best items of the ``n_probes`` best lists of each query: ``Searcher.search``."""
+    request = SearchRequest.of(index, queries, k, n_probes, exclude, allow)
+    of_lists = list_scores(index.quantization, request.queries_rot, index.params.metric)
+    results = []
+    for i, query_rot in enumerate(request.queries_rot):
+        probes = np.argsort(-of_lists[i], kind="stable")[: request.n_probes]
+        rows = np.flatnonzero(np.isin(index.list_ids, probes))
+        if request.exclude is not None:
+            rows = rows[~np.isin(index.item_ids[rows], request.exclude.row(i))]
+        if request.allow is not None:
+            rows = rows[np.isin(index.item_ids[rows], request.allow.row(i))]
+        scores = item_scores(index, query_rot, rows)
+        best = np.lexsort((index.item_ids[rows], -scores))[: request.k]
+        results.append((scores[best], index.item_ids[rows[best]]))
+    return Candidates.from_rows(results)
+
+
+def item_scores(index: Index, query_rot: Float32, rows: Int64) -> Float32:
+    """Scores (len(rows),) float32 of the items in ``rows`` for one rotated query (dim,)."""
+    codes = index.codes[rows]
+    decoded = decode_rotated(index.quantization, index.list_ids[rows], codes)
+    if index.params.metric == "l2":
+        return np.asarray(-((query_rot - decoded) ** 2).sum(axis=1), np.float32)
+    # The asymmetric distance computation of Jégou et al.: one lookup per subspace, no decoding.
+    table = lut(query_rot[None], index.quantization.codebook)[0]
+    scores = table[np.arange(index.quantization.pq_dim), codes].sum(axis=1)
+    if index.quantization.encodes_residual:
+        scores = scores + (index.quantization.coarse_centroids @ query_rot)[index.list_ids[rows]]
+    if index.params.metric == "cosine":
+        norms = np.linalg.norm(decoded, axis=1)
+        scores = scores / np.where(norms > 0, norms, 1)
+    return np.asarray(scores, np.float32)

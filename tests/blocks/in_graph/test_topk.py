@@ -1,0 +1,308 @@
+"""IVFPQTopK: one trace, Merlin's TopKEncoder around it, and bare TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import merlin.models.tf as mm
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from merlin.io import Dataset
+from merlin.schema import ColumnSchema, Schema, Tags
+
+from merlin_poeem import Index, ItemCodes, IVFPQParams, Quantization
+from merlin_poeem.blocks.in_graph import search as graph_search
+from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder
+from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
+from merlin_poeem.blocks.in_graph.state import FILL_ID
+from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
+from merlin_poeem.search import reference
+from merlin_poeem.search.ragged import Candidates, IdLists
+from tests.index_factories import random_id_lists, random_index, random_queries
+from tests.search import test_contract as contract
+
+pytestmark = pytest.mark.left
+
+N_USERS, K = 40, 5
+SCHEMA = Schema(
+    [
+        ColumnSchema(
+            "user_id",
+            dtype=np.int64,
+            tags=[Tags.USER, Tags.USER_ID, Tags.CATEGORICAL],
+            properties={"domain": {"min": 0, "max": N_USERS - 1, "name": "user_id"}},
+        )
+    ]
+)
+USERS = pd.DataFrame({"user_id": np.arange(N_USERS)})
+FEATURES = {"user_id": tf.constant(np.arange(N_USERS)[:, None])}
+
+
+@pytest.fixture(scope="module")
+def index() -> Index:
+    return random_index("cosine", rotation=True, n_probes=3)
+
+
+@pytest.fixture(scope="module")
+def encoder(index: Index):
+    """A TopKEncoder over ``index``, its query encoder with its first weights.
+
+    Always the same ones: with others two scores may be so close that rounding decides.
+    """
+    tf.keras.utils.set_random_seed(0)
+    layer = IVFPQTopK.from_index(index, k=K)
+    tower = mm.MLPBlock([index.dim], no_activation_last_layer=True)
+    encoder = mm.TopKEncoder(mm.Encoder(SCHEMA, tower), topk_layer=layer, k=K)
+    encoder(FEATURES)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def queries(encoder) -> np.ndarray:
+    return encoder.blocks[0](FEATURES).numpy()
+
+
+@pytest.fixture(scope="module")
+def seen(index: Index) -> list[np.ndarray]:
+    return random_id_lists(index, N_USERS, 60)
+
+
+@pytest.fixture(scope="module")
+def saved(encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("encoder") / "saved"
+    save_encoder(encoder, path)
+    return path
+
+
+def assert_same(found, truth: Candidates) -> None:
+    """``found`` (scores, ids, counts) is ``truth``, and filled up where that is short."""
+    scores, item_ids = truth.padded(found[1].shape[1], fill_id=FILL_ID)
+    np.testing.assert_array_equal(found[2], truth.counts)
+    np.testing.assert_array_equal(found[1], item_ids)
+    np.testing.assert_allclose(found[0], scores, rtol=1e-5, atol=1e-5)
+
+
+def test_the_encoder_searches_and_takes_its_options_at_call_time(encoder, index, queries, seen):
+    assert_same(encoder(FEATURES), reference.search(index, queries, k=K))
+    ragged = tf.ragged.constant([ids.tolist() for ids in seen], dtype=tf.int64)
+    found = encoder(FEATURES, k=300, n_probes=4, exclude=ragged)
+    assert found.identifiers.dtype == tf.int64
+    truth = reference.search(index, queries, k=300, n_probes=4, exclude=seen)
+    assert (truth.counts < 300).any()
+    assert_same(found, truth)
+    sold_out = index.item_ids[::2]
+    layer = encoder.topk_layer
+    found = layer(queries, exclude=tf.constant(sold_out), allow=ragged)
+    truth = reference.search(index, queries, k=K, exclude=[sold_out] * N_USERS, allow=seen)
+    assert_same(found, truth)
+    assert layer.search.experimental_get_tracing_count() == 1
+
+
+def test_queries_in_several_blocks(monkeypatch):
+    monkeypatch.setattr(graph_search, "BLOCK_BYTES", 5 * 80 * graph_search.SCAN_BYTES)
+    # Another kind of index than all others here: traced anew.
+    index = random_index("cosine", n_lists=9)
+    queries, lists = random_queries(index, 23), random_id_lists(index, 23, 50)
+    searcher = TensorFlowSearcher(index)
+    assert searcher.layer.state._queries_per_block(tf.constant(4), tf.constant(8)) < 6
+    contract.check(searcher, queries, k=4, n_probes=8, exclude=lists, allow=lists[::-1])
+
+
+def test_the_graph_holds_stock_operations_only(encoder):
+    graph = encoder.topk_layer.search.get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+
+
+def test_equal_scores_of_different_lists_come_by_id():
+    # Codes of the vectors themselves: the same codes in two lists score the same.
+    rng = np.random.default_rng(0)
+    quantization = Quantization(
+        rng.standard_normal((2, 4)).astype("f4"),
+        rng.standard_normal((2, 4, 2)).astype("f4"),
+        encodes_residual=False,
+    )
+    ids = rng.permutation(64) - 32
+    codes = ItemCodes(ids, np.arange(64, dtype=np.int32) % 2, np.full((64, 2), 3, np.uint8))
+    for metric in ("inner_product", "l2"):
+        params = IVFPQParams(n_lists=2, pq_dim=2, pq_bits=2, metric=metric)
+        searcher = TensorFlowSearcher(Index.from_codes(params, quantization, codes))
+        found = searcher.search(random_queries(searcher.index, 3), k=40, n_probes=2)
+        np.testing.assert_array_equal(found.item_ids.reshape(3, 40), [np.arange(-32, 8)] * 3)
+
+
+def test_evaluate(encoder, index, queries):
+    found = reference.search(index, queries, k=K)
+    positions = np.arange(N_USERS) % (K + 1)  # the last of them is a miss
+    # Merlin's metrics put scores that are equal in an order of chance.
+    scores = found.scores.reshape(N_USERS, K)
+    positions[scores[:, 1] - scores[:, 2] < 1e-5] = K
+    targets = [int(found[i][1][p]) if p < K else 7 for i, p in enumerate(positions)]
+    encoder.compile(metrics=[mm.RecallAt(K), mm.RecallAt(2)], run_eagerly=False, k=K)
+    data = tf.data.Dataset.from_tensors((FEATURES, tf.constant(targets)))
+    recall = encoder.evaluate(data, verbose=0, return_dict=True)
+    assert recall[f"recall_at_{K}"] == pytest.approx((positions < K).mean())
+    assert recall["recall_at_2"] == pytest.approx((positions < 2).mean())
+    assert 0 < recall["recall_at_2"] < recall[f"recall_at_{K}"] < 1
+
+
+def test_evaluation_of_rows_that_are_short():
+    index = random_index(n_items=2, n_lists=1, filled_lists=1, n_probes=1)
+    layer = IVFPQTopK.from_index(index, k=4)
+    queries = random_queries(index, 2)
+    outcome = layer(queries, targets=tf.constant([FILL_ID, index.item_ids[0]]), testing=True)
+    assert outcome.targets.numpy().sum(axis=1).tolist() == [0, 1]
+    assert np.isfinite(outcome.outputs).all()
+    assert np.isneginf(layer(queries).scores[:, 2:]).all()
+    with pytest.raises(ValueError, match="targets: expected the item id"):
+        layer(queries, testing=True)
+
+
+def test_keras_loads_what_was_saved(encoder, saved, index, queries):
+    loaded = tf.keras.models.load_model(saved)
+    assert type(loaded.topk_layer) is IVFPQTopK
+    assert_same(loaded(FEATURES), reference.search(index, queries, k=K))
+    found = loaded(FEATURES, k=20, n_probes=4)
+    assert_same(found, reference.search(index, queries, k=20, n_probes=4))
+    config = encoder.topk_layer.get_config()
+    assert IVFPQTopK.from_config(config).get_config() == config
+
+
+def test_merlin_batch_predict(encoder, index, queries):
+    frame = encoder.batch_predict(Dataset(USERS, schema=SCHEMA), batch_size=16).to_ddf().compute()
+    truth = reference.search(index, queries, k=K).item_ids.reshape(N_USERS, K)
+    np.testing.assert_array_equal(frame[[f"id_{i}" for i in range(K)]], truth)
+
+
+SCRIPT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("merlin", "merlin_poeem"):
+            raise ImportError(name + " is not to be imported here")
+sys.meta_path.insert(0, Refuse())
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+given = np.load(sys.argv[2])
+inputs = {name: tf.constant(given[name]) for name in given.files}
+plain = model.signatures["serving_default"](user_id=inputs["user_id"])
+found = model.signatures["search"](**inputs)
+np.savez(sys.argv[3], *(plain[n] for n in ("scores", "identifiers", "counts")),
+         *(found[n] for n in ("scores", "identifiers", "counts")))
+"""
+
+
+def test_the_saved_model_runs_without_merlin(saved, index, queries, seen, tmp_path):
+    lists = IdLists.from_rows(seen)
+    inputs = {"k": np.int32(300), "n_probes": np.int32(3), "user_id": FEATURES["user_id"].numpy()}
+    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
+    np.savez(given, exclude__values=lists.values, exclude__offsets=lists.offsets, **inputs)
+    arguments = [str(saved), str(given), str(found)]
+    subprocess.run([sys.executable, "-I", "-c", SCRIPT, *arguments], check=True, timeout=120)
+    arrays = [array for _, array in sorted(np.load(found).items())]
+    assert_same(arrays[:3], reference.search(index, queries, k=K))
+    truth = reference.search(index, queries, k=300, n_probes=3, exclude=seen)
+    assert_same(arrays[3:], truth)
+
+
+def test_save_encoder_needs_inputs(index):
+    tower = mm.MLPBlock([index.dim])
+    layer = IVFPQTopK.from_index(index)
+    with pytest.raises(ValueError, match="expected one that has been called"):
+        save_encoder(mm.TopKEncoder(mm.Encoder(SCHEMA, tower), topk_layer=layer), "nowhere")
+
+
+@pytest.mark.parametrize("form", ["long", "list"])
+def test_batch_predict(encoder, index, queries, seen, form):
+    users = USERS.assign(seen=seen)
+    dataset = Dataset(users, schema=SCHEMA, npartitions=3) if form == "long" else users
+    options = {"k": 250, "n_probes": 3}
+    frames = batch_predict(encoder, dataset, exclude="seen", form=form, batch_size=7, **options)
+    frame = pd.concat(frames, ignore_index=True)
+    truth = reference.search(index, queries, exclude=seen, **options)
+    if form == "list":
+        np.testing.assert_array_equal(frame["user_id"], USERS["user_id"])
+        np.testing.assert_array_equal(frame["count"], truth.counts)
+        frame = pd.DataFrame({"item_id": np.concatenate(frame["item_id"])})
+    else:
+        np.testing.assert_array_equal(frame["user_id"], truth.query_numbers)
+        assert frame["rank"].iloc[: truth.counts[0]].tolist() == [*range(1, truth.counts[0] + 1)]
+    np.testing.assert_array_equal(frame["item_id"], truth.item_ids)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
+        ({"n_probes": 9}, ValueError, "at most n_lists = 8, got 9"),
+        ({"exclude": "bought"}, ValueError, r"expected the columns \['bought'\]"),
+        ({"form": "wide"}, ValueError, "form: expected long or list, got 'wide'"),
+        ({"frames": USERS.assign(user_id=None)}, TypeError, "user_id: expected integers"),
+    ],
+)
+def test_batch_predict_refuses(encoder, change, error, message):
+    with pytest.raises(error, match=message):
+        next(batch_predict(encoder, **{"frames": USERS, **change}))
+
+
+def test_batch_predict_wants_our_layer(index):
+    candidates = tf.zeros((3, index.dim))
+    tower = mm.Encoder(SCHEMA, mm.MLPBlock([index.dim]))
+    with pytest.raises(TypeError, match="expected an IVFPQTopK layer, got BruteForce"):
+        next(batch_predict(mm.TopKEncoder(tower, candidates=candidates), USERS))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"inputs": tf.zeros((2, 15))}, ValueError, r"expected shape \(n, 16\), got \(2, 15\)"),
+        ({"inputs": tf.fill((2, 16), np.nan)}, tf.errors.InvalidArgumentError, "finite values"),
+        ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
+        ({"k": tf.constant(0)}, tf.errors.InvalidArgumentError, "k: expected at least 1"),
+        ({"n_probes": tf.constant(9)}, tf.errors.InvalidArgumentError, "at most n_lists = 8"),
+        (
+            {"exclude": tf.ragged.constant([[1]], dtype=tf.int64)},
+            tf.errors.InvalidArgumentError,
+            "exclude: expected as many lists as queries",
+        ),
+        (
+            {"exclude": (tf.constant([1]), tf.constant([0, 1, 1, 1]))},
+            tf.errors.InvalidArgumentError,
+            "exclude: expected one list a query",
+        ),
+        *(
+            (
+                {"exclude": (tf.constant([7, 8, 9]), tf.constant(offsets))},
+                tf.errors.InvalidArgumentError,
+                "exclude offsets: expected to rise from 0 to the number of ids",
+            )
+            for offsets in ([0, 1, 2], [0, 2, 4], [1, 2, 3], [0, 4, 3], [0])
+        ),
+        (
+            {"exclude": (tf.constant([1.5, 2]), tf.constant([0, 1, 2]))},
+            TypeError,
+            "exclude: expected integers, got float32",
+        ),
+        ({"allow": tf.constant([1.5])}, TypeError, "allow: expected integers, got float32"),
+        ({"allow": tf.constant([[1], [2]])}, ValueError, "allow: expected a ragged"),
+    ],
+)
+def test_the_layer_refuses(encoder, change, error, message):
+    with pytest.raises(error, match=message):
+        encoder.topk_layer(**{"inputs": tf.zeros((2, 16)), **change})
+
+
+def test_the_id_that_fills_up_is_an_id_as_any_other(encoder, index, queries):
+    best = reference.search(index, queries, k=1).item_ids[0]
+    found = encoder.topk_layer(queries, exclude=tf.constant([FILL_ID, best]))
+    truth = reference.search(index, queries, k=K, exclude=[[best]] * N_USERS)
+    assert_same(found, truth)
+
+
+def test_candidate_vectors_are_refused(encoder):
+    with pytest.raises(NotImplementedError, match="expected an Index, got candidate vectors"):
+        encoder.topk_layer.index(tf.zeros((3, 16)))

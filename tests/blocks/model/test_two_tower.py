@@ -1,0 +1,332 @@
+"""Attaching to Merlin's models, V1 and V2: training, export, saving, and the pitfalls by name."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import merlin.models.tf as mm
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from merlin.io import Dataset
+from merlin.schema import ColumnSchema, Schema, Tags
+
+from merlin_poeem import open_searcher
+from merlin_poeem.blocks import (
+    IndexStart,
+    IVFPQQuantizer,
+    QuantizedRecall,
+    QuantizedTwoTowerModel,
+    QuantizedTwoTowerModelV2,
+    check_fresh,
+    encode_items,
+    export_index,
+    find_quantizer,
+    item_vectors,
+    query_vectors,
+)
+from merlin_poeem.blocks.model.list_agreement import ListAgreement
+from merlin_poeem.blocks.quantizer import warm_start
+
+pytestmark = pytest.mark.left
+
+N_USERS, N_ITEMS, DIM = 60, 50, 8
+
+
+def column(name: str, size: int, *tags: Tags) -> ColumnSchema:
+    domain = {"min": 0, "max": size - 1, "name": name}
+    tags = [*tags, Tags.CATEGORICAL]
+    return ColumnSchema(name, dtype=np.int64, tags=tags, properties={"domain": domain})
+
+
+SCHEMA = Schema(
+    [
+        column("user_id", N_USERS, Tags.USER, Tags.USER_ID),
+        column("item_id", N_ITEMS, Tags.ITEM, Tags.ITEM_ID),
+        column("category", 5, Tags.ITEM),
+    ]
+)
+ITEMS = pd.DataFrame({"item_id": np.arange(N_ITEMS), "category": np.arange(N_ITEMS) % 5})
+USERS = pd.DataFrame({"user_id": np.arange(N_USERS)})
+
+
+def interactions() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, N_USERS, 1024)
+    items = (users + rng.integers(0, 4, 1024)) % N_ITEMS
+    return pd.DataFrame({"user_id": users, "item_id": items, "category": items % 5})
+
+
+def make_quantizer(**options) -> IVFPQQuantizer:
+    return IVFPQQuantizer(
+        **{
+            "n_lists": 4,
+            "pq_dim": 4,
+            "pq_bits": 4,
+            "warmup": 4,
+            "sample_size": 128,
+            "agreement": 0.5,
+            **options,
+        }
+    )
+
+
+def mlp(**options) -> mm.Block:
+    return mm.MLPBlock([DIM], **{"no_activation_last_layer": True, **options})
+
+
+def encoder(tag: Tags, **options) -> mm.Encoder:
+    return mm.Encoder(SCHEMA.select_by_tag(tag), mlp(), **options)
+
+
+def v1(quantizer: IVFPQQuantizer, **options):
+    return QuantizedTwoTowerModel(SCHEMA, mlp(), quantizer, **options)
+
+
+def v2(quantizer: IVFPQQuantizer, **options):
+    towers = encoder(Tags.USER), encoder(Tags.ITEM)
+    return QuantizedTwoTowerModelV2(*towers, quantizer, schema=SCHEMA, **options)
+
+
+def train(model, epochs: int = 1, callbacks=None, run_eagerly: bool = False):
+    """Eight steps an epoch; for a few of them, eager ones are faster than a trace."""
+    model.compile("adam", run_eagerly=run_eagerly, metrics=[])
+    data = Dataset(interactions(), schema=SCHEMA)
+    return model.fit(data, batch_size=128, epochs=epochs, verbose=0, callbacks=callbacks)
+
+
+@pytest.fixture(autouse=True)
+def _few_iterations(monkeypatch):
+    monkeypatch.setattr(warm_start, "ITERATIONS", 3)
+
+
+@functools.cache
+def trained_model(build):
+    """Trained once a process, for all files whose tests leave its weights as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm_start, "ITERATIONS", 3)
+        model = build(make_quantizer(metric="cosine"))
+        train(model)
+    return model
+
+
+@pytest.fixture(scope="module", params=[v1, v2], ids=["V1", "V2"])
+def trained(request):
+    return trained_model(request.param)
+
+
+def test_the_item_tower_returns_what_the_index_decodes(trained):
+    index = export_index(trained, ITEMS, n_probes=2)
+    assert (index.n_items, index.params.n_probes) == (N_ITEMS, 2)
+    assert index.params.metric == "cosine"
+    decoded = index.decode(ITEMS["item_id"])
+    decoded /= np.linalg.norm(decoded, axis=1, keepdims=True)
+    tower = _outputs(trained)
+    np.testing.assert_allclose(tower, decoded, atol=1e-5)
+    item_ids, floats = item_vectors(trained, ITEMS)
+    np.testing.assert_array_equal(item_ids, ITEMS["item_id"])
+    assert not np.allclose(floats, decoded, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(floats, axis=1), 1, atol=1e-5)
+
+
+def _outputs(model) -> np.ndarray:
+    """The item tower's output by Merlin's own means: quantized."""
+    from merlin_poeem.blocks.model.towers import item_tower_of
+
+    dataset = Dataset(ITEMS, schema=SCHEMA.select_by_tag(Tags.ITEM))
+    loader = mm.Loader(dataset, batch_size=64, shuffle=False)
+    return np.concatenate([item_tower_of(model)(x).numpy() for x, _ in loader])
+
+
+def test_scores_of_the_index_are_the_models_scores(trained):
+    _, queries = query_vectors(trained, USERS)
+    np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-5)
+    found = open_searcher(export_index(trained, ITEMS)).search(queries, k=N_ITEMS, n_probes=4)
+    scores, item_ids = found.padded(N_ITEMS, fill_id=-1)
+    expected = queries @ _outputs(trained).T
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, item_ids, 1), atol=1e-5)
+
+
+def test_batches_partitions_and_repeated_rows_make_no_difference(trained):
+    whole = encode_items(trained, ITEMS, batch_size=1000)
+    repeated = pd.concat([ITEMS, ITEMS])
+    for items in (ITEMS, repeated, Dataset(repeated, npartitions=3, schema=SCHEMA)):
+        parts = encode_items(trained, items, batch_size=7)
+        np.testing.assert_array_equal(parts.item_ids, whole.item_ids)
+        np.testing.assert_array_equal(parts.codes, whole.codes)
+
+
+def test_ids_of_another_column(trained):
+    original = ITEMS.assign(original=ITEMS["item_id"] + 2**40)
+    codes = encode_items(trained, original, id_column="original")
+    np.testing.assert_array_equal(codes.item_ids, original["original"])
+
+
+def check_saved(model, path: Path) -> None:
+    """What was saved of ``model`` exports the same and trains on."""
+    loaded = tf.keras.models.load_model(path)
+    before = find_quantizer(model).step.numpy()
+    ours, theirs = encode_items(model, ITEMS), encode_items(loaded, ITEMS)
+    np.testing.assert_array_equal(ours.codes, theirs.codes)
+    np.testing.assert_array_equal(ours.list_ids, theirs.list_ids)
+    check_fresh(export_index(model, ITEMS), loaded)
+    v2_model = isinstance(loaded, mm.RetrievalModelV2)
+    agreement = (loaded.encoder if v2_model else loaded.retrieval_block).post
+    assert isinstance(agreement, ListAgreement)
+    assert agreement.quantizer is find_quantizer(loaded)
+    train(loaded)
+    assert find_quantizer(loaded).step.numpy() == before + 8
+    assert len(encode_items(loaded, ITEMS)) == N_ITEMS
+
+
+# To save takes long: of V1, test_distributed_export checks the one that it saves in any case.
+@pytest.mark.parametrize("trained", [v2], ids=["V2"], indirect=True)
+def test_saved_model_exports_the_same_and_trains_on(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    check_saved(trained, tmp_path / "model")
+
+
+def test_bad_datasets(trained):
+    with pytest.raises(ValueError, match=r"expected the columns \['category'\], got \['item_id'\]"):
+        encode_items(trained, ITEMS[["item_id"]])
+    with pytest.raises(ValueError, match="expected at least one row"):
+        encode_items(trained, ITEMS[:0])
+    with pytest.raises(TypeError, match=r"expected a merlin.io.Dataset or a DataFrame, got dict"):
+        encode_items(trained, {})
+    with pytest.raises(TypeError, match="item_id: expected integers, got float64"):
+        encode_items(trained, ITEMS.assign(item_id=ITEMS["item_id"].where(ITEMS["item_id"] > 3)))
+    with pytest.raises(ValueError, match="batch_size: expected at least 1"):
+        encode_items(trained, ITEMS, batch_size=0)
+
+
+@pytest.mark.parametrize("build", [v1, v2])
+def test_a_share_is_of_the_training_that_fit_is_told_of(build):
+    quantizer = make_quantizer(warmup=0.75)
+    model = build(quantizer)
+    started = []
+    watch = tf.keras.callbacks.LambdaCallback(
+        on_batch_end=lambda *_, **__: started.append(bool(quantizer.is_started.numpy()))
+    )
+    train(model, epochs=2, callbacks=watch, run_eagerly=True)
+    assert started == 12 * [False] + 4 * [True]
+    train(model, epochs=4, run_eagerly=True)
+    assert quantizer.warmup_steps.numpy() == 12
+
+
+def test_export_before_the_start_is_refused():
+    model = v2(make_quantizer(warmup=1000))
+    train(model, run_eagerly=True)
+    with pytest.raises(RuntimeError, match="after 8 training steps"):
+        export_index(model, ITEMS)
+    assert len(item_vectors(model, ITEMS)[0]) == N_ITEMS
+
+
+def test_float_vectors_of_a_model_without_quantizer():
+    model = mm.TwoTowerModelV2(encoder(Tags.USER), encoder(Tags.ITEM), schema=SCHEMA)
+    train(model)
+    assert item_vectors(model, ITEMS)[1].shape == (N_ITEMS, DIM)
+    with pytest.raises(ValueError, match="expected one IVFPQQuantizer, got 0"):
+        find_quantizer(model)
+
+
+def test_callback_reports_both_recalls():
+    held_out = interactions()[:N_USERS]
+    callback = QuantizedRecall(
+        USERS.loc[held_out["user_id"]], ITEMS, held_out[["item_id"]].to_numpy(), k=20, n_probes=4
+    )
+    history = train(v2(make_quantizer(warmup=10)), epochs=3, callbacks=[callback]).history
+    assert len(history["float_recall_at_20"]) == 3
+    # The quantizer starts in the second epoch: eight steps make one.
+    assert len(history["quantized_recall_at_20"]) == len(history["max_over_mean_list"]) == 2
+    assert all(0 < value <= 1 for value in history["quantized_recall_at_20"])
+    assert history["max_over_mean_list"][-1] >= 1
+
+
+def test_temperature_acts_on_both_models():
+    for build in (v1, v2):
+        losses = []
+        for temperature in (1.0, 0.1):
+            tf.keras.utils.set_random_seed(0)
+            quantizer = make_quantizer(metric="cosine", warmup=1000)
+            model = build(quantizer, logits_temperature=temperature)
+            losses.append(train(model, run_eagerly=True).history["loss"][0])
+        # Cosines of untrained towers ten times as large: a softmax far from even.
+        assert abs(losses[1] - losses[0]) > 0.1
+
+
+# --- the pitfalls --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda q: v1(q, l2_normalization=True), "l2_normalization: expected False"),
+        (lambda q: v1(q, post=mm.L2Norm()), "post: expected None"),
+        (
+            lambda q: v1(q, prediction_tasks=mm.ItemRetrievalTask(SCHEMA), logits_temperature=0.1),
+            "logits_temperature, samplers: expected none beside prediction_tasks",
+        ),
+        (
+            lambda q: QuantizedTwoTowerModel(SCHEMA, mm.MLPBlock([DIM]), q),
+            "query_tower: expected no activation in the last layer, got relu",
+        ),
+        (
+            lambda q: QuantizedTwoTowerModel(SCHEMA, mlp(), q, item_tower=mm.MLPBlock([DIM])),
+            "item_tower: expected no activation in the last layer, got relu",
+        ),
+        (
+            lambda q: QuantizedTwoTowerModel(SCHEMA, mlp().connect(make_quantizer()), q),
+            "query_tower: expected a tower without quantizer",
+        ),
+        (
+            lambda q: QuantizedTwoTowerModelV2(
+                encoder(Tags.USER), encoder(Tags.ITEM, post=mm.L2Norm()), q, schema=SCHEMA
+            ),
+            "candidate_tower: expected no post=",
+        ),
+        (
+            lambda q: QuantizedTwoTowerModelV2(*[encoder(Tags.USER)] * 2, q, schema=SCHEMA),
+            "candidate_tower: expected another encoder",
+        ),
+    ],
+)
+def test_pitfalls_when_attaching(build, message):
+    with pytest.raises(ValueError, match=message):
+        build(make_quantizer())
+
+
+def test_a_query_tower_copied_with_the_quantizer_is_found():
+    model = mm.TwoTowerModel(SCHEMA, mlp().connect(make_quantizer()))
+    with pytest.raises(ValueError, match=r"query tower: expected no quantizer.*copies the query"):
+        find_quantizer(model)
+
+
+def test_a_layer_after_the_quantizer_is_found():
+    item_tower = mlp().connect(make_quantizer()).connect(mm.L2Norm())
+    model = mm.TwoTowerModel(SCHEMA, mlp(), item_tower=item_tower)
+    with pytest.raises(ValueError, match="expected the quantizer to be the last layer, got l2"):
+        find_quantizer(model)
+
+
+def test_a_block_on_both_towers_is_found():
+    model = mm.TwoTowerModel(
+        SCHEMA, mlp(), item_tower=mlp().connect(make_quantizer()), post=mm.L2Norm()
+    )
+    with pytest.raises(ValueError, match="post: expected None, got l2"):
+        find_quantizer(model)
+
+
+def test_merlins_own_way_of_attaching_works_too():
+    quantizer = make_quantizer(warmup=0.5)
+    model = mm.TwoTowerModel(SCHEMA, mlp(), item_tower=mlp().connect(quantizer))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected callbacks=\[IndexStart"):
+        train(model, run_eagerly=True)
+    train(model, callbacks=[IndexStart()])
+    assert export_index(model, ITEMS).n_items == N_ITEMS
+
+
+def test_other_models_are_refused():
+    with pytest.raises(TypeError, match="expected a Merlin two-tower model, got Sequential"):
+        find_quantizer(tf.keras.Sequential())

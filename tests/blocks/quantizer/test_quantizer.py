@@ -1,0 +1,433 @@
+"""The layer: its phases, gradient and losses, and that the reference decodes what it learned."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from merlin_poeem.blocks import IVFPQQuantizer
+from merlin_poeem.blocks.quantizer import (
+    coarse,
+    moving_means,
+    product,
+    rotation,
+    warm_start,
+)
+from merlin_poeem.quantization import coding
+
+pytestmark = pytest.mark.left
+
+DIM = 8
+
+
+@pytest.fixture(autouse=True)
+def _few_iterations(monkeypatch):
+    monkeypatch.setattr(warm_start, "ITERATIONS", 4)
+
+
+def vectors(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
+
+
+def make_quantizer(**options) -> IVFPQQuantizer:
+    quantizer = IVFPQQuantizer(
+        **{"n_lists": 4, "pq_dim": 2, "pq_bits": 4, "warmup": 2, "sample_size": 64, **options}
+    )
+    quantizer.build((None, DIM))
+    return quantizer
+
+
+def train_step(quantizer: IVFPQQuantizer, batch: np.ndarray) -> tuple[np.ndarray, float]:
+    outputs = quantizer(batch, training=True)
+    return outputs.numpy(), float(tf.add_n(quantizer.losses))
+
+
+def started(**options) -> IVFPQQuantizer:
+    quantizer = make_quantizer(**options)
+    quantizer.set_weights(_started_weights(quantizer.learns_rotation, quantizer.params.metric))
+    return quantizer
+
+
+@functools.cache
+def _started_weights(learns_rotation: bool, metric: str) -> list[np.ndarray]:
+    quantizer = make_quantizer(warmup=0, rotation=learns_rotation, metric=metric)
+    train_step(quantizer, vectors(64))
+    assert quantizer.is_started.numpy()
+    return quantizer.get_weights()
+
+
+def test_warm_up_passes_vectors_unchanged_and_without_loss():
+    quantizer = make_quantizer(warmup=3)
+    for step in range(3):
+        batch = vectors(64, seed=step)
+        outputs, loss = train_step(quantizer, batch)
+        np.testing.assert_array_equal(outputs, batch)
+        assert loss == 0
+        assert not quantizer.is_started.numpy()
+    train_step(quantizer, vectors(64))
+    assert quantizer.is_started.numpy()
+
+
+def test_a_share_of_the_training_counts_the_steps_before():
+    quantizer = make_quantizer(warmup=0.5)
+    quantizer.plan_start(8)
+    assert quantizer.warmup_steps.numpy() == 4
+    for step in range(3):
+        train_step(quantizer, vectors(32, seed=step))
+    quantizer.plan_start(3)
+    assert quantizer.warmup_steps.numpy() == 3
+    train_step(quantizer, vectors(32, seed=3))
+    assert quantizer.is_started.numpy()
+    quantizer.plan_start(100)
+    assert quantizer.warmup_steps.numpy() == 3
+
+
+def test_a_share_of_an_unknown_training_is_refused():
+    quantizer = make_quantizer(warmup=0.5)
+    with pytest.raises(ValueError, match=r"warmup = 0.5 is a share .* expected steps_per_epoch="):
+        quantizer.plan_start(None)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected callbacks=\[IndexStart"):
+        train_step(quantizer, vectors(32))
+    make_quantizer(warmup=3).plan_start(None)
+
+
+def test_start_waits_for_a_full_sample():
+    quantizer = make_quantizer(warmup=0, sample_size=100)
+    for expected in (False, False, False, True):
+        train_step(quantizer, vectors(30))
+        assert bool(quantizer.is_started.numpy()) == expected
+
+
+def test_sample_holds_the_latest_vectors():
+    quantizer = make_quantizer(warmup=100, sample_size=8)
+    train_step(quantizer, vectors(6, seed=1))
+    train_step(quantizer, vectors(6, seed=2))
+    expected = np.concatenate([vectors(6, seed=1), vectors(6, seed=2)])[-8:]
+    np.testing.assert_array_equal(
+        np.sort(quantizer.sample.numpy(), axis=0), np.sort(expected, axis=0)
+    )
+
+
+def test_batch_larger_than_the_sample():
+    quantizer = make_quantizer(warmup=0, sample_size=16)
+    train_step(quantizer, vectors(50))
+    assert quantizer.is_started.numpy()
+
+
+@pytest.mark.parametrize("learns_rotation", [False, True])
+def test_inference_is_what_the_reference_decodes(learns_rotation):
+    quantizer = started(rotation=learns_rotation)
+    batch = vectors(32, seed=5)
+    quantization = quantizer.quantization()
+    assert (quantization.rotation is not None) == learns_rotation
+    expected = coding.decode(quantization, *coding.encode(quantization, batch))
+    np.testing.assert_allclose(quantizer(batch).numpy(), expected, atol=1e-5)
+
+
+def test_cosine_normalises_in_and_out():
+    quantizer = started(metric="cosine")
+    batch = vectors(32, seed=5)
+    outputs = quantizer(batch).numpy()
+    np.testing.assert_allclose(np.linalg.norm(outputs, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(quantizer(3 * batch).numpy(), outputs, atol=1e-5)
+
+
+def test_float_mode_passes_float_vectors_and_ends():
+    quantizer = started()
+    batch = vectors(32, seed=5)
+    with quantizer.float_mode():
+        np.testing.assert_array_equal(quantizer(batch).numpy(), batch)
+    assert not np.array_equal(quantizer(batch).numpy(), batch)
+
+
+def test_float_mode_ends_after_an_error():
+    quantizer = started()
+    with pytest.raises(KeyError), quantizer.float_mode():
+        raise KeyError
+    assert not quantizer.passes_float.numpy()
+
+
+def test_gradient_goes_straight_through():
+    quantizer = started(commitment=0, balance=0, float_share=0)
+    batch, weights = tf.constant(vectors(16)), tf.constant(vectors(16, seed=9))
+    with tf.GradientTape() as tape:
+        tape.watch(batch)
+        outputs = quantizer(batch, training=True)
+        loss = tf.reduce_sum(outputs * weights)
+    np.testing.assert_allclose(tape.gradient(loss, batch).numpy(), weights.numpy(), atol=1e-6)
+    assert not np.allclose(outputs.numpy(), batch.numpy())
+
+
+def test_float_share_of_the_rows_passes_unchanged():
+    quantizer = started(float_share=0.25, sample_size=64)
+    batch = vectors(4000, seed=3)
+    outputs, _ = train_step(quantizer, batch)
+    share = np.isclose(outputs, batch, atol=1e-6).all(axis=1).mean()
+    assert 0.2 < share < 0.3
+
+
+def test_loss_is_a_mean_over_the_batch():
+    batch = vectors(40, seed=4)
+    _, once = train_step(started(balance=0), batch)
+    _, twice = train_step(started(balance=0), np.concatenate([batch, batch]))
+    assert once > 0
+    np.testing.assert_allclose(once, twice, rtol=1e-5)
+
+
+def test_commitment_is_the_distortion():
+    batch = vectors(40, seed=4)
+    quantizer = started(commitment=2, balance=0)
+    quantization = quantizer.quantization()
+    decoded = coding.decode(quantization, *coding.encode(quantization, batch))
+    expected = 2 * ((batch - decoded) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(train_step(quantizer, batch)[1], expected, rtol=1e-4)
+
+
+def test_gradients_of_the_loss_draw_vectors_to_their_reconstruction():
+    quantizer = started(commitment=0.5, balance=0)
+    batch = tf.constant(vectors(16))
+    expected = (batch - quantizer(batch)) / 16
+    with tf.GradientTape() as tape:
+        tape.watch(batch)
+        quantizer(batch, training=True)
+        loss = tf.add_n(quantizer.losses)
+    np.testing.assert_allclose(tape.gradient(loss, batch).numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_gradient_of_the_imbalance_evens_the_lists():
+    quantizer = started(commitment=0, balance=1, rotation=False)
+    centroids = quantizer.coarse_centroids
+    batch = tf.Variable(tf.repeat(centroids[:1], 32, axis=0) + 0.1 * vectors(32))
+    for _ in range(50):
+        with tf.GradientTape() as tape:
+            loss = coarse.imbalance(coarse.soft_lists(batch, centroids, 1.0))
+        batch.assign_sub(10 * tape.gradient(loss, batch))
+    crowded = coarse.soft_lists(tf.repeat(centroids[:1], 32, 0), centroids, 1.0)
+    assert float(loss) < 0.5 * float(coarse.imbalance(crowded))
+
+
+def test_training_follows_moving_vectors_and_keeps_the_rotation_orthogonal():
+    quantizer = started(rotation_interval=5)
+    data = np.tanh(vectors(64) @ vectors(DIM, seed=7))
+
+    def distortion() -> float:
+        return float(((quantizer(data).numpy() - data) ** 2).sum(axis=1).mean())
+
+    before = distortion()
+    for _ in range(60):
+        train_step(quantizer, data)
+    assert distortion() < 0.7 * before
+    matrix = quantizer.rotation.numpy()
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(DIM), atol=1e-5)
+    assert not np.allclose(matrix, np.eye(DIM), atol=0.1)
+
+
+def test_no_optimizer_has_a_part_in_the_quantizer():
+    assert not make_quantizer().trainable_variables
+
+
+def test_moving_means_fade_and_stay():
+    means, counts = tf.constant([[0.0], [10.0]]), tf.constant([4.0, 4.0])
+    arriving, cells = tf.constant([[6.0], [3.0]]), tf.constant([0, 0])
+    means, counts = moving_means.follow(means, counts, arriving, cells, tf.constant(0.25))
+    # The first cell held four times 0, which count as one now; the second got nothing.
+    np.testing.assert_allclose(means.numpy(), [[3.0], [10.0]])
+    np.testing.assert_allclose(counts.numpy(), [3.0, 1.0])
+
+
+def test_cells_without_vectors_stay_finite_for_ever():
+    quantizer = started()
+    for _ in range(200):
+        train_step(quantizer, np.repeat(vectors(1), 64, axis=0))
+    for variable in (quantizer.coarse_centroids, quantizer.codebook):
+        assert np.isfinite(variable.numpy()).all()
+
+
+def test_graph_mode_equals_eager_mode():
+    def run(wrap) -> np.ndarray:
+        quantizer = make_quantizer(rotation_interval=2)
+        call = wrap(lambda batch: quantizer(batch, training=True))
+        for step in range(6):
+            call(tf.constant(vectors(64, seed=step)))
+        return quantizer(vectors(16, seed=50)).numpy()
+
+    np.testing.assert_allclose(run(tf.function), run(lambda f: f), atol=1e-4)
+
+
+def test_config_round_trip():
+    quantizer = make_quantizer(
+        metric="cosine",
+        rotation=False,
+        float_share=0.1,
+        commitment=3,
+        balance=4,
+        agreement=0.3,
+        list_sharpness=5,
+        rotation_interval=6,
+        seed=7,
+        name="mine",
+    )
+    config = quantizer.get_config()
+    assert IVFPQQuantizer.from_config(config).get_config() == config
+    assert (config["commitment"], config["name"], config["metric"]) == (3, "mine", "cosine")
+
+
+def test_saved_in_the_joint_phase_it_goes_on_where_it_stopped_reports_and_stops(tmp_path):
+    quantizer = make_quantizer(float_share=0, name="mine")
+    model = tf.keras.Sequential([tf.keras.layers.Dense(DIM), quantizer])
+    model.compile("adam", "mse")
+    data = vectors(64)
+    model.fit(data, data, batch_size=64, epochs=5, verbose=0)
+    model.save(tmp_path / "model")
+    loaded = tf.keras.models.load_model(tmp_path / "model")
+    np.testing.assert_array_equal(loaded(data).numpy(), model(data).numpy())
+    assert int(loaded.layers[-1].step.numpy()) == 5
+    assert loaded.layers[-1].health() == quantizer.health()
+    before = loaded.layers[-1].codebook.numpy()
+    loaded.fit(data, data, batch_size=64, epochs=1, verbose=0)
+    assert int(loaded.layers[-1].step.numpy()) == 6
+    # The sample is as large as the batch here, so that one step forgets all that came before.
+    model.fit(data, data, batch_size=64, epochs=1, verbose=0)
+    after = loaded.layers[-1].codebook.numpy()
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, quantizer.codebook.numpy(), atol=1e-5)
+
+    weights = loaded.get_weights()
+    data[0, 0] = np.nan
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"loss scal|LossScale") as caught:
+        loaded.fit(data, data, batch_size=64, epochs=1, verbose=0)
+    assert "mine: item vectors are not finite" in caught.value.message
+    assert "step:] [7]" in caught.value.message
+    for old, new in zip(weights, loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_mixed_precision_quantizes_in_float32():
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        quantizer = make_quantizer()
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert quantizer.codebook.dtype == tf.float32
+    assert quantizer(tf.constant(vectors(4), tf.float16)).dtype == tf.float32
+
+
+def test_export_before_the_start_is_refused():
+    quantizer = make_quantizer()
+    train_step(quantizer, vectors(10))
+    with pytest.raises(
+        RuntimeError, match=r"after 1 training steps; .* after 2 steps \(warmup = 2\).*64 item"
+    ):
+        quantizer.quantization()
+    with pytest.raises(
+        RuntimeError, match=r"after 0 training steps; .* not yet planned \(warmup = 0.75\)"
+    ):
+        IVFPQQuantizer(4, 2).quantization()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_lists": 0}, "n_lists: expected at least 1"),
+        ({"pq_bits": 5}, "pq_bits: expected one of"),
+        ({"metric": "l2"}, "metric: expected inner_product or cosine"),
+        ({"warmup": -1}, "warmup: expected a share from 0.0 to below 1, or .* got -1"),
+        ({"warmup": 1.0}, "warmup: expected a share .* got 1.0"),
+        ({"warmup": float("nan")}, "warmup: expected a share .* got nan"),
+        ({"sample_size": 3}, "sample_size: expected at least n_lists = 4, got 3"),
+        ({"float_share": 1.0}, "float_share: expected 0 <= share < 1"),
+        ({"rotation_interval": 0}, "rotation_interval: expected at least 1"),
+        ({"pq_dim": 3}, "pq_dim: expected a divisor of dim = 8, got 3"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_quantizer(**options)
+
+
+@pytest.mark.parametrize("warmup", ["0.5", True])
+def test_a_warmup_that_is_no_number_is_refused(warmup):
+    with pytest.raises(TypeError, match="warmup: expected a number, got"):
+        make_quantizer(warmup=warmup)
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+def test_nearest_lists_and_codes_equal_the_reference():
+    quantization = started().quantization()
+    batch = vectors(100, seed=8)
+    list_ids, codes = coding.encode(quantization, batch)
+    x_rot = quantization.rotate(batch)
+    found = coarse.nearest_lists(x_rot, quantization.coarse_centroids)
+    np.testing.assert_array_equal(found.numpy(), list_ids)
+    residuals = x_rot - quantization.coarse_centroids[list_ids]
+    codebook = tf.constant(quantization.codebook)
+    found = product.nearest_codes(tf.constant(residuals), codebook)
+    np.testing.assert_array_equal(found.numpy(), codes)
+
+
+def test_imbalance_is_zero_for_even_lists_and_grows():
+    centroids = np.float32([[-1, 0], [1, 0]])
+    even = np.float32([[-1, 0], [1, 0]])
+    assert float(coarse.imbalance(coarse.soft_lists(even, centroids, 10.0))) == pytest.approx(
+        0, abs=1e-4
+    )
+    uneven = coarse.soft_lists(np.float32([[1, 0], [1, 0]]), centroids, 10.0)
+    assert float(coarse.imbalance(uneven)) == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_procrustes_finds_a_rotation():
+    truth = np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, DIM)))[0].astype(np.float32)
+    data = vectors(50)
+    np.testing.assert_allclose(rotation.procrustes(data, data @ truth).numpy(), truth, atol=1e-4)
+
+
+def test_kmeans_lowers_the_distortion_to_a_fixed_point(monkeypatch):
+    data = tf.constant(vectors(200)[None])
+    distortions = []
+    for iterations in (0, 1, 40, 41):
+        monkeypatch.setattr(warm_start, "ITERATIONS", iterations)
+        _, distances = warm_start.assign(data, warm_start.kmeans(data, 4, seed=0))
+        distortions.append(float(tf.reduce_mean(distances)))
+    assert distortions[0] > distortions[1] > distortions[2]
+    assert distortions[2] == pytest.approx(distortions[3])
+
+
+def test_lloyd_step_moves_an_empty_cluster_to_the_worst_point():
+    points = tf.constant([[[0.0], [1.0], [9.0]]])
+    centroids = tf.constant([[[0.5], [100.0]]])
+    found = warm_start.lloyd_step(points, centroids).numpy()
+    np.testing.assert_allclose(found, [[[10 / 3], [9.0]]], rtol=1e-6)
+
+
+def test_kmeans_with_fewer_points_than_clusters():
+    points = tf.constant(vectors(3)[None])
+    found = warm_start.kmeans(points, 8, seed=0).numpy()[0]
+    assert np.isfinite(found).all()
+    distances = ((vectors(3)[:, None] - found[None]) ** 2).sum(axis=2)
+    assert distances.min(axis=1).max() < 1e-6
+
+
+def test_assign_in_chunks_equals_assign_at_once(monkeypatch):
+    points, centroids = tf.constant(vectors(50)[None]), tf.constant(vectors(5, seed=2)[None])
+    at_once = [t.numpy() for t in warm_start.assign(points, centroids)]
+    monkeypatch.setattr(warm_start, "CHUNK_DISTANCES", 35)
+    in_chunks = [t.numpy() for t in warm_start.assign(points, centroids)]
+    np.testing.assert_array_equal(at_once[0], in_chunks[0])
+    np.testing.assert_allclose(at_once[1], in_chunks[1], atol=1e-5)
+
+
+def test_rotation_lowers_the_distortion_of_correlated_residuals():
+    mixing = np.diag(np.linspace(2, 0.1, DIM)) @ np.linalg.qr(vectors(DIM))[0]
+    data = tf.constant((vectors(500) @ mixing).astype(np.float32))
+    distortions = []
+    for rotate in (False, True):
+        codebook, matrix = warm_start.initial_codebook(data, 4, 16, rotate=rotate, seed=0)
+        rotated = tf.matmul(data, matrix)
+        decoded = product.decode(product.nearest_codes(rotated, codebook), codebook)
+        distortions.append(float(tf.reduce_mean((rotated - decoded) ** 2)))
+    assert distortions[1] < 0.9 * distortions[0]

@@ -1,0 +1,316 @@
+"""Frames of ids and vectors to an index, and to neighbours by title."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from merlin_poeem import Index, IVFPQParams, load_index, open_searcher, save_index, search_frame
+from merlin_poeem.evaluate import agreement, exact_search
+from merlin_poeem.frames.columns import list_column, with_vectors
+from merlin_poeem.frames.items import like_items, like_rows, with_items
+from merlin_poeem.frames.ready_made import index_frame, suggest_params
+from merlin_poeem.quantization.item_codes import ItemCodes
+from tests.index_factories import FIRST_ID, random_index
+
+faiss = pytest.importorskip("faiss")
+
+DIM = 8
+PARAMS = IVFPQParams(n_lists=8, pq_dim=DIM, n_probes=8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make small problems slow on a busy machine."""
+    n_threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(n_threads)
+
+
+def to_json(vectors: np.ndarray) -> list[str]:
+    return [json.dumps(row) for row in vectors.tolist()]
+
+
+def catalog(n: int = 300, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    """Ids above 2**40 in no order, labels that are no row numbers, vectors of length one."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = FIRST_ID + 3 * rng.permutation(n)
+    titles = [f"film {item_id}" for item_id in ids]
+    frame = pd.DataFrame({"id": ids, "features": to_json(vectors), "title": titles})
+    return frame.set_index(np.arange(n) + 7), vectors
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return catalog()[0]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return catalog()[1]
+
+
+@pytest.fixture(scope="module")
+def index(frame: pd.DataFrame) -> Index:
+    return index_frame(frame, PARAMS, item_table=["title"])
+
+
+class TestWithVectors:
+    def test_searches(self, index: Index, frame: pd.DataFrame) -> None:
+        queries = with_vectors(frame, into="embedding")
+        assert queries["features"].tolist() == frame["features"].tolist()
+        assert "embedding" not in frame
+        found = search_frame(open_searcher(index), queries, k=1, query_id="id")
+        assert (found["id"] == found["item_id"]).mean() > 0.95
+
+    def test_replaces_and_keeps_labels(self, frame: pd.DataFrame, vectors: np.ndarray) -> None:
+        replaced = with_vectors(frame)
+        pd.testing.assert_index_equal(replaced.index, frame.index)
+        assert isinstance(frame["features"].iloc[0], str)
+        np.testing.assert_array_equal(np.stack(replaced["features"].tolist()), vectors)
+
+
+class TestSuggestParams:
+    @pytest.mark.parametrize(
+        ("n_items", "dim", "n_lists", "n_probes", "pq_dim"),
+        [
+            (1, 1, 1, 1, 1),
+            (300, 10, 16, 16, 10),
+            (3706, 10, 64, 35, 10),
+            (74_399, 256, 256, 16, 32),
+            (400_000, 50, 512, 32, 25),
+            (4_300_000, 101, 2048, 128, 101),
+        ],
+    )
+    def test_sizes(self, n_items: int, dim: int, n_lists: int, n_probes: int, pq_dim: int) -> None:
+        params = suggest_params(n_items, dim, "l2")
+        got = (params.n_lists, params.n_probes, params.pq_dim, params.pq_bits, params.metric)
+        assert got == (n_lists, n_probes, pq_dim, 8, "l2")
+
+    @given(st.integers(1, 10**9), st.integers(1, 2000))
+    def test_always_valid(self, n_items: int, dim: int) -> None:
+        params = suggest_params(n_items, dim)
+        assert params.pq_len(dim) * params.pq_dim == dim
+        assert params.n_lists <= n_items
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [((0, 4), "n_items: expected at least 1"), ((4, 0), "dim: expected at least 1")],
+    )
+    def test_refused(self, arguments: tuple[int, int], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            suggest_params(*arguments)
+
+
+class TestIndexFrame:
+    @pytest.mark.parametrize("n", [1, 2, 20])
+    def test_tiny_catalogs_are_found_whole(self, n: int) -> None:
+        frame, _ = catalog(n)
+        index = index_frame(frame, metric="l2")
+        assert index.params == suggest_params(n, DIM, "l2")
+        found = search_frame(open_searcher(index), with_vectors(frame), k=n, vectors="features")
+        assert found.groupby("query_id")["item_id"].apply(set).tolist() == [set(frame["id"])] * n
+        assert found["item_id"].dtype == np.int64
+        assert (found[found["rank"] == 1]["item_id"].to_numpy() == frame["id"]).all()
+
+    def test_suggested_parameters_are_good(self, frame: pd.DataFrame, vectors: np.ndarray) -> None:
+        index = index_frame(frame)
+        found = open_searcher(index).search(vectors, k=10)
+        exact = exact_search(frame["id"].to_numpy(), vectors, vectors, k=10)
+        assert agreement(found, exact, 10) > 0.9
+
+    def test_lists_give_the_same_as_json(self, frame: pd.DataFrame, index: Index) -> None:
+        other = index_frame(with_vectors(frame), PARAMS)
+        np.testing.assert_array_equal(other.item_ids, index.item_ids)
+        np.testing.assert_array_equal(other.codes, index.codes)
+
+    def test_options_reach_training(self, frame: pd.DataFrame, index: Index) -> None:
+        assert index.quantization.rotation is None
+        rotated = index_frame(frame, PARAMS, rotation=True, info={"made": "here"})
+        assert rotated.quantization.rotation is not None
+        assert rotated.info == {"made": "here"}
+
+    def test_trains_on_a_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: list[np.ndarray] = []
+        module = sys.modules["merlin_poeem.frames.ready_made"]
+
+        def note(params: IVFPQParams, vectors: np.ndarray, **options: Any) -> Any:
+            given.append(vectors)
+            return fit(params, vectors, **options)
+
+        fit = module.fit  # type: ignore[attr-defined]
+        monkeypatch.setattr(module, "fit", note)
+        params = IVFPQParams(n_lists=4, pq_dim=4, pq_bits=4)
+        frame, _ = catalog(1100)
+        index = index_frame(frame, params, seed=1)
+        assert len(given[0]) == 64 * 16
+        assert index.n_items == 1100
+        np.testing.assert_array_equal(index.codes, index_frame(frame, params, seed=1).codes)
+        assert not np.array_equal(index.codes, index_frame(frame, params, seed=2).codes)
+
+    def test_integers_of_the_item_table_keep_their_values(self, tmp_path: Any) -> None:
+        frame, _ = catalog(20)
+        sequels = pd.array([2**53 + 1, None] * 10, "Int64")
+        index = index_frame(frame.assign(sequel=sequels), item_table=["sequel"])
+        save_index(index, tmp_path / "films.index")
+        for table in (index.item_table, load_index(tmp_path / "films.index").item_table):
+            assert table["sequel"].dtype == "Int64"
+            assert table["sequel"].tolist() == list(sequels)
+
+    @pytest.mark.parametrize(
+        ("change", "options", "error", "message"),
+        [
+            ({}, {"item_id": "key"}, ValueError, "column 'key': expected it in the frame"),
+            ({}, {"vectors": "key"}, ValueError, "column 'key': expected it in the frame"),
+            ({}, {"item_table": ["key"]}, ValueError, "column 'key': expected it in the frame"),
+            ({}, {"item_table": "title"}, TypeError, "item_table: expected a sequence"),
+            ({}, {"item_table": ["item_id"]}, ValueError, "item_table: expected columns beside"),
+            ({"id": 5}, {}, ValueError, "column 'id': expected each id once"),
+            ({}, {"params": PARAMS, "metric": "l2"}, ValueError, "metric: expected None beside"),
+        ],
+    )
+    def test_refused(
+        self,
+        frame: pd.DataFrame,
+        change: dict[str, Any],
+        options: dict[str, Any],
+        error: type[Exception],
+        message: str,
+    ) -> None:
+        with pytest.raises(error, match=message):
+            index_frame(frame.assign(**change), **options)
+
+
+class TestItems:
+    def test_item_to_items_never_itself(self, index: Index, frame: pd.DataFrame) -> None:
+        searcher = open_searcher(index)
+        found = like_rows(searcher, with_vectors(frame), k=5)
+        assert found.columns.tolist() == ["id", "rank", "item_id", "score"]
+        assert found["id"].value_counts().unique().tolist() == [5]
+        assert not (found["id"] == found["item_id"]).any()
+        decoded = like_items(searcher, frame["id"].to_numpy(), k=5)
+        assert decoded.columns.tolist() == ["like", "rank", "item_id", "score"]
+        assert not (decoded["like"] == decoded["item_id"]).any()
+        shared = found.merge(decoded, left_on=["id", "item_id"], right_on=["like", "item_id"])
+        assert len(shared) > 0.8 * len(found)
+
+    def test_n_probes_is_passed_on(self, index: Index, frame: pd.DataFrame) -> None:
+        searcher = open_searcher(index)
+        one = with_vectors(frame.head(1))
+        assert len(like_rows(searcher, one, k=300, n_probes=1)) < 299
+        assert len(like_rows(searcher, one, k=300)) == 299
+        assert len(like_items(searcher, one["id"].to_numpy(), k=300, n_probes=1)) < 299
+
+    def test_titles_after_a_save(self, index: Index, frame: pd.DataFrame, tmp_path: Any) -> None:
+        save_index(index, tmp_path / "films.index")
+        loaded = load_index(tmp_path / "films.index")
+        found = like_rows(open_searcher(loaded), with_vectors(frame.sample(9, random_state=0)), k=4)
+        titled = with_items(found, loaded)
+        pd.testing.assert_frame_equal(titled[found.columns.tolist()], found)
+        assert titled["title"].tolist() == [f"film {item_id}" for item_id in found["item_id"]]
+        assert titled["item_id"].dtype == np.int64
+
+    def test_like_no_items(self, index: Index) -> None:
+        found = like_items(open_searcher(index, "reference"), [], k=3)
+        assert (found.columns.tolist(), len(found)) == (["like", "rank", "item_id", "score"], 0)
+
+    def test_unsigned_ids_are_joined_exactly(self) -> None:
+        index = random_index(n_items=2)
+        ids = [2**62, 2**62 + 1]
+        index = Index.from_codes(
+            index.params,
+            index.quantization,
+            ItemCodes(ids, index.list_ids, index.codes),
+            item_table=pd.DataFrame({"item_id": ids, "title": ["even", "odd"]}),
+        )
+        found = with_items(pd.DataFrame({"item_id": np.array(ids[::-1], np.uint64)}), index)
+        assert found["title"].tolist() == ["odd", "even"]
+        assert found["item_id"].dtype == np.int64
+
+    def test_an_unknown_item_has_no_title(self, index: Index) -> None:
+        assert with_items(pd.DataFrame({"item_id": [1]}), index)["title"].isna().all()
+
+    @pytest.mark.parametrize(
+        ("found", "error", "message"),
+        [
+            ({"item_id": [1]}, TypeError, "found: expected a pandas frame with item_id"),
+            (pd.DataFrame({"id": [1]}), TypeError, "found: expected a pandas frame with item_id"),
+            (pd.DataFrame({"item_id": [[1]]}), TypeError, "found.item_id: expected integers"),
+            (
+                pd.DataFrame({"item_id": [1], "title": ["a"]}),
+                ValueError,
+                r"expected other columns than the item table's, got \['title'\]",
+            ),
+        ],
+    )
+    def test_refused(self, index: Index, found: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            with_items(found, index)
+
+    def test_refused_tables(self) -> None:
+        found = pd.DataFrame({"item_id": [1]})
+        with pytest.raises(ValueError, match="index: expected an item table, got none"):
+            with_items(found, random_index())
+        index = random_index()
+        twice = pd.DataFrame({"item_id": [4, 5, 5], "title": ["a", "b", "c"]})
+        index = Index.from_codes(
+            index.params, index.quantization, index.item_codes, item_table=twice
+        )
+        with pytest.raises(ValueError, match="expected each item_id once, got 5 repeated"):
+            with_items(found.assign(item_id=5), index)
+
+    def test_like_items_refuses_unknown_ids(self, index: Index) -> None:
+        with pytest.raises(ValueError, match="expected ids in the index, got 1 that are not"):
+            like_items(open_searcher(index), [1], k=2)
+
+
+class TestCudf:
+    """Over a stand-in: columns that are read by ``to_arrow`` alone, as cuDF's."""
+
+    @pytest.fixture
+    def device_frame(self, cudf: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setattr(cudf.Series, "to_arrow", lambda self: self.arrow, raising=False)
+
+        def column(values: Any) -> Any:
+            series = cudf.Series(np.arange(len(values)).tolist())
+            series.arrow = pa.array(values)
+            return series
+
+        def assign(self: Any, **columns: Any) -> Any:
+            return cudf.DataFrame({**self._columns, **columns})
+
+        monkeypatch.setattr(cudf.DataFrame, "assign", assign, raising=False)
+        frame, _ = catalog()
+        return cudf.DataFrame({name: column(frame[name].tolist()) for name in frame.columns})
+
+    def test_indexes_as_pandas(self, device_frame: Any, index: Index) -> None:
+        other = index_frame(device_frame, PARAMS, item_table=["title"])
+        np.testing.assert_array_equal(other.item_ids, index.item_ids)
+        np.testing.assert_array_equal(other.codes, index.codes)
+        assert other.item_table["title"].tolist() == index.item_table["title"].tolist()
+
+    def test_with_vectors(self, device_frame: Any, vectors: np.ndarray) -> None:
+        from tests.device_frames import peek
+
+        queries = with_vectors(device_frame, into="embedding")
+        assert type(queries) is type(device_frame)
+        np.testing.assert_array_equal(np.stack(peek(queries["embedding"])), vectors)
+        assert queries["embedding"].index is device_frame.index
+
+    def test_more_values_than_cudf_holds(self, device_frame: Any) -> None:
+        matrix = np.broadcast_to(np.float32(0), (1, 2**31))
+        with pytest.raises(ValueError, match="2147483648"):
+            list_column(device_frame, matrix)

@@ -1,0 +1,319 @@
+"""Index: grouping by list, extending, removing, looking up."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
+from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.search import reference
+
+DIM, N_LISTS, PQ_DIM = 6, 4, 3
+FIRST_ID = (1 << 40) + 1
+
+
+def make_params(metric: str = "inner_product", pq_bits: int = 4) -> IVFPQParams:
+    return IVFPQParams(n_lists=N_LISTS, pq_dim=PQ_DIM, pq_bits=pq_bits, metric=metric, n_probes=2)
+
+
+def make_quantization(pq_bits: int = 4, *, rotated: bool = True) -> Quantization:
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0].astype(np.float32)
+    return Quantization(
+        rng.normal(size=(N_LISTS, DIM)).astype(np.float32),
+        rng.normal(size=(PQ_DIM, 1 << pq_bits, DIM // PQ_DIM)).astype(np.float32),
+        rotation if rotated else None,
+    )
+
+
+def make_vectors(n: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
+
+
+def make_table(item_ids: Any) -> pd.DataFrame:
+    return pd.DataFrame({"item_id": item_ids, "title": [f"title {i}" for i in item_ids]})
+
+
+def make_index(n: int = 30, metric: str = "inner_product", *, with_table: bool = False) -> Index:
+    item_ids = FIRST_ID + np.random.default_rng(2).permutation(n)
+    return Index.from_vectors(
+        make_params(metric),
+        make_quantization(),
+        item_ids,
+        make_vectors(n),
+        item_table=make_table(item_ids) if with_table else None,
+        info={"made": "here"},
+    )
+
+
+def assert_same(got: Index, expected: Index) -> None:
+    assert got.params == expected.params
+    assert got.info == expected.info
+    for name in ("list_offsets", "item_ids", "packed_codes", "codes", "list_ids"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), strict=True)
+
+
+# Building.
+
+
+@pytest.mark.parametrize("pq_bits", [1, 4, 8, 9])
+def test_rows_are_grouped_by_list_and_sorted_by_id(pq_bits: int) -> None:
+    rng = np.random.default_rng(3)
+    item_ids = rng.permutation(50) - 20
+    list_ids = rng.integers(0, N_LISTS - 1, 50)
+    quantization = make_quantization(pq_bits)
+    codes = rng.integers(0, 1 << pq_bits, (50, PQ_DIM)).astype(np.uint16)
+    index = Index.from_codes(
+        make_params(pq_bits=pq_bits), quantization, ItemCodes(item_ids, list_ids, codes)
+    )
+    assert len(index) == index.n_items == 50
+    assert index.list_sizes.tolist() == np.bincount(list_ids, minlength=N_LISTS).tolist()
+    assert index.codes.dtype == quantization.code_dtype
+    for list_id in range(N_LISTS):
+        rows = slice(index.list_offsets[list_id], index.list_offsets[list_id + 1])
+        assert index.item_ids[rows].tolist() == sorted(item_ids[list_ids == list_id])
+        assert (index.list_ids[rows] == list_id).all()
+    rows = index.rows_of(item_ids)
+    np.testing.assert_array_equal(index.codes[rows], codes)
+    np.testing.assert_array_equal(index.list_ids[rows], list_ids)
+
+
+def test_item_codes_round_trip() -> None:
+    index = make_index()
+    again = Index.from_codes(index.params, index.quantization, index.item_codes, info=index.info)
+    assert_same(again, index)
+
+
+def test_from_vectors_encodes() -> None:
+    index = make_index()
+    list_ids, codes = coding.encode(index.quantization, make_vectors(30))
+    rows = index.rows_of(FIRST_ID + np.random.default_rng(2).permutation(30))
+    np.testing.assert_array_equal(index.list_ids[rows], list_ids)
+    np.testing.assert_array_equal(index.codes[rows], codes)
+
+
+def test_cosine_normalises_items_before_they_are_encoded() -> None:
+    params, quantization = make_params("cosine"), make_quantization()
+    vectors = make_vectors(30)
+    scaled = vectors * np.linspace(0.1, 50, 30, dtype=np.float32)[:, None]
+    index = Index.from_vectors(params, quantization, np.arange(30), vectors)
+    assert_same(Index.from_vectors(params, quantization, np.arange(30), scaled), index)
+
+
+def test_repr() -> None:
+    assert repr(make_index()) == (
+        "Index(n_items=30, dim=6, n_lists=4, pq_dim=3, pq_bits=4, metric='inner_product', "
+        "n_probes=2)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_lists": 5}, "quantization: expected n_lists = 5 .*got 4"),
+        ({"pq_dim": 2}, "quantization: expected pq_dim = 2 .*got 3"),
+        ({"pq_bits": 8}, "quantization: expected pq_bits = 8 .*got 4"),
+    ],
+)
+def test_params_of_another_quantization(change: dict[str, int], message: str) -> None:
+    params = replace(make_params(), **change)
+    with pytest.raises(ValueError, match=message):
+        Index.from_vectors(params, make_quantization(), [1], make_vectors(1))
+    with pytest.raises(ValueError, match=message):
+        Index.from_codes(params, make_quantization(), make_index().item_codes)
+
+
+def test_codes_of_another_quantization() -> None:
+    codes = ItemCodes([1], [N_LISTS], np.zeros((1, PQ_DIM), np.uint8))
+    with pytest.raises(ValueError, match="list_ids: expected values below n_lists = 4"):
+        Index.from_codes(make_params(), make_quantization(), codes)
+
+
+@pytest.mark.parametrize(
+    ("item_ids", "vectors", "error", "message"),
+    [
+        ([1, 2], make_vectors(3), ValueError, "item_ids: expected 3, one a vector; got 2"),
+        ([1, 1], make_vectors(2), ValueError, "item_ids: expected each id once"),
+        ([1.0, 2.0], make_vectors(2), TypeError, "item_ids: expected integers"),
+        ([1, 1 << 63], make_vectors(2), ValueError, "item_ids: .*fit in int64"),
+        ([1, 2], make_vectors(2).astype(float), TypeError, "vectors: expected float32"),
+        ([1, 2], make_vectors(2)[:, 1:], ValueError, r"vectors: expected shape \(n, 6\)"),
+        ([1], np.full((1, DIM), np.nan, np.float32), ValueError, "vectors: expected finite"),
+    ],
+)
+def test_vectors_and_ids_refused(
+    item_ids: Any, vectors: np.ndarray, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Index.from_vectors(make_params(), make_quantization(), item_ids, vectors)
+    with pytest.raises(error, match=message):
+        make_index().extend(item_ids, vectors)
+
+
+# Looking up.
+
+
+def test_rows_of() -> None:
+    index = make_index()
+    np.testing.assert_array_equal(index.rows_of(index.item_ids), np.arange(30))
+    assert index.rows_of(np.array([-1, FIRST_ID - 1, 1 << 60])).tolist() == [-1, -1, -1]
+    empty = index.remove(index.item_ids)
+    assert empty.rows_of(np.array([1, 2])).tolist() == [-1, -1]
+
+
+def test_decode() -> None:
+    index = make_index()
+    chosen = index.item_ids[[7, 0, 7]]
+    whole = coding.decode(index.quantization, index.list_ids, index.codes)
+    np.testing.assert_allclose(index.decode(chosen), whole[[7, 0, 7]], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"expected ids in the index, got 1 that are not.*\[3\]"):
+        index.decode([3])
+
+
+def test_with_n_probes() -> None:
+    index = make_index(with_table=True)
+    other = index.with_n_probes(3)
+    assert (other.params.n_probes, index.params.n_probes) == (3, 2)
+    assert other.item_ids is index.item_ids
+    assert other.item_table is index.item_table
+    with pytest.raises(ValueError, match="n_probes: expected at most n_lists = 4"):
+        index.with_n_probes(5)
+
+
+def test_with_metric_searches_the_same_codes_otherwise() -> None:
+    index = make_index(with_table=True)
+    queries = make_vectors(3)
+    for metric in ("inner_product", "cosine", "l2"):
+        other = index.with_metric(metric)
+        assert (other.params.metric, other.params.n_probes) == (metric, index.params.n_probes)
+        assert other.packed_codes is index.packed_codes
+        assert other.item_table is index.item_table
+        made = Index.from_codes(other.params, index.quantization, index.item_codes)
+        for got, expected in zip(
+            reference.search(other, queries, k=5), reference.search(made, queries, k=5), strict=True
+        ):
+            np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match=r"metric: expected one of .*got 'dot'"):
+        index.with_metric("dot")
+
+
+# Extending and removing.
+
+
+@given(
+    counts=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    metric=st.sampled_from(["inner_product", "cosine", "l2"]),
+    pq_bits=st.sampled_from([1, 4, 8]),
+)
+def test_extending_is_building_at_once(counts: tuple[int, int], metric: str, pq_bits: int) -> None:
+    params, quantization = make_params(metric, pq_bits), make_quantization(pq_bits)
+    n = sum(counts)
+    item_ids, vectors = FIRST_ID + np.random.default_rng(n).permutation(n), make_vectors(n)
+    whole = Index.from_vectors(params, quantization, item_ids, vectors)
+    first = Index.from_vectors(params, quantization, item_ids[: counts[0]], vectors[: counts[0]])
+    before = first.codes.copy()
+    assert_same(first.extend(item_ids[counts[0] :], vectors[counts[0] :]), whole)
+    np.testing.assert_array_equal(first.codes, before)
+
+
+@given(removed=st.sets(st.integers(0, 29)))
+def test_removing_is_building_without(removed: set[int]) -> None:
+    index = make_index()
+    item_ids = FIRST_ID + np.random.default_rng(2).permutation(30)
+    kept = np.setdiff1d(np.arange(30), list(removed))
+    expected = Index.from_vectors(
+        index.params,
+        index.quantization,
+        item_ids[kept],
+        make_vectors(30)[kept],
+        info=index.info,
+    )
+    reduced = index.remove(item_ids[sorted(removed)])
+    assert_same(reduced, expected)
+    assert index.n_items == 30
+    back = reduced.extend(item_ids[sorted(removed)], make_vectors(30)[sorted(removed)])
+    assert_same(back, index)
+
+
+def test_extending_changes_no_code_of_the_items_held() -> None:
+    index = make_index()
+    extended = index.extend([1, 2, 3], 100 * make_vectors(3))
+    rows = extended.rows_of(index.item_ids)
+    np.testing.assert_array_equal(extended.codes[rows], index.codes)
+    np.testing.assert_array_equal(extended.list_ids[rows], index.list_ids)
+    assert extended.quantization is index.quantization
+
+
+def test_ids_already_held() -> None:
+    index = make_index()
+    with pytest.raises(ValueError, match=rf"not yet in the index, got 1 .*\[{FIRST_ID}\]; remove"):
+        index.extend([5, FIRST_ID], make_vectors(2))
+
+
+def test_remove_refuses() -> None:
+    index = make_index()
+    with pytest.raises(ValueError, match=r"ids in the index, got 2 that are not.*\[5, 6\]"):
+        index.remove([FIRST_ID, 5, 6])
+    with pytest.raises(TypeError, match="item_ids: expected integers"):
+        index.remove([float(FIRST_ID)])
+
+
+def test_remove_everything_and_extend() -> None:
+    index = make_index()
+    empty = index.remove(index.item_ids)
+    assert empty.n_items == 0
+    assert empty.list_sizes.tolist() == [0] * N_LISTS
+    assert empty.extend([9], make_vectors(1)).item_ids.tolist() == [9]
+
+
+# The item table.
+
+
+def test_table_follows() -> None:
+    index = make_index(with_table=True)
+    removed = index.item_ids[[2, 5]]
+    reduced = index.remove(removed)
+    assert set(reduced.item_table["item_id"]) == set(reduced.item_ids)
+    assert reduced.item_table.index.tolist() == list(range(28))
+    new_ids = [1, 2]
+    extended = reduced.extend(new_ids, make_vectors(2), item_table=make_table(new_ids))
+    assert set(extended.item_table["item_id"]) == set(extended.item_ids)
+    assert extended.item_table.index.is_unique
+    titles = extended.item_table.set_index("item_id")["title"]
+    assert titles[1] == "title 1"
+    assert titles[index.item_ids[0]] == f"title {index.item_ids[0]}"
+    assert len(index.item_table) == 30
+
+
+def test_table_stays_where_the_new_items_have_none() -> None:
+    index = make_index(with_table=True)
+    extended = index.extend([1], make_vectors(1))
+    pd.testing.assert_frame_equal(extended.item_table, index.item_table)
+
+
+def test_table_of_the_new_items_alone() -> None:
+    with pytest.raises(ValueError, match="item_table: expected none"):
+        make_index().extend([1], make_vectors(1), item_table=make_table([1]))
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        (pd.DataFrame({"title": ["x"]}), ValueError, r"expected a column item_id, got \['title'\]"),
+        (pd.DataFrame({"item_id": ["x"]}), TypeError, "item_table.item_id: expected integers"),
+        (pd.DataFrame({"item_id": [0.5]}), TypeError, "item_table.item_id: expected integers"),
+    ],
+)
+def test_tables_refused(table: pd.DataFrame, error: type[Exception], message: str) -> None:
+    index = make_index(with_table=True)
+    with pytest.raises(error, match=message):
+        index.extend([1], make_vectors(1), item_table=table)
+    with pytest.raises(error, match=message):
+        Index.from_codes(index.params, index.quantization, index.item_codes, item_table=table)

@@ -1,0 +1,146 @@
+"""Training a quantization on fixed vectors."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.fit import fit
+from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.search import reference
+
+faiss = pytest.importorskip("faiss")
+
+DIM = 16
+PARAMS = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make small problems slow on a busy machine."""
+    n_threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(n_threads)
+
+
+def make_vectors(n: int = 1000, seed: int = 0) -> np.ndarray:
+    """Correlated columns, so that a rotation has something to do."""
+    rng = np.random.default_rng(seed)
+    spread = np.linspace(3, 0.1, DIM)
+    turned = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
+    return (rng.normal(size=(n, DIM)) * spread @ turned).astype(np.float32)
+
+
+def distortion(quantization: Quantization, vectors: np.ndarray) -> float:
+    decoded = coding.decode(quantization, *coding.encode(quantization, vectors))
+    return float(((vectors - decoded) ** 2).sum(axis=1).mean())
+
+
+def random_quantization(vectors: np.ndarray) -> Quantization:
+    """Vectors and residuals drawn at random in the place of trained ones."""
+    rng = np.random.default_rng(1)
+    centroids = vectors[rng.choice(len(vectors), 8, replace=False)]
+    nearest = ((vectors[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
+    residuals = (vectors - centroids[nearest]).reshape(-1, 4, 4)
+    codebook = residuals[rng.choice(len(vectors), 16, replace=False)].transpose(1, 0, 2)
+    return Quantization(centroids, codebook)
+
+
+def test_distortion_falls() -> None:
+    vectors = make_vectors()
+    trained = distortion(fit(PARAMS, vectors, rotation=False), vectors)
+    assert trained < 0.7 * distortion(random_quantization(vectors), vectors)
+
+
+def test_more_bits_fall_further() -> None:
+    vectors = make_vectors()
+    coarser, finer = PARAMS, IVFPQParams(n_lists=8, pq_dim=4, pq_bits=8)
+    of_coarser, of_finer = (
+        distortion(fit(params, vectors, rotation=False), vectors) for params in (coarser, finer)
+    )
+    assert of_finer < 0.5 * of_coarser
+
+
+def test_rotation_is_orthogonal_and_helps() -> None:
+    vectors = make_vectors()
+    rotated = fit(PARAMS, vectors)
+    assert rotated.rotation is not None
+    np.testing.assert_allclose(rotated.rotation @ rotated.rotation.T, np.eye(DIM), atol=1e-4)
+    plain = fit(PARAMS, vectors, rotation=False)
+    assert plain.rotation is None
+    assert distortion(rotated, vectors) <= distortion(plain, vectors)
+
+
+def test_the_same_seed_gives_the_same() -> None:
+    vectors = make_vectors(5000)  # more than are used
+    first, second, other = (fit(PARAMS, vectors, seed=seed) for seed in (3, 3, 4))
+    for name in ("coarse_centroids", "codebook", "rotation"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert not np.array_equal(first.coarse_centroids, other.coarse_centroids)
+
+
+@pytest.mark.parametrize("rotation", [True, False])
+@pytest.mark.parametrize("n", [8, 20, 200])
+def test_fewer_vectors_than_codewords(n: int, rotation: bool) -> None:
+    params = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=8)
+    vectors = make_vectors(n)
+    quantization = fit(params, vectors, rotation=rotation)
+    assert quantization.codebook.shape == (4, 256, 4)
+    # A codeword for every vector: all that is left is rounding.
+    assert distortion(quantization, vectors) < 1e-3 * (vectors**2).sum(axis=1).mean()
+
+
+def test_equal_vectors() -> None:
+    vectors = np.ones((50, DIM), np.float32)
+    assert distortion(fit(PARAMS, vectors), vectors) < 1e-6
+
+
+def test_cosine_trains_on_normalised_vectors() -> None:
+    params = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=4, metric="cosine")
+    vectors = make_vectors()
+    lengths = np.float32(2) ** np.random.default_rng(2).integers(-3, 4, (len(vectors), 1))
+    first, second = fit(params, vectors), fit(params, vectors * lengths.astype(np.float32))
+    np.testing.assert_allclose(first.coarse_centroids, second.coarse_centroids, atol=1e-3)
+    assert np.linalg.norm(first.coarse_centroids, axis=1).max() <= 1.001
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_fitted_index_finds_its_items(metric: str) -> None:
+    params = IVFPQParams(n_lists=8, pq_dim=8, pq_bits=8, metric=metric)
+    vectors = make_vectors(300)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    quantization = fit(params, vectors, rotation=False)
+    index = Index.from_vectors(params, quantization, np.arange(300), vectors)
+    found = reference.search(index, vectors, k=1, n_probes=8)
+    assert (found.item_ids == np.arange(300)).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("change", "vectors", "error", "message"),
+    [
+        ({}, make_vectors().astype(np.float64), TypeError, "vectors: expected float32"),
+        ({}, make_vectors() * np.float32(np.nan), ValueError, "vectors: expected finite"),
+        ({}, make_vectors()[0], ValueError, "vectors: expected two dimensions"),
+        ({}, make_vectors(7), ValueError, "vectors: expected at least n_lists = 8, got 7"),
+        ({"pq_dim": 5}, make_vectors(), ValueError, "pq_dim: expected a divisor of dim = 16"),
+        ({"pq_bits": 6}, make_vectors(), ValueError, r"pq_bits: expected one of \(4, 8\), got 6"),
+    ],
+)
+def test_refused(
+    change: dict[str, Any], vectors: np.ndarray, error: type[Exception], message: str
+) -> None:
+    params = IVFPQParams(**{"n_lists": 8, "pq_dim": 4, "pq_bits": 4, **change})
+    with pytest.raises(error, match=message):
+        fit(params, vectors)
+
+
+def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"pip install 'merlin-poeem\[cpu\]'"):
+        fit(PARAMS, make_vectors())

@@ -1,0 +1,155 @@
+"""Quantization, ItemCodes and the packing of codes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
+
+CENTROIDS = np.zeros((3, 6), np.float32)
+CODEBOOK = np.zeros((2, 16, 3), np.float32)
+ROTATION = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0].astype(np.float32)
+
+
+def with_value(array: np.ndarray, value: float) -> np.ndarray:
+    array = array.copy()
+    array.flat[1] = value
+    return array
+
+
+# Quantization.
+
+
+def test_sizes() -> None:
+    quantization = Quantization(CENTROIDS, CODEBOOK, ROTATION)
+    sizes = {name: getattr(quantization, name) for name in ("dim", "n_lists", "pq_dim", "pq_len")}
+    assert sizes == {"dim": 6, "n_lists": 3, "pq_dim": 2, "pq_len": 3}
+    assert (quantization.pq_book_size, quantization.pq_bits) == (16, 4)
+    assert quantization.encodes_residual
+
+
+@pytest.mark.parametrize("pq_bits", range(1, 17))
+def test_code_dtype(pq_bits: int) -> None:
+    codebook = np.zeros((1, 1 << pq_bits, 1), np.float32)
+    quantization = Quantization(np.zeros((1, 1), np.float32), codebook)
+    assert quantization.pq_bits == pq_bits
+    assert quantization.code_dtype == (np.uint8 if pq_bits <= 8 else np.uint16)
+
+
+def test_rotation_there_and_back() -> None:
+    vectors = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+    turned = Quantization(CENTROIDS, CODEBOOK, ROTATION)
+    np.testing.assert_array_equal(turned.rotate(vectors), vectors @ ROTATION)
+    np.testing.assert_allclose(turned.rotate_back(turned.rotate(vectors)), vectors, atol=1e-5)
+    assert Quantization(CENTROIDS, CODEBOOK).rotate(vectors) is vectors
+    assert Quantization(CENTROIDS, CODEBOOK).rotate_back(vectors) is vectors
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"coarse_centroids": np.zeros((3, 6))}, TypeError, "coarse_centroids: .*got float64"),
+        ({"coarse_centroids": CENTROIDS[0]}, ValueError, "coarse_centroids: expected 2 dim"),
+        ({"coarse_centroids": CENTROIDS[:0]}, ValueError, "coarse_centroids: .*none empty"),
+        ({"coarse_centroids": with_value(CENTROIDS, np.nan)}, ValueError, "centroids: .*finite"),
+        ({"codebook": np.zeros((2, 16, 3))}, TypeError, "codebook: expected float32"),
+        ({"codebook": CODEBOOK[:, :15]}, ValueError, "codebook: .*a power of two; got 15"),
+        ({"codebook": CODEBOOK[:, :1]}, ValueError, "codebook: .*a power of two; got 1"),
+        ({"codebook": np.zeros((6, 1 << 17, 1), np.float32)}, ValueError, "got 131072"),
+        ({"codebook": CODEBOOK[:1]}, ValueError, r"pq_dim \* pq_len = dim = 6, got \(1, 16, 3\)"),
+        ({"codebook": with_value(CODEBOOK, np.inf)}, ValueError, "codebook: .*finite"),
+        ({"rotation": ROTATION.astype(np.float64)}, TypeError, "rotation: expected float32"),
+        ({"rotation": ROTATION[:5]}, ValueError, r"rotation: expected shape \(6, 6\)"),
+        ({"rotation": 1.01 * ROTATION}, ValueError, "rotation: expected an orthogonal matrix"),
+        ({"rotation": with_value(ROTATION, np.nan)}, ValueError, "rotation: .*finite"),
+        ({"rotation": np.full((6, 6), 1e30, np.float32)}, ValueError, "orthogonal"),
+        ({"rotation": np.float32(1e30) * ROTATION}, ValueError, "orthogonal"),
+    ],
+)
+def test_quantization_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    values = {"coarse_centroids": CENTROIDS, "codebook": CODEBOOK, **change}
+    with pytest.raises(error, match=message):
+        Quantization(**values)
+
+
+# ItemCodes.
+
+IDS = np.array([5, 3, 1 << 41])
+LISTS = np.array([0, 2, 0])
+CODES = np.array([[1, 2], [3, 4], [5, 15]], np.uint8)
+
+
+def test_item_codes() -> None:
+    item_codes = ItemCodes(IDS.tolist(), LISTS, CODES)
+    assert len(item_codes) == 3
+    assert item_codes.item_ids.dtype == np.int64
+    assert item_codes.list_ids.dtype == np.int32
+    assert item_codes.codes.dtype == np.uint8
+    item_codes.check_against(Quantization(CENTROIDS, CODEBOOK))
+
+
+def test_no_item_codes() -> None:
+    empty = ItemCodes([], np.empty(0, int), np.empty((0, 2), np.uint8))
+    assert len(empty) == 0
+    empty.check_against(Quantization(CENTROIDS, CODEBOOK))
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (([5, 3, 5], LISTS, CODES), ValueError, "item_ids: expected each id once"),
+        (([5.0, 3.0, 1.0], LISTS, CODES), TypeError, "item_ids: expected integers"),
+        (([5, 3, 1 << 63], LISTS, CODES), ValueError, "item_ids: .*fit in int64"),
+        ((IDS, LISTS[:2], CODES), ValueError, r"list_ids: expected integers of shape \(3,\)"),
+        ((IDS, LISTS.astype(float), CODES), ValueError, "list_ids: expected integers"),
+        ((IDS, -LISTS, CODES), ValueError, "list_ids: .*got -2 to 0"),
+        ((IDS, LISTS + (1 << 31), CODES), ValueError, "list_ids: expected values from 0 to 2"),
+        ((IDS, LISTS, CODES.astype(int)), TypeError, "codes: expected uint8 or uint16, got int64"),
+        ((IDS, LISTS, CODES[0]), ValueError, r"codes: expected shape \(3, pq_dim\)"),
+        ((IDS, LISTS, CODES[:2]), ValueError, r"codes: expected shape \(3, pq_dim\)"),
+    ],
+)
+def test_item_codes_refuse(values: tuple[Any, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ItemCodes(*values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((IDS, LISTS + 1, CODES), "list_ids: expected values below n_lists = 3, got 3"),
+        ((IDS, LISTS, CODES + 1), "codes: expected values below pq_book_size = 16, got 16"),
+        ((IDS, LISTS, CODES[:, :1]), r"codes: expected shape \(n, 2\), got \(3, 1\)"),
+    ],
+)
+def test_item_codes_of_another_quantization(values: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ItemCodes(*values).check_against(Quantization(CENTROIDS, CODEBOOK))
+
+
+# Packing.
+
+
+@given(
+    pq_bits=st.integers(1, 16),
+    shape=st.tuples(st.integers(0, 5), st.integers(1, 7)),
+    data=st.data(),
+)
+def test_pack_and_unpack(pq_bits: int, shape: tuple[int, int], data: st.DataObject) -> None:
+    dtype = np.uint8 if pq_bits <= 8 else np.uint16
+    elements = st.integers(0, (1 << pq_bits) - 1)
+    codes = data.draw(hnp.arrays(dtype, shape, elements=elements))
+    packed = pack_codes(codes, pq_bits)
+    assert packed.dtype == dtype
+    assert packed.shape == (shape[0], (shape[1] + 1) // 2 if pq_bits == 4 else shape[1])
+    unpacked = unpack_codes(packed, shape[1], pq_bits)
+    np.testing.assert_array_equal(unpacked, codes)
+    assert unpacked.dtype == dtype
+
+
+def test_the_even_subspace_is_in_the_low_half() -> None:
+    assert pack_codes(np.array([[1, 2, 3]], np.uint8), 4).tolist() == [[0x21, 0x03]]

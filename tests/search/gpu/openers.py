@@ -1,0 +1,110 @@
+"""The GPU searcher on emulated devices: as planned for a card, and made to take every other way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from merlin_poeem import Index
+from merlin_poeem.search.gpu.device import CupyDevice
+from merlin_poeem.search.gpu.plan import BulkPlan, SearchPlan, lut_shared_bytes
+from merlin_poeem.search.gpu.searcher import GpuSearcher
+from tests.device_arrays import hidden
+from tests.search.gpu.emulation.device import COMPILER, NO_COMPILER, EmulatedDevice, Order
+
+
+class ReplannedSearcher(GpuSearcher):
+    """A GPU searcher whose plans are altered: small tests take the ways of large searches."""
+
+    def __init__(self, index: Index, device: EmulatedDevice, **changes: Any) -> None:
+        self.changes = changes
+        super().__init__(index, device)
+
+    def plan(
+        self, batch: int, k: int, n_probes: int | None = None, *, id_lists: bool = False
+    ) -> SearchPlan:
+        """The plan with ``changes``, its sizes in agreement."""
+        plan = replace(super().plan(batch, k, n_probes, id_lists=id_lists), **self.changes)
+        if plan.bulk is not None and (id_lists or not self._has_two_lists(n_probes)):
+            plan = replace(plan, path="scan", bulk=None)
+        lut_bytes = lut_shared_bytes(self._on_device.shape.code_bytes, plan.lut_layout)
+        return replace(
+            plan,
+            lut_bytes=lut_bytes,
+            shared_bytes=plan.shared_bytes - plan.lut_bytes + lut_bytes,
+            chunk=min(plan.chunk, batch),
+        )
+
+    def _has_two_lists(self, n_probes: int | None) -> bool:
+        return (self.index.params.n_probes if n_probes is None else n_probes) > 1
+
+
+def opener(order: Order, **changes: Any) -> Callable[[Index], GpuSearcher]:
+    """Opens an index on a device that takes threads in ``order``, with ``changes`` to the plans."""
+
+    def open_emulated(index: Index) -> GpuSearcher:
+        if COMPILER is None:
+            pytest.skip(NO_COMPILER)
+        return ReplannedSearcher(index, EmulatedDevice(order), **changes)
+
+    return open_emulated
+
+
+class StandInDevice(EmulatedDevice):
+    """An emulated device with the arrays of the stand-in for CuPy; those of the host are none."""
+
+    def __init__(self, cupy: ModuleType, order: Order = "forward") -> None:
+        super().__init__(order)
+        self.xp = cupy
+
+    def kernel(self, file: str, name: str) -> Any:
+        """See ``Device.kernel``."""
+        kernel = super().kernel(file, name)
+
+        def launch(grid: Any, block: Any, args: Any, shared_bytes: int = 0) -> None:
+            assert not any(isinstance(arg, np.ndarray) for arg in args)
+            kernel(grid, block, [hidden(arg) for arg in args], shared_bytes)
+
+        return launch
+
+
+SPLIT = {"n_parts": 3, "captured_batch": None, "chunk": 5, "sorts_probes": False}
+# Few candidates have room: with some searches all of them do, with others the lists are scanned.
+BULK = {"path": "bulk", "bulk": BulkPlan(1, 64, 2 * 192 * 136), "captured_batch": None}
+COMPACT = {"lut_layout": "compact", "captured_batch": None, "library_products": True}
+
+
+def _missing_gpu() -> str | None:
+    try:
+        CupyDevice()
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+NO_GPU = _missing_gpu()
+
+
+def open_on_card(index: Index) -> GpuSearcher:
+    """Opens an index on the GPU of this machine, where it has one."""
+    if NO_GPU:
+        pytest.skip(NO_GPU)
+    return GpuSearcher(index)
+
+
+# All ways run in the current environment. The kernels are the same in the pinned one, and so are
+# the arrays that they are given: there, what NumPy 1.24 may change is seen in one way.
+OTHER_WAYS: dict[str, Callable[[Index], GpuSearcher]] = {
+    "gpu, reverse order, lists split": opener("reverse", **SPLIT),
+    "gpu, random order, compact LUT": opener("random", **COMPACT),
+    "gpu, reverse order, in bulk": opener("reverse", **BULK),
+}
+GPU_OPENERS: dict[str, Callable[[Index], GpuSearcher]] = {
+    "gpu, on this machine's card": open_on_card,
+    "gpu": opener("forward"),
+    **({} if find_spec("tensorflow") else OTHER_WAYS),
+}

@@ -1,0 +1,326 @@
+"""Kernels with a fault put into their source: the contract has to notice every one.
+
+What CUDA leaves to chance may hide a fault, such as a missing barrier; the emulated device shows it
+in at least one of the orders in which it takes threads. Faults may end a process, so that each has
+its own.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from merlin_poeem import Candidates, Index
+from merlin_poeem.search.gpu.kernels import kernel_source
+from tests.index_factories import (
+    assert_answers,
+    random_id_lists,
+    random_index,
+    random_item_set,
+    random_queries,
+)
+from tests.search.gpu.emulation.device import (
+    COMPILER,
+    NO_COMPILER,
+    ORDERS,
+    REPOSITORY,
+    EmulatedDevice,
+    EmulationError,
+    Order,
+)
+from tests.search.gpu.openers import BULK, ReplannedSearcher
+
+# Kernels are the same in both environments, and this takes long.
+ELSEWHERE = find_spec("tensorflow") is not None
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER),
+    pytest.mark.skipif(ELSEWHERE, reason="runs in the current environment"),
+]
+
+N_PROCESSES = 2
+NOTICED, UNNOTICED = 10, 11
+BARRIER = "__syncthreads();"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``old`` becomes ``new`` in ``file`` with all that it includes; ``search`` shows it."""
+
+    search: str
+    file: str
+    old: str
+    new: str
+
+    def edit(self, file: str, text: str) -> str:
+        """See ``EmulatedDevice``."""
+        if file != self.file:
+            return text
+        assert text.count(self.old) == 1, self.old
+        return text.replace(self.old, self.new)
+
+
+def barrier(search: str, file: str, before: str, after: str) -> Fault:
+    """The barrier between the two is missing."""
+    return Fault(search, file, f"{before}{BARRIER}{after}", before + after)
+
+
+FAULTS = {
+    # Barriers.
+    "histogram is not cleared in time": barrier(
+        "long", "scan.cu", "shared.histogram[digit] = 0;\n  ", ""
+    ),
+    "digit is found before all are counted": barrier(
+        "long", "scan.cu", "", "\n    if (warp_id() == 0) find_digit"
+    ),
+    "digit is read before it is found": barrier(
+        "long", "scan.cu", "find_digit(shared, wanted);\n    ", ""
+    ),
+    "sorted before all is there": barrier("in parts", "merge.cu", "", "\n  for (unsigned run = 2;"),
+    "sorting steps overlap": barrier("tied lists", "scan.cu", "}\n      ", "\n    }\n  }\n}"),
+    "holes are counted before the count is reset": barrier(
+        "long", "scan.cu", "shared.n_holes = shared.n_moved = 0;\n    ", ""
+    ),
+    "holes are filled before all are found": barrier(
+        "long", "scan.cu", "", "\n    for (unsigned i = k + threadIdx.x"
+    ),
+    "pushed before the best are kept": barrier(
+        "long", "scan.cu", "threshold = score_of(cut.key);\n    ", ""
+    ),
+    "kept before all are pushed": Fault(
+        "long", "scan.cu", "if (!__syncthreads_or(pending))", "if (!pending)"
+    ),
+    "scanned before the tile is loaded": barrier(
+        "long", "scan.cu", "tile[i] = probes[first + i];\n    ", ""
+    ),
+    "warps are summed before all are there": barrier(
+        "lists", "lists.cu", "of_warps[warp_id()] = in_warp;\n  ", ""
+    ),
+    "sums of two kinds overlap": barrier(
+        "lists alike", "lists.cu", "number > cut.n_ties);\n      ", ""
+    ),
+    "lists are read before they are chosen": barrier(
+        "lists", "lists.cu", "probes[place].list = list;\n    }\n    ", ""
+    ),
+    "sums of two tiles of lists overlap": barrier(
+        "lists", "lists.cu", "n_groups += total;\n    ", ""
+    ),
+    "queries are multiplied before all are there": barrier(
+        "in bulk", "tiles.cu", "", "\n\n    float products"
+    ),
+    "codes are put before the tile is cleared": barrier(
+        "in bulk", "tiles.cu", "", "\n  for (unsigned i = threadIdx.x; i < tile_items * n_bytes"
+    ),
+    # Bounds.
+    "item after the list": Fault("long", "scan.cu", "row >= probe.row_end", "row > probe.row_end"),
+    "pair after the buffer": Fault("long", "scan.cu", "place < capacity", "place <= capacity"),
+    "pair without room is forgotten": Fault(
+        "long", "scan.cu", "while (!full && scan.group", "while (scan.group"
+    ),
+    "buffer full too early": Fault(
+        "in parts", "scan.cu", "__popc(pushing) > capacity", "__popc(pushing) >= capacity"
+    ),
+    "pair at k stays": Fault(
+        "long", "scan.cu", "unsigned i = k + threadIdx.x", "unsigned i = k + 1 + threadIdx.x"
+    ),
+    "group after the probe": Fault("long", "scan.cu", "group >= probe.end", "group > probe.end"),
+    "result after the part's last": Fault(
+        "short parts",
+        "merge.cu",
+        "i % k < static_cast<unsigned>(part_counts",
+        "i % k <= static_cast<unsigned>(part_counts",
+    ),
+    "group before the part": Fault(
+        "in parts", "scan.cu", "n_groups * part / n_parts", "(n_groups * part + 2) / n_parts"
+    ),
+    # Ties.
+    "ties by falling id at k": Fault(
+        "ties", "scan.cu", "item_ids[rows[j]] < id", "item_ids[rows[j]] > id"
+    ),
+    "ties by falling id in the result": Fault(
+        "ties", "scan.cu", "item_ids[rows[i]] < item_ids", "item_ids[rows[i]] > item_ids"
+    ),
+    "ties at k are all kept": Fault(
+        "ties", "scan.cu", "if (cut.n_ties < cut.n_equal) drop_ties(cut, n);", ""
+    ),
+    "ties at k are not moved": Fault(
+        "ties", "scan.cu", "key_of(scores[i]) >= cut.key", "key_of(scores[i]) > cut.key"
+    ),
+    "ties with the threshold are left out": Fault(
+        "ties", "scan.cu", "score >= best.threshold && row", "score > best.threshold && row"
+    ),
+    "last tied list is left out": Fault(
+        "tied lists", "lists.cu", "number > cut.n_ties", "number >= cut.n_ties"
+    ),
+    # Places.
+    "lookups in the wrong column": Fault(
+        "long", "scan.cu", "(lane ^ t) % BANKS", "(lane + t) % BANKS"
+    ),
+    "codes in the wrong column": Fault(
+        "long", "layout.cu", "((lane ^ (t - start)) &", "((lane + (t - start)) &"
+    ),
+    "segments in one place": Fault(
+        "several segments",
+        "scan.cu",
+        "OFFSET = 4 * segment_words<BYTES, SPREAD>(T)",
+        "OFFSET = 0",
+    ),
+    "pairs in the wrong place": Fault(
+        "in bulk", "pairs.cu", "atomicAdd(counts + list, -1)", "atomicAdd(counts + list, -1) + 1"
+    ),
+    # Filters and scores.
+    "lists of ids are not asked": Fault(
+        "filtered", "scan.cu", "&& filter.admits(items.item_ids, row)", ""
+    ),
+    "allowed ids are not asked": Fault(
+        "filtered", "scan.cu", "return !has_allowed || holds", "return true || holds"
+    ),
+    "one bit for a whole group": Fault("item sets", "scan.cu", ">> lane & 1u", "& 1u"),
+    "excluded is allowed": Fault(
+        "item sets", "layout.cu", "!= (complement != 0)", "== (complement != 0)"
+    ),
+    "bulk asks no item set": Fault("in bulk", "tiles.cu", "&& mask >> in_warp & 1u", ""),
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """With these changes to the plan, and these arguments beside the queries."""
+
+    index: Index
+    queries: np.ndarray
+    changes: dict[str, Any]
+    arguments: dict[str, Any]
+
+
+@cache
+def searches() -> dict[str, Search]:
+    """Small, and hard for the kernels: buffers overflow, scores tie, parts and tiles end inside."""
+    one = {"n_parts": 1, "captured_batch": None, "sorts_probes": False}
+    parts = {**one, "n_parts": 3}
+    bulk = {**BULK, "bulk": replace(BULK["bulk"], n_noted=4096), "chunk": 3}
+    index = random_index("l2", n_items=3000, seed=1)
+    queries = random_queries(index, 3)
+    long = Search(index, queries, one, {"k": 250, "n_probes": 8})
+    lists = {"exclude": random_id_lists(index, 3, 1500), "allow": random_id_lists(index, 3, 2500)}
+    sets = {
+        "exclude": random_item_set(index, 800),
+        "allow": random_item_set(index, 1500, seed=3),
+    }
+    product = random_index(n_items=3000, seed=1, spread=0.2)
+    same = random_index(n_items=2000, n_repeated=1900, encodes_residual=False)
+    many = random_index(n_items=1500, n_lists=300, n_repeated=0)
+    segments = random_index("cosine", pq_dim=12, pq_len=1)
+    return {
+        "long": long,
+        "in parts": replace(long, changes=parts, arguments={"k": 250, "n_probes": 5}),
+        "short parts": replace(long, changes=parts, arguments={"k": 600, "n_probes": 2}),
+        "filtered": replace(long, arguments={"k": 90, "n_probes": 6, **lists}),
+        "item sets": replace(long, arguments={"k": 90, "n_probes": 6, **sets}),
+        "ties": Search(same, queries, one, {"k": 230, "n_probes": 8}),
+        "lists": Search(many, queries, parts, {"k": 50, "n_probes": 290}),
+        "tied lists": Search(
+            many, np.zeros_like(queries), {**one, "sorts_probes": True}, {"k": 40, "n_probes": 40}
+        ),
+        "lists alike": Search(lists_alike(many), queries, one, {"k": 300, "n_probes": 150}),
+        "several segments": Search(
+            segments, random_queries(segments, 3), {**one, "lut_layout": "compact"}, {"k": 20}
+        ),
+        "in bulk": Search(product, queries, bulk, {"k": 5, "n_probes": 8, **sets}),
+    }
+
+
+def lists_alike(index: Index) -> Index:
+    """Centroids of three kinds, so that many lists tie and many others are better."""
+    trained = index.quantization
+    kinds = np.random.default_rng(0).integers(0, 3, index.n_lists)
+    alike = replace(trained, coarse_centroids=trained.coarse_centroids[kinds])
+    return Index.from_codes(index.params, alike, index.item_codes)
+
+
+def answer(search: Search, order: Order, fault: Fault | None = None) -> Candidates:
+    edit = None if fault is None else fault.edit
+    # One thread of the system: a process that used several cannot be copied.
+    device = EmulatedDevice(order, seed=1, n_os_threads=1, edit=edit)
+    searcher = ReplannedSearcher(search.index, device, **search.changes)
+    return searcher.search(search.queries, **search.arguments)
+
+
+@cache
+def right_answer(name: str) -> Candidates:
+    """What the kernels as they are return in every order, which the definition confirms."""
+    search = searches()[name]
+    first, *others = (answer(search, order) for order in ORDERS)
+    assert_answers(search.index, first, search.queries, **search.arguments)
+    assert all(is_same(first, other) for other in others)
+    return first
+
+
+def is_same(a: Candidates, b: Candidates) -> bool:
+    names = ("counts", "item_ids", "scores")
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
+
+
+def is_noticed(fault: Fault) -> bool:
+    right = right_answer(fault.search)
+    for order in ORDERS:
+        try:
+            if not is_same(answer(searches()[fault.search], order, fault), right):
+                return True
+        except EmulationError as error:
+            if "does not compile" in str(error):
+                raise
+            return True
+    return False
+
+
+def report() -> None:
+    """Prints the names of the faults that nothing shows; in a process of its own."""
+    for name in searches():
+        right_answer(name)
+    running: dict[int, str] = {}
+    for name, fault in FAULTS.items():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os._exit(NOTICED if is_noticed(fault) else UNNOTICED)
+            finally:
+                os._exit(UNNOTICED)
+        running[pid] = name
+        if len(running) == N_PROCESSES:
+            wait_for_one(running)
+    while running:
+        wait_for_one(running)
+
+
+def wait_for_one(running: dict[int, str]) -> None:
+    pid, status = os.wait()
+    name = running.pop(pid)
+    # A signal is a notice as well.
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) != NOTICED:
+        print(name, flush=True)
+
+
+@pytest.fixture(scope="module")
+def unnoticed() -> list[str]:
+    """Names of faults."""
+    code = "from tests.search.gpu.test_mutants import report; report(); print('done')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=600
+    )
+    assert done.stdout.endswith("done\n"), done.stderr
+    assert not done.stderr
+    return done.stdout.splitlines()[:-1]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_noticed(unnoticed: list[str], name: str) -> None:
+    fault = FAULTS[name]
+    text = kernel_source(fault.file)
+    assert fault.edit(fault.file, text) != text
+    assert name not in unnoticed

@@ -1,0 +1,438 @@
+"""One contract for every backend: what the NumPy definition says, each must return."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from merlin_poeem import (
+    Candidates,
+    IdLists,
+    Index,
+    ItemCodes,
+    ItemSet,
+    IVFPQParams,
+    Searcher,
+    open_searcher,
+)
+from merlin_poeem.evaluate import exact_search
+from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.search import reference
+from merlin_poeem.search.gpu.plan import MAX_PQ_BITS
+from tests.index_factories import (
+    FIRST_ID,
+    assert_answers,
+    random_id_lists,
+    random_index,
+    random_item_set,
+    random_quantization,
+    random_queries,
+)
+from tests.search.gpu.openers import GPU_OPENERS
+
+# A new backend is one more line: how to open an index with it.
+OPENERS: dict[str, Callable[[Index], Searcher]] = {
+    "reference": lambda index: open_searcher(index, "reference"),
+    "faiss": lambda index: open_searcher(index, "faiss"),
+    **GPU_OPENERS,
+}
+FILTERS = {"none": (), "exclude": ("exclude",), "allow": ("allow",), "both": ("exclude", "allow")}
+# Whether exclude and allow are lists, one a query, or one set for all.
+FORMS = [("lists", "set"), ("set", "lists"), ("set", "set"), ("set", None), (None, "set")]
+
+
+@pytest.fixture(params=OPENERS)
+def open_index(request: pytest.FixtureRequest) -> Callable[[Index], Searcher]:
+    """Opens an index with one backend."""
+    return OPENERS[request.param]
+
+
+def check(searcher: Searcher, queries: np.ndarray, **search: object) -> Candidates:
+    """The answer, once it is shown to be the right one."""
+    got = searcher.search(queries, **search)
+    assert_answers(searcher.index, got, queries, **search)
+    return got
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
+@pytest.mark.parametrize("pq_bits", [4, 8])
+@pytest.mark.parametrize("metric", METRICS)
+def test_answers(
+    open_index: Callable[[Index], Searcher],
+    metric: str,
+    pq_bits: int,
+    rotation: bool,
+    filters: str,
+) -> None:
+    index = random_index(metric, pq_bits=pq_bits, rotation=rotation)
+    queries = random_queries(index, 12)
+    lists = {
+        "exclude": random_id_lists(index, 12, 150, seed=2),
+        "allow": random_id_lists(index, 12, 300, seed=3),
+    }
+    chosen = {name: lists[name] for name in FILTERS[filters]}
+    searcher = open_index(index)
+    for n_probes in (None, 1, 8):
+        for k in (1, 10, 1000):
+            check(searcher, queries, k=k, n_probes=n_probes, **chosen)
+
+
+@pytest.mark.parametrize("forms", FORMS, ids=lambda forms: f"{forms[0]}-{forms[1]}")
+@pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_answers_with_item_sets(
+    open_index: Callable[[Index], Searcher],
+    metric: str,
+    rotation: bool,
+    forms: tuple[str | None, str | None],
+) -> None:
+    index = random_index(metric, rotation=rotation)
+    queries = random_queries(index, 12)
+    exclude = {
+        "lists": random_id_lists(index, 12, 150, seed=2),
+        "set": random_item_set(index, 150, seed=4),
+        None: None,
+    }[forms[0]]
+    allow = {
+        "lists": random_id_lists(index, 12, 300, seed=3),
+        "set": random_item_set(index, 250, seed=5),
+        None: None,
+    }[forms[1]]
+    searcher = open_index(index)
+    for n_probes in (None, 1, 8):
+        for k in (1, 10, 1000):
+            check(searcher, queries, k=k, n_probes=n_probes, exclude=exclude, allow=allow)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_item_set_is_its_ids_for_every_query(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    # Stated without ItemSet.row, by which the definition knows a set.
+    index = random_index(metric)
+    queries, searcher = random_queries(index, 12), open_index(index)
+    item_set = random_item_set(index, 200)
+    for name in ("exclude", "allow"):
+        as_set = searcher.search(queries, k=400, n_probes=8, **{name: item_set})
+        as_lists = searcher.search(queries, k=400, n_probes=8, **{name: [item_set.item_ids] * 12})
+        np.testing.assert_array_equal(as_set.counts, as_lists.counts)
+        np.testing.assert_array_equal(as_set.item_ids, as_lists.item_ids)
+        held = np.isin(index.item_ids, item_set.item_ids).sum()
+        left = held if name == "allow" else len(index) - held
+        assert as_set.counts.tolist() == [left] * 12
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_sets_that_leave_all_or_nothing(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    index = random_index(metric)
+    queries, searcher = random_queries(index, 5), open_index(index)
+    plain = searcher.search(queries, k=10)
+    nothing, everything, unknown = ItemSet([]), ItemSet(index.item_ids), ItemSet([5, -1])
+    for harmless in ({"exclude": nothing}, {"exclude": unknown}, {"allow": everything}):
+        got = check(searcher, queries, k=10, **harmless)
+        np.testing.assert_array_equal(got.item_ids, plain.item_ids)
+    for fatal in (
+        {"allow": nothing},
+        {"allow": unknown},
+        {"exclude": everything},
+        {"exclude": everything, "allow": everything},
+        {"exclude": everything, "allow": [index.item_ids] * 5},
+        {"exclude": [index.item_ids] * 5, "allow": everything},
+        {"exclude": [[]] * 5, "allow": nothing},
+    ):
+        assert check(searcher, queries, k=10, **fatal).counts.tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_item_set_of_an_empty_index(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    index = random_index(metric, n_items=0)
+    search = {"exclude": ItemSet([1]), "allow": ItemSet([1, 2])}
+    got = check(open_index(index), random_queries(index, 3), k=5, **search)
+    assert got.counts.tolist() == [0] * 3
+    assert len(check(open_index(index), random_queries(index, 0), k=5, **search)) == 0
+
+
+def test_every_parameter_changes_the_answer() -> None:
+    # Otherwise a backend that ignored one would pass the test above.
+    index = random_index("inner_product", rotation=True)
+    queries = random_queries(index, 12)
+    plain = reference.search(index, queries, k=10)
+    variants = [
+        reference.search(index, queries, k=9),
+        reference.search(index, queries, k=10, n_probes=1),
+        reference.search(index, queries, k=10, exclude=random_id_lists(index, 12, 150)),
+        reference.search(index, queries, k=10, allow=random_id_lists(index, 12, 300)),
+        reference.search(index, queries, k=10, exclude=random_item_set(index, 150)),
+        reference.search(index, queries, k=10, allow=random_item_set(index, 250)),
+        *(
+            reference.search(random_index(metric, rotation=rotation), queries, k=10)
+            for metric, rotation in (("cosine", True), ("l2", True), ("inner_product", False))
+        ),
+        reference.search(random_index(pq_bits=4, rotation=True), queries, k=10),
+        reference.search(random_index(rotation=True, encodes_residual=False), queries, k=10),
+    ]
+    for variant in variants:
+        assert variant.item_ids.tolist() != plain.item_ids.tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("pq_bits", [1, 6, 12])
+def test_other_code_widths(
+    open_index: Callable[[Index], Searcher], metric: str, pq_bits: int
+) -> None:
+    index = random_index(metric, pq_bits=pq_bits, pq_dim=3)
+    if pq_bits > MAX_PQ_BITS and open_index in GPU_OPENERS.values():
+        with pytest.raises(ValueError, match="pq_bits: expected at most 8 on the GPU, got 12"):
+            open_index(index)
+        return
+    check(open_index(index), random_queries(index, 8), k=20)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rotation", [False, True])
+def test_codes_of_the_vectors_themselves(
+    open_index: Callable[[Index], Searcher], metric: str, rotation: bool
+) -> None:
+    index = random_index(metric, encodes_residual=False, rotation=rotation)
+    check(open_index(index), random_queries(index, 8), k=20)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_fill_several_shares_and_threads(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    index = random_index(metric, n_items=150)
+    queries = random_queries(index, 150)
+    lists, item_set = random_id_lists(index, 150, 40), random_item_set(index, 60)
+    searcher = open_index(index)
+    check(searcher, queries, k=5, exclude=lists)
+    check(searcher, queries, k=5, exclude=lists, allow=item_set)
+    check(searcher, queries, k=5, exclude=item_set, allow=lists)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_duplicate_codes_come_by_id(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    index = random_index(metric, n_items=1200, n_repeated=1190)
+    searcher = open_index(index)
+    for k in (1, 7, 100, 1199):
+        check(searcher, random_queries(index, 6), k=k, n_probes=8)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_items_all_alike(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    quantization = random_quantization(np.random.default_rng(0), n_lists=2)
+    params = IVFPQParams(n_lists=2, pq_dim=4, metric=metric)
+    ids = np.random.default_rng(1).permutation(700) - 300
+    codes = ItemCodes(ids, np.ones(700, np.int32), np.full((700, 4), 7, np.uint8))
+    searcher = open_index(Index.from_codes(params, quantization, codes))
+    got = check(searcher, random_queries(searcher.index, 3), k=10, n_probes=2)
+    np.testing.assert_array_equal(got.item_ids.reshape(3, 10), [np.arange(-300, -290)] * 3)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_lists_of_equal_score_are_taken_by_number(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    index = random_index(metric)
+    # The zero query scores every list 0, and every item too, but under l2.
+    queries = np.zeros((2, index.dim), np.float32)
+    check(open_index(index), queries, k=10, n_probes=2)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_far_from_the_origin(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    index = random_index(metric)
+    moved = type(index.quantization)(
+        index.quantization.coarse_centroids + np.float32(30), index.quantization.codebook
+    )
+    index = Index.from_codes(index.params, moved, index.item_codes)
+    check(open_index(index), random_queries(index, 8) + np.float32(30), k=20)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_item(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    index = random_index(metric, n_items=1)
+    searcher = open_index(index)
+    assert check(searcher, random_queries(index, 3), k=5, n_probes=8).counts.tolist() == [1] * 3
+    without = [index.item_ids] * 3
+    got = check(searcher, random_queries(index, 3), k=5, n_probes=8, exclude=without)
+    assert got.counts.tolist() == [0] * 3
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_empty_index(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    index = random_index(metric, n_items=0)
+    queries = random_queries(index, 3)
+    searcher = open_index(index)
+    assert check(searcher, queries, k=5).counts.tolist() == [0] * 3
+    got = check(searcher, queries, k=5, exclude=[[1], [], [2]], allow=[[1], [2], []])
+    assert got.counts.tolist() == [0] * 3
+
+
+def test_only_empty_lists_are_visited(open_index: Callable[[Index], Searcher]) -> None:
+    index = random_index(n_lists=2, filled_lists=1)
+    towards = index.quantization.coarse_centroids[1:] - index.quantization.coarse_centroids[:1]
+    assert check(open_index(index), towards, k=5, n_probes=1).counts.tolist() == [0]
+
+
+def test_no_queries(open_index: Callable[[Index], Searcher]) -> None:
+    index = random_index()
+    searcher, queries = open_index(index), random_queries(index, 0)
+    assert len(check(searcher, queries, k=5)) == 0
+    assert len(check(searcher, queries, k=5, exclude=[], allow=[])) == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_vectors_made_from_codewords(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    # Codes known beforehand: encoding must find them, and a search of all lists must equal scoring
+    # every reconstruction.
+    rng = np.random.default_rng(5)
+    quantization = random_quantization(rng, pq_bits=4, rotation=True, spread=8)
+    list_ids = rng.integers(0, 8, 200).astype(np.int32)
+    codes = rng.integers(0, 16, (200, 4)).astype(np.uint8)
+    vectors = coding.decode(quantization, list_ids, codes)
+    found_lists, found_codes = coding.encode(quantization, vectors)
+    np.testing.assert_array_equal(found_lists, list_ids)
+    np.testing.assert_array_equal(found_codes, codes)
+    params = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=4, metric=metric)
+    ids = rng.permutation(200) + FIRST_ID
+    index = Index.from_codes(params, quantization, ItemCodes(ids, list_ids, codes))
+    queries = random_queries(index, 10)
+    got = check(open_index(index), queries, k=30, n_probes=8)
+    exact = exact_search(ids, index.decode(ids), queries, k=30, metric=metric)
+    scale = np.abs(exact.scores).max()
+    np.testing.assert_allclose(got.scores, exact.scores, rtol=0, atol=1e-5 * scale)
+
+
+def test_default_n_probes_is_the_index_s(open_index: Callable[[Index], Searcher]) -> None:
+    index = random_index(n_probes=2)
+    queries = random_queries(index, 5)
+    default = open_index(index).search(queries, k=400)
+    named = open_index(index).search(queries, k=400, n_probes=2)
+    other = open_index(index.with_n_probes(5)).search(queries, k=400)
+    np.testing.assert_array_equal(default.item_ids, named.item_ids)
+    assert (other.counts > default.counts).all()
+
+
+def test_id_lists_of_every_form(open_index: Callable[[Index], Searcher]) -> None:
+    index = random_index()
+    queries, searcher = random_queries(index, 3), open_index(index)
+    rows = [index.item_ids[:50].tolist(), None, tuple(index.item_ids[50:90].tolist())]
+    from_rows = searcher.search(queries, k=300, exclude=rows)
+    from_lists = searcher.search(queries, k=300, exclude=IdLists.from_rows(rows))
+    np.testing.assert_array_equal(from_rows.item_ids, from_lists.item_ids)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"queries": np.full((2, 16), np.nan, "f4")},
+            ValueError,
+            "NaN or infinity, first in row 0",
+        ),
+        (
+            {"queries": np.full((2, 16), np.inf, "f4")},
+            ValueError,
+            "NaN or infinity, first in row 0",
+        ),
+        ({"queries": np.zeros((2, 15), "f4")}, ValueError, r"\(n, 16\), got \(2, 15\)"),
+        ({"queries": np.zeros(16, "f4")}, ValueError, "two dimensions"),
+        ({"queries": np.zeros((2, 16))}, TypeError, "expected float32, got float64"),
+        ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
+        ({"k": -3}, ValueError, "k: expected at least 1, got -3"),
+        ({"k": 2.0}, TypeError, "k: expected an integer"),
+        ({"n_probes": 0}, ValueError, "n_probes: expected at least 1"),
+        ({"n_probes": 9}, ValueError, "at most n_lists = 8, got 9"),
+        ({"exclude": [[1]]}, ValueError, "exclude: expected 2 lists, one a query; got 1"),
+        ({"allow": [[1]] * 3}, ValueError, "allow: expected 2 lists, one a query; got 3"),
+        ({"exclude": [[1.5], []]}, TypeError, "expected integers, got"),
+        ({"allow": [[2**63], []]}, ValueError, "fit in int64"),
+    ],
+)
+def test_bad_input(
+    open_index: Callable[[Index], Searcher],
+    change: dict[str, object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    arguments = {"queries": np.zeros((2, 16), np.float32), "k": 5, **change}
+    searcher = open_index(random_index())
+    with pytest.raises(error, match=message):
+        searcher.search(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["queries", "exclude", "allow"])
+def test_searchers_on_the_host_refuse_device_arrays(
+    open_index: Callable[[Index], Searcher], cupy: Any, name: str
+) -> None:
+    searcher = open_index(random_index())
+    if searcher.on_device:
+        pytest.skip("on the device")
+    given: dict[str, Any] = {"queries": np.zeros((2, 16), np.float32)}
+    lists = IdLists(cupy.asarray([0, 1, 1]), cupy.asarray([7]))
+    given[name] = cupy.asarray(given["queries"]) if name == "queries" else lists
+    with pytest.raises(TypeError, match=f"{name}: expected NumPy, .*got a CuPy array"):
+        searcher.search(**given, k=5)
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[Index, np.ndarray, dict[str, object]]:
+    """Small catalogs with few different codes, and any search of them."""
+    n_lists = draw(st.integers(1, 6))
+    index = random_index(
+        draw(st.sampled_from(METRICS)),
+        n_items=draw(st.integers(0, 60)),
+        n_lists=n_lists,
+        pq_dim=draw(st.integers(1, 3)),
+        pq_bits=draw(st.sampled_from([1, 2, 4])),
+        pq_len=draw(st.integers(1, 3)),
+        rotation=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**16)),
+        encodes_residual=draw(st.booleans()),
+        filled_lists=draw(st.integers(1, n_lists)),
+    )
+    n_queries = draw(st.integers(0, 5))
+    search: dict[str, object] = {
+        "k": draw(st.integers(1, 70)),
+        "n_probes": draw(st.none() | st.integers(1, n_lists)),
+    }
+    for name in ("exclude", "allow"):
+        if draw(st.booleans()):
+            ids = st.lists(st.sampled_from([*index.item_ids.tolist(), -1, 3]))
+            lists = st.lists(ids, min_size=n_queries, max_size=n_queries)
+            search[name] = draw(lists | ids.map(ItemSet))
+    return index, random_queries(index, n_queries, draw(st.integers(0, 2**16))), search
+
+
+@pytest.mark.parametrize("name", OPENERS)
+@given(searches())
+def test_any_search(name: str, case: tuple[Index, np.ndarray, dict[str, object]]) -> None:
+    check_case(OPENERS[name], *case)
+
+
+def check_case(
+    opener: Callable[[Index], Searcher],
+    index: Index,
+    queries: np.ndarray,
+    search: dict[str, object],
+) -> None:
+    """The answer is right, and neither filter leaks."""
+    got = check(opener(index), queries, **search)
+    for i in range(len(queries)):
+        if "exclude" in search:
+            assert not np.isin(got[i][1], ids_for(search["exclude"], i)).any()
+        if "allow" in search:
+            assert np.isin(got[i][1], ids_for(search["allow"], i)).all()
+
+
+def ids_for(given: Any, i: int) -> Any:
+    """The ids that ``exclude`` or ``allow`` holds for query ``i``."""
+    return given.item_ids if isinstance(given, ItemSet) else given[i]
