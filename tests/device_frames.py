@@ -106,6 +106,12 @@ class Series:
     def to_numpy(self) -> np.ndarray:
         return self.values.get()
 
+    def to_arrow(self) -> Any:
+        return pa.array(self._data.get(), mask=~self._valid)
+
+    def astype(self, dtype: str) -> Series:
+        return Series(self._data.astype(dtype), self._valid)
+
     def isnull(self) -> Series:
         return Series(cupy.asarray(~self._valid))
 
@@ -170,6 +176,11 @@ class ListSeries(Series):
         lengths = Series(self._offsets[1:] - self._offsets[:-1], self._valid)
         return SimpleNamespace(len=lambda: lengths, leaves=self._leaves)
 
+    def to_arrow(self) -> Any:
+        offsets = self._offsets.get().astype(object)
+        offsets[:-1][~self._valid] = None  # a null list begins nowhere
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), self._leaves.to_arrow())
+
     @property
     def values(self) -> ndarray:
         raise NotImplementedError("Lists are not yet supported via `__cuda_array_interface__`")
@@ -201,6 +212,9 @@ class DataFrame:
 
     def fillna(self, value: Any) -> DataFrame:
         return DataFrame({name: column.fillna(value) for name, column in self._columns.items()})
+
+    def astype(self, dtype: str) -> DataFrame:
+        return DataFrame({name: column.astype(dtype) for name, column in self._columns.items()})
 
     def to_cupy(self) -> ndarray:
         # By columns in memory, as cuDF's.

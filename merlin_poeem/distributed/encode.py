@@ -9,9 +9,9 @@ import dask
 import numpy as np
 import pandas as pd
 
-from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
+from merlin_poeem.arrays import Float32, Int64, as_vectors
 from merlin_poeem.distributed.checks import meta_of
-from merlin_poeem.frames.search_frame import column_of, vectors_of
+from merlin_poeem.frames.columns import column_of, read_ids, read_vectors
 from merlin_poeem.index.index import Index, check_agreement, encode_items
 from merlin_poeem.quantization.fit import MAX_POINTS_PER_CENTROID, fit
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
@@ -41,7 +41,7 @@ def encode_ddf(
     item_id
         The column of integer ids.
     vectors
-        A list column of float32 vectors in the raw space, or the names of ``dim`` float32 columns.
+        As of :func:`~merlin_poeem.search_frame`, in the raw space.
 
     Raises
     ------
@@ -70,8 +70,8 @@ def index_ddf(
     """The index of the items of ``ddf``: encoded on the workers, grouped here.
 
     Equal to ``Index.from_vectors`` of all vectors at once, save that an item between two codewords
-    to within float32's rounding may get the other one, as products of matrices
-    round differently with their number of rows.
+    to within float32's rounding may get the other one, as products of matrices round differently
+    with their number of rows.
 
     This process holds the codes of all items and copies that grouping them takes, about
     ``4 * (12 + pq_dim)`` bytes an item at 8 bits a code, and never a float vector.
@@ -100,7 +100,7 @@ def fit_ddf(
     """
     meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
     for name in [vectors] if isinstance(vectors, str) else vectors:
-        column_of(meta, "vectors", name)
+        column_of(meta, name)
     parts = ddf.to_delayed()
     lengths = np.array(dask.compute(*map(dask.delayed(len), parts)), np.int64)
     rows = _sampled_rows(params, int(lengths.sum()), seed)
@@ -138,9 +138,8 @@ class _Encoder:
         self._item_id, self._vectors = item_id, vectors
 
     def __call__(self, frame: Any) -> pd.DataFrame:
-        ids = column_of(frame, "item_id", self._item_id)
-        vectors = vectors_of(frame, self._vectors, self._quantization.dim, on_device=False)
-        item_ids = as_item_ids(f"column {self._item_id!r}", ids.to_numpy())
+        item_ids = read_ids(frame, self._item_id)
+        vectors = read_vectors(frame, self._vectors, dim=self._quantization.dim)
         return codes_frame(encode_items(self._params, self._quantization, item_ids, vectors))
 
 
@@ -158,7 +157,7 @@ def _sampled_rows(params: IVFPQParams, n: int, seed: int) -> Int64:
 
 def _rows_of(frame: Any, vectors: Vectors, rows: Int64) -> Float32:
     """(len(rows), dim) vectors of these rows of one partition."""
-    return vectors_of(frame.iloc[rows], vectors, 0, on_device=False)
+    return read_vectors(frame.iloc[rows], vectors)
 
 
 def _stack(samples: Sequence[Float32]) -> Float32:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -14,24 +13,17 @@ import dask
 import dask.dataframe as dd
 import numpy as np
 
-from merlin_poeem.arrays import Float32
 from merlin_poeem.distributed.checks import meta_of
 from merlin_poeem.distributed.merge import merge_candidates
 from merlin_poeem.distributed.shards import Shard, is_sharded, load_shards
-from merlin_poeem.frames.search_frame import (
-    Form,
-    item_filter,
-    list_columns,
-    long_columns,
-    query_ids_of,
-    search_frame,
-    vectors_of,
-)
+from merlin_poeem.frames.queries import Queries, SearchOptions
+from merlin_poeem.frames.results import Form, results_frame
+from merlin_poeem.frames.search_frame import search_with
 from merlin_poeem.index.copies import fingerprint_of
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.item_codes import ItemCodes
-from merlin_poeem.search.item_set import ItemFilter, ItemSet
+from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.searcher import BACKENDS, ReferenceSearcher, Searcher, open_saved_searcher
 
@@ -87,42 +79,24 @@ def search_ddf(
         )
     path = Path(path).resolve()
     shards = load_shards(path) if is_sharded(path) else ()
-    asked = _Asked(vectors, query_id, k, n_probes, form)
+    options = SearchOptions(
+        k=k,
+        vectors=vectors,
+        query_id=query_id,
+        exclude=exclude,
+        allow=allow,
+        n_probes=n_probes,
+        form=form,
+    )
     # Of no rows in no items: it checks what was asked for, and has the columns of the answer.
     index = _without_items(load_index(shards[0].path if shards else path))
-    found_meta = asked.search(ReferenceSearcher(index), meta, exclude, allow)
-    # Sets become tasks of their own, which the others depend on: they may have megabytes.
-    filters = [_as_task(exclude), _as_task(allow)]
+    found_meta = search_with(ReferenceSearcher(index), meta, options)
+    # A task of their own, which the others depend on: a set of items may have megabytes.
+    shared = dask.delayed(options, traverse=False)
     if shards:
-        return _search_shards(shards, backend, index.dim, ddf, asked, filters, found_meta)
+        return _search_shards(shards, backend, index.dim, ddf, shared, found_meta)
     saved = (str(path), fingerprint_of(path), backend)
-    return ddf.map_partitions(
-        _search_partition, saved, asked, *filters, meta=found_meta
-    ).clear_divisions()
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked of every partition."""
-
-    vectors: str | Sequence[str]
-    query_id: str | None
-    k: int
-    n_probes: int | None
-    form: Form
-
-    def search(self, searcher: Searcher, frame: Any, exclude: Any, allow: Any) -> Any:
-        return search_frame(
-            searcher,
-            frame,
-            k=self.k,
-            vectors=self.vectors,
-            query_id=self.query_id,
-            exclude=exclude,
-            allow=allow,
-            n_probes=self.n_probes,
-            form=self.form,
-        )
+    return ddf.map_partitions(_search_partition, saved, shared, meta=found_meta).clear_divisions()
 
 
 def _without_items(index: Index) -> Index:
@@ -134,14 +108,8 @@ def _without_items(index: Index) -> Index:
     return Index.from_codes(index.params, index.quantization, none)
 
 
-def _as_task(given: str | ItemSet | None) -> Any:
-    return dask.delayed(given, traverse=False) if isinstance(given, ItemSet) else given
-
-
-def _search_partition(
-    frame: Any, saved: tuple[str, str, str], asked: _Asked, exclude: Any, allow: Any
-) -> Any:
-    return asked.search(open_saved_searcher(*saved), frame, exclude, allow)
+def _search_partition(frame: Any, saved: tuple[str, str, str], options: SearchOptions) -> Any:
+    return search_with(open_saved_searcher(*saved), frame, options)
 
 
 # Shards: a task reads the queries of a partition, one for each shard searches for them, and one
@@ -177,23 +145,12 @@ class _OpenShard:
         return _OpenShard, (self._shard, self._backend, self._n_bytes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Queries:
-    """The queries of one partition, read once for all shards. On the host: they travel."""
-
-    vectors: Float32
-    exclude: ItemFilter | None
-    allow: ItemFilter | None
-    query_ids: Any
-
-
 def _search_shards(
     shards: Sequence[Shard],
     backend: str,
     dim: int,
     ddf: Any,
-    asked: _Asked,
-    filters: Sequence[Any],
+    options: Any,
     found_meta: Any,
 ) -> Any:
     # Pure: searches that are computed together share the opened shards.
@@ -201,39 +158,23 @@ def _search_shards(
     opened = [open_shard(shard, backend) for shard in shards]
     found = []
     for part in ddf.to_delayed():
-        queries = dask.delayed(_read_queries)(part, asked, dim, *filters)
-        of_shards = [dask.delayed(_search_shard)(shard, queries, asked) for shard in opened]
-        found.append(dask.delayed(_answer)(queries, asked, found_meta, of_shards))
+        # Once for all shards, and on the host: they travel.
+        queries = dask.delayed(Queries.read)(part, options, dim)
+        of_shards = [dask.delayed(_search_shard)(shard, queries, options) for shard in opened]
+        found.append(dask.delayed(_answer)(queries, options, found_meta, of_shards))
     # Or else Dask turns lists into text.
     with dask.config.set({"dataframe.convert-string": False}):
         return dd.from_delayed(found, meta=found_meta)
 
 
-def _read_queries(frame: Any, asked: _Asked, dim: int, exclude: Any, allow: Any) -> _Queries:
-    _, query_ids = query_ids_of(frame, asked.query_id, asked.form)
-    return _Queries(
-        vectors_of(frame, asked.vectors, dim, on_device=False),
-        item_filter(frame, "exclude", exclude, on_device=False),
-        item_filter(frame, "allow", allow, on_device=False),
-        query_ids,
-    )
-
-
-def _search_shard(shard: _OpenShard, queries: _Queries, asked: _Asked) -> Candidates:
-    return shard.searcher.search(
-        queries.vectors,
-        k=asked.k,
-        n_probes=asked.n_probes,
-        exclude=queries.exclude,
-        allow=queries.allow,
-    )
+def _search_shard(shard: _OpenShard, queries: Queries, options: SearchOptions) -> Candidates:
+    return queries.search(shard.searcher, options)
 
 
 def _answer(
-    queries: _Queries, asked: _Asked, found_meta: Any, of_shards: Sequence[Candidates]
+    queries: Queries, options: SearchOptions, found_meta: Any, of_shards: Sequence[Candidates]
 ) -> Any:
     """A frame like ``found_meta`` of the best of what the shards found."""
-    merged = merge_candidates(of_shards, asked.k)
-    columns = long_columns if asked.form == "long" else list_columns
+    merged = merge_candidates(of_shards, options.k)
     module = import_module(type(found_meta).__module__.partition(".")[0])
-    return module.DataFrame(columns(module, found_meta.columns[0], queries.query_ids, merged))
+    return results_frame(module, options.form, queries.name, queries.ids, merged)

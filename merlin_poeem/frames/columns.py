@@ -1,123 +1,147 @@
-"""A frame's columns of vectors and ids as arrays, and back: JSON strings and lists alike.
+"""The one reader of a frame's columns: vectors, ids and lists, as arrays.
 
-``"[0.1, 0.2]"`` in a CSV file is how vectors are often handed on, where a search wants float32.
-pandas and cuDF columns are read through Arrow, on the host.
+pandas columns, and cuDF columns for what runs on the host, are read through Arrow. A cuDF column
+for a searcher on the device stays there: CuPy arrays, which share the column's memory where that is
+possible. Errors name the column, and the first wrong row, counted from 0.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
-
-CHUNK_ROWS = 1 << 14
-CHUNK_BYTES = 1 << 24
-SHOWN_CHARACTERS = 60
+from merlin_poeem.arrays import Float32, Int64, array_module, as_item_ids, as_vectors
+from merlin_poeem.frames.json_vectors import parse_vectors
+from merlin_poeem.search.ragged import IdLists, offsets_of
 
 
-def read_vectors(frame: Any, column: str) -> Float32:
-    """The vectors in ``column`` of a pandas or cuDF ``frame``: (n, dim) float32.
+def library_of(frame: Any) -> ModuleType:
+    """pandas or cudf, which was imported to make ``frame``; ``TypeError`` where it is no frame."""
+    name = type(frame).__module__.partition(".")[0]
+    if name not in ("pandas", "cudf") or not hasattr(frame, "columns"):
+        raise TypeError(f"frame: expected a pandas or cuDF DataFrame, got {type(frame).__name__}")
+    return sys.modules[name]
 
-    A row is a JSON array of numbers, or a list or array of numbers. Values become the nearest
-    float32, also from float64: JSON has no narrower type, and most files were float32 before.
+
+def column_of(frame: Any, name: str) -> Any:
+    """The column ``name``; ``TypeError`` where ``frame`` is none, ``ValueError`` without it."""
+    library_of(frame)
+    if name not in frame.columns:
+        names = [str(column) for column in frame.columns]
+        raise ValueError(f"column {name!r}: expected it in the frame, got {names}")
+    return frame[name]
+
+
+def read_vectors(
+    frame: Any, vectors: str | Sequence[str], *, dim: int | None = None, on_device: bool = False
+) -> Float32:
+    """The vectors of ``frame``, (n, dim) float32, NumPy's, or CuPy's where ``on_device``.
+
+    Values become the nearest float32, also from float64: JSON has no narrower type, and most files
+    were float32 before.
+
+    Parameters
+    ----------
+    vectors
+        One column, a row a JSON array of numbers (parsed on the host), or a list or array of
+        numbers. Or the names of several columns of numbers, one a dimension.
+    dim
+        The width that they must have, and that a frame without rows has; None takes that of row 0.
 
     Raises
     ------
     TypeError
         Not a frame, or a column of anything else.
     ValueError
-        No such column, no rows, or a row that is null, no JSON array of numbers, not finite in
-        float32, or of another width than row 0: the first such row is named, counted from 0.
+        No such column, no rows (where ``dim`` is None), or a row that is null, no JSON array of
+        numbers, not finite in float32, or of another width.
     """
-    import pyarrow as pa  # here, because importing it takes longer than all else together
-
-    name = f"column {column!r}"
-    array = read_column(frame, column)
-    if not len(array):
+    if not isinstance(vectors, str):
+        return _read_wide(frame, list(vectors), dim, on_device)
+    name = f"column {vectors!r}"
+    if not len(column_of(frame, vectors)) and dim is None:
         raise ValueError(f"{name}: expected at least one row, got none")
-    check_no_nulls(name, array)
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        chunks = list(_parse(name, array))
-    elif _is_list_of_numbers(array.type):
-        chunks = [_lengths_and_values(array)]
-    else:
-        raise TypeError(f"{name}: expected JSON strings or lists of numbers, got {array.type}")
-    lengths, values = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    dim = int(lengths[0])
-    wrong = np.flatnonzero((lengths != dim) | (lengths == 0))
-    if len(wrong):
-        expected = f"{dim} values, as in row 0" if dim else "at least one value"
-        row = int(wrong[0])
-        raise ValueError(f"{name}: expected {expected}; got {int(lengths[row])} in row {row}")
-    return as_vectors(name, values.reshape(len(lengths), dim))
+    lengths, values = _lengths_and_values(frame, vectors, on_device)
+    _check_lengths(name, lengths, dim)
+    width = dim if dim is not None else int(lengths[0])
+    return as_vectors(name, _to_float32(values).reshape(len(lengths), width), dim)
 
 
-def read_ids(frame: Any, column: str) -> Int64:
-    """The ids in ``column``, (n,) int64.
+def read_ids(frame: Any, name: str) -> Int64:
+    """The ids in the column ``name``, (n,) int64, on the host.
 
-    Raises ``TypeError`` where they are no integers, ``ValueError`` on a missing column, a null
-    (naming its row), or ids that do not fit in int64.
+    Raises ``TypeError`` where they are no integers, ``ValueError`` on a missing column, a null, or
+    ids that do not fit in int64.
     """
-    name = f"column {column!r}"
-    array = read_column(frame, column)
-    check_no_nulls(name, array)
-    return as_item_ids(name, array.to_numpy(zero_copy_only=False))
+    return as_item_ids(f"column {name!r}", read_numbers(frame, name))
 
 
-def with_vectors(frame: Any, column: str = "features", into: str | None = None) -> Any:
-    """``frame`` with the vectors of ``column`` as a float32 list column ``into``.
+def read_known_ids(frame: Any, name: str) -> tuple[NDArray[np.bool_], Int64]:
+    """Which rows hold an id, (n,) bool, and those ids, (n_known,) int64, on the host.
 
-    That is what :func:`~merlin_poeem.search_frame` takes. ``into`` None replaces
-    ``column``. A frame of the same kind comes back, pandas or cuDF; the one given stays as it is.
-
-    Raises ``TypeError`` or ``ValueError`` as :func:`read_vectors`.
+    Whole floats are taken too, which is what pandas makes of integers with a null among them.
+    ``TypeError`` on anything else, ``ValueError`` on a missing column or ids beyond int64.
     """
-    return frame.assign(**{into or column: list_column(frame, read_vectors(frame, column))})
+    array = read_arrow(frame, name)
+    known = ~array.is_null().to_numpy(zero_copy_only=False)
+    values = array.drop_null().to_numpy(zero_copy_only=False)
+    if values.dtype.kind == "f":
+        values = _whole_numbers(name, values)
+    return known, as_item_ids(f"column {name!r}", values)
 
 
-def list_column(frame: Any, matrix: NDArray[Any]) -> Any:
-    """The rows of (n, width) ``matrix`` as a list column, labelled as ``frame``'s n rows are.
+def read_numbers(frame: Any, name: str) -> NDArray[Any]:
+    """A column with one number a row, (n,) of its own dtype, on the host; a null is an error."""
+    array = read_arrow(frame, name)
+    check_no_nulls(f"column {name!r}", array)
+    numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return numbers
 
-    ``ValueError`` where a cuDF column would get more values than the 2**31 that it can hold.
+
+def read_id_lists(frame: Any, name: str, *, on_device: bool = False) -> IdLists:
+    """The list of ids of each row; a null is an empty list. Errors as of :func:`read_lists`."""
+    lengths, values = read_lists(frame, name, on_device=on_device)
+    offsets = offsets_of(array_module(lengths).maximum(lengths, 0))
+    return IdLists(offsets, as_item_ids(f"column {name!r}", values))
+
+
+def read_lists(frame: Any, name: str, *, on_device: bool = False) -> tuple[Int64, NDArray[Any]]:
+    """A list column as the length of each row, −1 for a null, and the values of all rows.
+
+    A null in a list of floats is NaN. ``TypeError`` on anything but lists of numbers;
+    ``ValueError`` on a missing column, or a null in a list of integers.
     """
-    module = sys.modules[_library(frame)]
-    if module.__name__ == "pandas":
-        return module.Series(list(matrix), index=frame.index, dtype=object)
-    import pyarrow as pa
-
-    # cuDF's lists have int32 offsets: Arrow refuses more values, where NumPy would wrap around.
-    offsets = pa.array(np.arange(len(matrix) + 1) * matrix.shape[1], pa.int32())
-    series = module.Series.from_arrow(pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel())))
-    series.index = frame.index
-    return series
+    column = column_of(frame, name)
+    if on_device:
+        return _lists_on_device(name, column)
+    return _lists_of_arrow(name, read_arrow(frame, name))
 
 
-def read_column(frame: Any, column: str) -> Any:
+def read_arrow(frame: Any, name: str) -> Any:
     """A column as one Arrow array, on the host; missing values of any kind are its nulls.
 
     ``TypeError`` where ``frame`` is none, or its rows are of several kinds; ``ValueError`` where it
     has no such column, or one of Python integers that do not fit in int64.
     """
-    import pyarrow as pa
+    import pyarrow as pa  # here, because importing it takes longer than all else together
 
-    library = _library(frame)
-    if column not in frame.columns:
-        names = [str(name) for name in frame.columns]
-        raise ValueError(f"column {column!r}: expected it in the frame, got {names}")
-    if library == "cudf":
-        array = frame[column].to_arrow()
+    column = column_of(frame, name)
+    if is_cudf(frame):
+        array = column.to_arrow()
     else:
         try:
-            array = pa.array(frame[column], from_pandas=True)
+            array = pa.array(column, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise TypeError(f"column {column!r}: expected rows of one kind: {error}") from error
+            raise TypeError(f"column {name!r}: expected rows of one kind: {error}") from error
         except OverflowError as error:
-            raise ValueError(f"column {column!r}: expected values that fit in int64") from error
+            raise ValueError(f"column {name!r}: expected values that fit in int64") from error
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     if not isinstance(array, pa.ChunkedArray):
         return array
     if pa.types.is_string(array.type):
@@ -132,11 +156,107 @@ def check_no_nulls(name: str, array: Any) -> None:
         raise ValueError(f"{name}: expected no nulls, got {array.null_count}, first in row {row}")
 
 
-def _library(frame: Any) -> str:
-    name = type(frame).__module__.partition(".")[0]
-    if name not in ("pandas", "cudf") or not hasattr(frame, "columns"):
-        raise TypeError(f"frame: expected a pandas or cuDF DataFrame, got {type(frame).__name__}")
-    return name
+def is_cudf(frame: Any) -> bool:
+    """Whether a frame or column is cuDF's."""
+    return type(frame).__module__.partition(".")[0] == "cudf"
+
+
+def _lengths_and_values(frame: Any, name: str, on_device: bool) -> tuple[Int64, NDArray[Any]]:
+    """Of a column of vectors: :func:`read_lists`, and the same of texts."""
+    import pyarrow as pa
+
+    if on_device and hasattr(column_of(frame, name), "list"):
+        return read_lists(frame, name, on_device=True)
+    array = read_arrow(frame, name)
+    if not pa.types.is_string(array.type) and not pa.types.is_large_string(array.type):
+        return _lists_of_arrow(name, array)
+    check_no_nulls(f"column {name!r}", array)
+    return parse_vectors(f"column {name!r}", array)
+
+
+def _check_lengths(name: str, lengths: Int64, dim: int | None) -> None:
+    if not len(lengths):
+        return
+    xp = array_module(lengths)
+    width, told = (int(lengths[0]), "as in row 0") if dim is None else (dim, "the index's dim")
+    wrong = (lengths != width) | (lengths <= 0)
+    if not wrong.any():
+        return
+    row = int(xp.flatnonzero(wrong)[0])
+    got = int(lengths[row])
+    nulls = lengths < 0
+    if got < 0:
+        raise ValueError(f"{name}: expected no nulls, got {int(nulls.sum())}, first in row {row}")
+    expected = f"{width} values, {told}" if width else "at least one value"
+    raise ValueError(f"{name}: expected {expected}; got {got} in row {row}")
+
+
+def _read_wide(frame: Any, names: list[str], dim: int | None, on_device: bool) -> Float32:
+    """Columns of numbers side by side; nulls become NaN, which has no place in a vector."""
+    if not names:
+        raise ValueError("vectors: expected at least one column, got none")
+    for name in names:
+        dtype = column_of(frame, name).dtype
+        if not str(dtype).lower().startswith(("int", "uint", "float", "double")):
+            raise TypeError(f"column {name!r}: expected numbers, got {dtype}")
+    wide = frame[names]
+    if is_cudf(frame):
+        wide = wide.astype("float32").fillna(np.nan)
+        matrix = wide.to_cupy() if on_device else wide.to_numpy()
+    else:
+        with np.errstate(over="ignore"):
+            matrix = wide.to_numpy(np.float32, na_value=np.nan)
+    return as_vectors(f"columns {names[0]!r} to {names[-1]!r}", matrix, dim)
+
+
+def _lists_of_arrow(name: str, array: Any) -> tuple[Int64, NDArray[Any]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # A column that never held a list may have any type.
+    if pa.types.is_null(array.type) or 0 < array.null_count == len(array):
+        return np.full(len(array), -1, np.int64), np.empty(0, np.int64)
+    if not _is_list_of_numbers(array.type):
+        raise TypeError(f"column {name!r}: expected lists of numbers, got {array.type}")
+    lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
+    lengths = lengths.astype(np.int64)
+    values = array.flatten()
+    if values.null_count and not pa.types.is_floating(values.type):
+        is_null = values.is_null().to_numpy(zero_copy_only=False)
+        _refuse_nulls_inside(name, lengths, is_null, values.null_count)
+    return lengths, values.to_numpy(zero_copy_only=False)
+
+
+def _lists_on_device(name: str, column: Any) -> tuple[Int64, NDArray[Any]]:
+    if column.null_count == len(column):
+        lengths = -column.isnull().values.astype(np.int64)
+        return lengths, array_module(lengths).empty(0, np.int64)
+    try:
+        lists = column.list
+    except AttributeError as error:
+        raise TypeError(
+            f"column {name!r}: expected lists of numbers, got {column.dtype}"
+        ) from error
+    lengths = lists.len().fillna(-1).values.astype(np.int64)
+    leaves = lists.leaves
+    if not len(leaves):
+        return lengths, array_module(lengths).empty(0, np.int64)
+    if leaves.dtype.kind not in "iuf":
+        raise TypeError(f"column {name!r}: expected lists of numbers, got {column.dtype}")
+    if leaves.null_count and leaves.dtype.kind == "f":
+        leaves = leaves.fillna(np.nan)
+    if leaves.null_count:
+        _refuse_nulls_inside(name, lengths, leaves.isnull().values, leaves.null_count)
+    return lengths, leaves.values
+
+
+def _refuse_nulls_inside(name: str, lengths: Int64, is_null: Any, n_nulls: int) -> None:
+    xp = array_module(lengths)
+    first = xp.flatnonzero(is_null)[:1]
+    row = int(xp.searchsorted(xp.cumsum(xp.maximum(lengths, 0)), first, side="right")[0])
+    raise ValueError(
+        f"column {name!r}: expected no nulls inside lists, got {n_nulls}, first in row {row}"
+    )
 
 
 def _is_list_of_numbers(arrow_type: Any) -> bool:
@@ -145,55 +265,23 @@ def _is_list_of_numbers(arrow_type: Any) -> bool:
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if not any(is_kind(arrow_type) for is_kind in kinds):
         return False
-    value_type = arrow_type.value_type
-    return bool(pa.types.is_floating(value_type) or pa.types.is_integer(value_type))
+    # Lists of nothing alone have a type of their own.
+    numbers = (pa.types.is_floating, pa.types.is_integer, pa.types.is_null)
+    return any(is_kind(arrow_type.value_type) for is_kind in numbers)
 
 
-def _lengths_and_values(lists: Any) -> tuple[Int64, Float32]:
-    """An Arrow list array without null rows; a null within a list becomes NaN."""
-    import pyarrow.compute as pc
-
-    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-    values = lists.flatten().to_numpy(zero_copy_only=False)
+def _to_float32(values: NDArray[Any]) -> Float32:
     with np.errstate(over="ignore"):  # infinity has no place in a vector either, and is named there
-        return lengths.astype(np.int64), values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
-def _parse(name: str, texts: Any) -> Iterator[tuple[Int64, Float32]]:
-    """:func:`_lengths_and_values` of an Arrow array of JSON strings, in chunks."""
-    n_rows = min(CHUNK_ROWS, max(1, len(texts) * CHUNK_BYTES // texts.nbytes))
-    for start in range(0, len(texts), n_rows):
-        chunk = texts.slice(start, n_rows).to_pylist()
-        lists = _parse_chunk(chunk)
-        if lists is None:
-            row = next(i for i, text in enumerate(chunk) if _parse_chunk([text]) is None)
-            shown = chunk[row][:SHOWN_CHARACTERS]
-            raise ValueError(
-                f"{name}: expected a JSON array of numbers, got {shown!r} in row {start + row}"
-            )
-        yield _lengths_and_values(lists)
-
-
-def _parse_chunk(texts: list[str]) -> Any:
-    """JSON arrays as an Arrow list array of float64; None where a text is anything else.
-
-    Arrow reads lines of objects, several times faster than :mod:`json` and in less memory. A text
-    that closes its object too early adds a row, and none can take one away.
-    """
-    import pyarrow as pa
-    import pyarrow.json
-
-    lines = ('{"v":' + '}\n{"v":'.join(texts) + "}").encode()
-    read_options = pyarrow.json.ReadOptions(block_size=len(lines) + 1)
-    parse_options = pyarrow.json.ParseOptions(
-        explicit_schema=pa.schema([("v", pa.list_(pa.float64()))]),
-        unexpected_field_behavior="error",
-    )
-    try:
-        table = pyarrow.json.read_json(
-            pa.BufferReader(lines), read_options=read_options, parse_options=parse_options
+def _whole_numbers(name: str, values: NDArray[Any]) -> Int64:
+    bits = np.finfo(values.dtype).nmant + 1
+    wrong = (values != np.floor(values)) | (np.abs(values) >= 2.0**bits)
+    if wrong.any():
+        raise TypeError(
+            f"column {name!r}: expected integers, got {values.dtype} with "
+            f"{values[wrong][0].item()}; from 2**{bits} on it loses ids: "
+            "read the column as Int64, which has room for nulls"
         )
-    except pa.ArrowInvalid:
-        return None
-    lists = pa.concat_arrays(table.column("v").chunks)
-    return None if len(lists) != len(texts) or lists.null_count else lists
+    return values.astype(np.int64)

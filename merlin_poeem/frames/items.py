@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from merlin_poeem.arrays import as_item_ids
-from merlin_poeem.frames.columns import list_column, read_ids
+from merlin_poeem.frames.columns import read_ids
+from merlin_poeem.frames.list_column import matrix_column
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.index.index import Index
 from merlin_poeem.search.searcher import Searcher
@@ -62,13 +63,13 @@ def like_rows(
     """The nearest items of each row, never the row itself: ``row_id, rank, item_id, score``.
 
     ``row_id`` names the rows by the ids of the index, so that this is item → items with items
-    indexed, and user → users with users. ``vectors`` is a column of float32 lists
-    (:func:`~merlin_poeem.frames.columns.with_vectors` makes it of JSON strings).
+    indexed, and user → users with users. ``vectors`` is a column as of
+    :func:`~merlin_poeem.search_frame`.
 
     Raises ``TypeError`` or ``ValueError`` on ids that are null or no integers, and as
     :func:`~merlin_poeem.search_frame`.
     """
-    itself = list_column(frame, read_ids(frame, row_id)[:, None])
+    itself = matrix_column(frame, read_ids(frame, row_id)[:, None])
     return search_frame(
         searcher,
         frame.assign(itself=itself),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, check_unique
-from merlin_poeem.frames.columns import read_column, read_ids, read_vectors
+from merlin_poeem.frames.columns import read_arrow, read_ids, read_vectors
+from merlin_poeem.frames.list_column import matrix_column
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric, positive_int
@@ -105,6 +106,15 @@ def index_frame(
     return Index.from_vectors(params, quantization, item_ids, matrix, item_table=table, info=info)
 
 
+def with_vectors(frame: Any, column: str = "features", into: str | None = None) -> Any:
+    """``frame`` with the vectors of ``column`` as a float32 list column ``into``, parsed once.
+
+    ``into`` None replaces ``column``. A frame of the same kind comes back, pandas or cuDF; the one
+    given stays as it is. Raises as :func:`~merlin_poeem.frames.columns.read_vectors`.
+    """
+    return frame.assign(**{into or column: matrix_column(frame, read_vectors(frame, column))})
+
+
 def _sample(vectors: Float32, params: IVFPQParams, seed: int) -> Float32:
     n_rows = TRAINING_ROWS_PER_CENTROID * max(params.n_lists, params.pq_book_size)
     if len(vectors) <= n_rows:
@@ -120,7 +130,7 @@ def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataF
         raise TypeError(f"item_table: expected a sequence of column names, got {columns!r}")
     if "item_id" in columns:
         raise ValueError("item_table: expected columns beside the ids, got item_id")
-    kept = {name: _to_pandas(read_column(frame, name)) for name in columns}
+    kept = {name: _to_pandas(read_arrow(frame, name)) for name in columns}
     return pd.DataFrame({"item_id": item_ids, **kept})
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merlin_poeem.arrays import Float32, as_vectors
-from merlin_poeem.frames.columns import check_no_nulls, list_column, read_column
+from merlin_poeem.frames.columns import check_no_nulls, read_arrow
 from merlin_poeem.frames.items import with_items
+from merlin_poeem.frames.list_column import matrix_column
 from merlin_poeem.frames.ready_made import index_frame
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.index.index import Index
@@ -184,7 +185,7 @@ def embed(
     vectors = encode(_texts(frame, text), encoder, width)
     if projection is not None:
         vectors = vectors @ projection
-    return frame.assign(**{into: list_column(frame, vectors)})
+    return frame.assign(**{into: matrix_column(frame, vectors)})
 
 
 def encode(texts: list[str], encoder: Encoder, width: int | None = None) -> Float32:
@@ -250,7 +251,7 @@ class _EmbedPartition:
 def _texts(frame: Any, column: str) -> list[str]:
     import pyarrow as pa
 
-    texts = read_column(frame, column)
+    texts = read_arrow(frame, column)
     check_no_nulls(f"column {column!r}", texts)
     is_text = pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)
     if len(texts) and not is_text:

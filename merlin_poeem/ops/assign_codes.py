@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from nvtabular.ops.categorify import _emb_sz_rule
 from nvtabular.ops.operator import ColumnSelector, Operator
 
-from merlin_poeem.arrays import Int32, Int64, as_item_ids
+from merlin_poeem.arrays import Int32, Int64
+from merlin_poeem.frames.columns import read_known_ids
 from merlin_poeem.index.index import Index
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.quantization.item_codes import unpack_codes
@@ -48,7 +49,7 @@ class AssignCodes(IndexOperator):
     def transform(self, col_selector: ColumnSelector, df: DataFrameType) -> DataFrameType:
         features: dict[str, Int32] = {}
         for name in col_selector.names:
-            columns = codes_of(self.index, *_read_ids(name, df[name]))
+            columns = codes_of(self.index, *read_known_ids(df, name))
             features.update(zip(self._output_names(name), columns, strict=True))
         return type(df)(features, index=df.index)
 
@@ -97,30 +98,3 @@ def codes_of(index: Index, known: NDArray[np.bool_], item_ids: Int64) -> Int32:
     codes = unpack_codes(index.packed_codes[rows], params.pq_dim, params.pq_bits)
     columns[1:, held] = codes.T.astype(np.int32) + 1
     return columns
-
-
-def _read_ids(name: str, column: Any) -> tuple[NDArray[np.bool_], Int64]:
-    """Which rows of a pandas or cuDF column are not null, (n,) bool, and their ids, int64."""
-    known = column.notna().to_numpy()
-    held = column.dropna()
-    # Int64 of pandas or int64[pyarrow], once without nulls, is int64.
-    dtype = str(held.dtype).lower().partition("[")[0]
-    if dtype.startswith(("int", "uint", "float")):
-        held = held.astype(dtype)
-    values = held.to_numpy()
-    if values.dtype.kind == "f":
-        values = _whole_numbers(name, values)
-    return known, as_item_ids(f"column {name!r}", values)
-
-
-def _whole_numbers(name: str, values: NDArray[Any]) -> Int64:
-    """Ids out of floats, which is what pandas makes of integers with a null among them."""
-    bits = np.finfo(values.dtype).nmant + 1
-    wrong = (values != np.floor(values)) | (np.abs(values) >= 2.0**bits)
-    if wrong.any():
-        raise TypeError(
-            f"column {name!r}: expected integers, got {values.dtype} with "
-            f"{values[wrong][0].item()}; from 2**{bits} on it loses ids: "
-            "read the column as Int64, which has room for nulls"
-        )
-    return values.astype(np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,10 @@ from merlin.schema import Tags
 from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Float32
-from merlin_poeem.frames.search_frame import item_filter, list_columns, search_frame
+from merlin_poeem.frames.columns import library_of
+from merlin_poeem.frames.queries import Queries, SearchOptions
+from merlin_poeem.frames.results import results_frame
+from merlin_poeem.frames.search_frame import search_with
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.ops.saved_tower import copy_tower, fingerprint_of_tower, open_tower
 from merlin_poeem.quantization.params import check_n_probes, positive_int
@@ -104,10 +106,7 @@ class RetrieveCandidates(IndexOperator):
         names = self._inputs_of(col_selector)
         # A plain index: one that is named, or has levels, would identify the queries.
         queries = df.reset_index(drop=True)
-        found = (
-            self._found(names, queries) if self.tower_path is None else self._from_tower(queries)
-        )
-        found = found[list(_RESULTS)].rename(columns=self._names())
+        found = self._search(names, queries)[list(_RESULTS)].rename(columns=self._names())
         found.index = df.index
         return found
 
@@ -132,10 +131,9 @@ class RetrieveCandidates(IndexOperator):
         else:
             self.tower_path = str(bundled)
 
-    def _found(self, names: list[str], queries: DataFrameType) -> DataFrameType:
-        return search_frame(
-            open_saved_searcher(self.index_path, self.fingerprint, self.backend),
-            queries,
+    def _search(self, names: list[str], frame: DataFrameType) -> DataFrameType:
+        searcher = open_saved_searcher(self.index_path, self.fingerprint, self.backend)
+        options = SearchOptions(
             k=self.k,
             vectors=names[0] if len(names) == 1 and self.index.dim > 1 else names,
             exclude=self.exclude,
@@ -143,26 +141,18 @@ class RetrieveCandidates(IndexOperator):
             n_probes=self.n_probes,
             form="list",
         )
+        if self.tower_path is None:
+            return search_with(searcher, frame, options)
+        queries = Queries.read(frame, options, self.index.dim, vectors=self._vectors(frame))
+        found = queries.search(searcher, options)
+        return results_frame(library_of(frame), options.form, queries.name, queries.ids, found)
 
-    def _from_tower(self, queries: DataFrameType) -> DataFrameType:
-        searcher = open_saved_searcher(self.index_path, self.fingerprint, self.backend)
+    def _vectors(self, frame: DataFrameType) -> Float32:
+        """The query tower's, of its features in ``frame``."""
         # Of an empty partition the executor hands on columns as the data had them, of any dtype.
-        vectors: Float32 = np.empty((0, self.index.dim), np.float32)
-        if len(queries):
-            vectors = open_tower(str(self.tower_path), self.tower_fingerprint).vectors(queries)
-        filters = {"exclude": self.exclude, "allow": self.allow}
-        candidates = searcher.search(
-            vectors,
-            k=self.k,
-            n_probes=self.n_probes,
-            **{
-                name: item_filter(queries, name, column, on_device=False)
-                for name, column in filters.items()
-            },
-        )
-        module = sys.modules[type(queries).__module__.partition(".")[0]]
-        rows = np.arange(len(queries))
-        return module.DataFrame(list_columns(module, "query_id", rows, candidates))
+        if not len(frame):
+            return np.empty((0, self.index.dim), np.float32)
+        return open_tower(str(self.tower_path), self.tower_fingerprint).vectors(frame)
 
     def _names(self) -> dict[str, str]:
         return {column: f"{self.prefix}_{result}" for column, result in _RESULTS.items()}

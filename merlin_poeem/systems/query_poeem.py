@@ -132,8 +132,8 @@ class QueryPoeem(BaseOperator):
         """Search for every row; raises what
         :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>` promises.
         """
-        vectors = transformable[self._vector_of(col_selector.names)].values
-        queries = as_vectors("query vectors", vectors, self.dim)
+        name = self._vector_of(col_selector.names)
+        queries = as_vectors(f"column {name!r}", transformable[name].values, self.dim)
         filters = {
             "exclude": _read_lists("exclude", transformable, self.exclude, len(queries)),
             "allow": _read_lists("allow", transformable, self.allow, len(queries)),
@@ -256,7 +256,7 @@ def _read_lists(
         raise ValueError(f"{option}: expected {name}__values and {name}__offsets, got no offsets")
     if len(column) == 0:
         return None
-    values = as_item_ids(option, column.values)
+    values = as_item_ids(f"column {name!r}", column.values)
     return IdLists.of(option, IdLists(column.offsets, values), n_queries)
 
 

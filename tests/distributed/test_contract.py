@@ -60,9 +60,10 @@ class ShardedSearcher:
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
-        # What no frame can hold: other than rows, and other numbers of lists than of queries.
-        if np.ndim(queries) != 2:
-            as_vectors("queries", queries)
+        # What frames cannot hold, or take: other than rows, another width or dtype, and other
+        # numbers of lists than of queries.
+        if queries.ndim != 2 or queries.shape[1] != self.index.dim or queries.dtype != np.float32:
+            as_vectors("queries", queries, self.index.dim)
         frame = pd.DataFrame({"embedding": pd.Series(list(queries), dtype=object)})
         filters = {"exclude": exclude, "allow": allow}
         for name, given_ids in filters.items():

@@ -46,6 +46,7 @@ from merlin_poeem.distributed import (  # noqa: E402
 )
 from merlin_poeem.distributed.merge import merge_candidates  # noqa: E402
 from merlin_poeem.distributed.shards import MANIFEST_FILE  # noqa: E402
+from merlin_poeem.frames.queries import Queries, SearchOptions  # noqa: E402
 from merlin_poeem.quantization.fit import import_faiss  # noqa: E402
 from merlin_poeem.quantization.params import METRICS  # noqa: E402
 from tests.index_factories import random_id_lists, random_index, random_queries  # noqa: E402
@@ -175,12 +176,12 @@ class TestSearch:
     @pytest.mark.parametrize(
         ("change", "error", "message"),
         [
-            ({"vectors": "absent"}, ValueError, "vectors: expected a column .* got 'absent'"),
-            ({"query_id": "absent"}, ValueError, "query_id: expected a column .* got 'absent'"),
-            ({"exclude": "absent"}, ValueError, "exclude: expected a column .* got 'absent'"),
-            ({"allow": "absent"}, ValueError, "allow: expected a column .* got 'absent'"),
-            ({"vectors": ["user"]}, TypeError, "column 'user': expected float32"),
-            ({"query_id": "rank"}, ValueError, "query_id: expected a column"),
+            ({"vectors": "absent"}, ValueError, "column 'absent': expected it in the frame, got "),
+            ({"query_id": "absent"}, ValueError, "column 'absent': expected it in the frame, got "),
+            ({"exclude": "absent"}, ValueError, "column 'absent': expected it in the frame, got "),
+            ({"allow": "absent"}, ValueError, "column 'absent': expected it in the frame, got "),
+            ({"vectors": ["user"]}, TypeError, "column 'user': expected numbers"),
+            ({"query_id": "rank"}, ValueError, "column 'rank': expected it in the frame, got "),
             ({"form": "wide"}, ValueError, "form: expected long or list, got 'wide'"),
             ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
             ({"n_probes": 9}, ValueError, "n_probes: expected at most n_lists = 8, got 9"),
@@ -219,7 +220,9 @@ class TestSearch:
     def test_another_width(self, saved: dict[str, Path], frame: pd.DataFrame, of: str) -> None:
         short = frame.assign(embedding=[row[:15] for row in frame["embedding"]])
         found = search_ddf(saved[of], in_partitions(short), k=K, backend="reference")
-        with pytest.raises(ValueError, match=r"expected shape \(n, 16\), got \(30, 15\)"):
+        with pytest.raises(
+            ValueError, match=r"'embedding': expected 16 values, .* got 15 in row 0"
+        ):
             found.compute()
 
     @pytest.mark.parametrize("of", ["whole", "shards"])
@@ -449,9 +452,9 @@ class TestEncode:
         self, items: pd.DataFrame, quantization: Quantization, function: Any
     ) -> None:
         ddf = in_partitions(items)
-        with pytest.raises(ValueError, match="item_id: expected a column of the frame, got 'id'"):
+        with pytest.raises(ValueError, match="column 'id': expected it in the frame, got "):
             function(ddf, PARAMS, quantization, item_id="id")
-        with pytest.raises(ValueError, match="vectors: expected a column of the frame, got 'v'"):
+        with pytest.raises(ValueError, match="column 'v': expected it in the frame, got "):
             function(ddf, PARAMS, quantization, vectors="v")
         with pytest.raises(TypeError, match="ddf: expected a Dask DataFrame, got DataFrame"):
             function(items, PARAMS, quantization)
@@ -460,16 +463,16 @@ class TestEncode:
 
     def test_what_only_the_rows_tell(self, items: pd.DataFrame, quantization: Quantization) -> None:
         no_id = items[:9].assign(item_id=[None, *range(8)])
-        with pytest.raises(TypeError, match="column 'item_id': expected integers, got float64"):
+        with pytest.raises(ValueError, match="'item_id': expected no nulls, got 1, first in row 0"):
             index_ddf(in_partitions(no_id), PARAMS, quantization)
         short = items[:9].assign(embedding=[row[:7] for row in items["embedding"][:9]])
-        with pytest.raises(ValueError, match=r"expected shape \(n, 8\), got \(9, 7\)"):
+        with pytest.raises(ValueError, match=r"'embedding': expected 8 values, .* got 7 in row 0"):
             index_ddf(in_partitions(short), PARAMS, quantization)
         with pytest.raises(ValueError, match=r"expected shape \(n, 8\), got \(9, 7\)"):
             fit_ddf(PARAMS, in_partitions(pd.concat([items[:9], short]), 9))
 
     def test_fit_names_columns_that_are_missing(self, items: pd.DataFrame) -> None:
-        with pytest.raises(ValueError, match="vectors: expected a column of the frame, got 'v'"):
+        with pytest.raises(ValueError, match="column 'v': expected it in the frame, got "):
             fit_ddf(PARAMS, in_partitions(items), vectors=["v0", "v"])
 
 
@@ -483,10 +486,10 @@ def test_device_partitions(cudf: ModuleType, index: Index, frame: pd.DataFrame) 
         "seen": ListSeries.of(frame["seen"].tolist(), "i8"),
     }
     on_device = cudf.DataFrame(columns)
-    asked = search._Asked("embedding", None, K, 4, "long")
-    queries = search._read_queries(on_device, asked, index.dim, "seen", None)
-    found = searcher.search(queries.vectors, k=K, n_probes=4, exclude=queries.exclude)
-    answer = search._answer(queries, asked, on_device_meta(cudf), [found])
+    options = SearchOptions(k=K, n_probes=4, exclude="seen")
+    queries = Queries.read(on_device, options, index.dim)
+    found = queries.search(searcher, options)
+    answer = search._answer(queries, options, on_device_meta(cudf), [found])
     assert type(answer) is cudf.DataFrame
     expected = search_frame(searcher, frame, k=K, n_probes=4, exclude="seen")
     for name in expected.columns:

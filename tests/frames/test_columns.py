@@ -13,8 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from merlin_poeem.frames import columns
-from merlin_poeem.frames.columns import CHUNK_ROWS, read_column, read_ids, read_vectors
+from merlin_poeem.frames import json_vectors
+from merlin_poeem.frames.columns import (
+    read_arrow,
+    read_id_lists,
+    read_ids,
+    read_known_ids,
+    read_numbers,
+    read_vectors,
+)
+from merlin_poeem.frames.json_vectors import CHUNK_ROWS
 
 
 def to_json(vectors: np.ndarray) -> list[str]:
@@ -46,9 +54,9 @@ class TestReadVectors:
             chunks.append(sum(map(len, texts)))
             return parse(texts)
 
-        parse = columns._parse_chunk
-        monkeypatch.setattr(columns, "_parse_chunk", note)
-        monkeypatch.setattr(columns, "CHUNK_BYTES", 200)
+        parse = json_vectors._parse_chunk
+        monkeypatch.setattr(json_vectors, "_parse_chunk", note)
+        monkeypatch.setattr(json_vectors, "CHUNK_BYTES", 200)
         vectors = np.arange(300, dtype=np.float32).reshape(-1, 3)
         np.testing.assert_array_equal(
             read_vectors(pd.DataFrame({"v": to_json(vectors)}), "v"), vectors
@@ -140,9 +148,67 @@ class TestReadIds:
             read_ids(pd.DataFrame({"id": ids}), "id")
 
 
+class TestReadKnownIds:
+    @pytest.mark.parametrize(
+        ("column", "known", "ids"),
+        [
+            ([3, 1], [True, True], [3, 1]),
+            ([3.0, None], [True, False], [3]),
+            (pd.array([None, 2**53 + 1], "Int64"), [False, True], [2**53 + 1]),
+            (np.array([3, 7], np.uint32), [True, True], [3, 7]),
+            ([None, None], [False, False], []),
+            ([], [], []),
+        ],
+    )
+    def test_reads(self, column: Any, known: list[bool], ids: list[int]) -> None:
+        got_known, got_ids = read_known_ids(pd.DataFrame({"id": column}), "id")
+        assert (got_known.tolist(), got_ids.tolist()) == (known, ids)
+        assert (got_known.dtype, got_ids.dtype) == (bool, np.int64)
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            ([1.5, 2.0], "column 'id': expected integers, got float64 with 1.5"),
+            ([2.0**53], "column 'id': expected integers, got float64 with 9007199254740992.0"),
+            (["a"], "column 'id': expected integers, got 'a'"),
+        ],
+    )
+    def test_refused(self, column: Any, message: str) -> None:
+        with pytest.raises(TypeError, match=message):
+            read_known_ids(pd.DataFrame({"id": column}), "id")
+
+
+class TestReadIdLists:
+    def test_a_null_is_an_empty_list(self) -> None:
+        lists = read_id_lists(pd.DataFrame({"seen": [[2**60, 1], None, [], [3]]}), "seen")
+        assert lists.offsets.tolist() == [0, 2, 2, 2, 3]
+        assert lists.values.tolist() == [2**60, 1, 3]
+
+    @pytest.mark.parametrize(
+        ("column", "error", "message"),
+        [
+            ([[1], [2, 3], None, [None, 4]], ValueError, "no nulls inside lists, got 1.* in row 3"),
+            ([[1.5]], TypeError, "column 'seen': expected integers, got float64"),
+            ([[True]], TypeError, "column 'seen': expected lists of numbers, got list<item: bool>"),
+            (["[1]"], TypeError, "column 'seen': expected lists of numbers, got (large_)?string"),
+        ],
+    )
+    def test_refused(self, column: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            read_id_lists(pd.DataFrame({"seen": column}), "seen")
+
+
+def test_numbers_keep_their_dtype_and_have_no_nulls() -> None:
+    frame = pd.DataFrame({"age": np.array([3, 4], np.int8), "kind": pd.Categorical([7, 9])})
+    assert read_numbers(frame, "age").dtype == np.int8
+    assert read_numbers(frame, "kind").tolist() == [7, 9]
+    with pytest.raises(ValueError, match="column 'x': expected no nulls, got 1, first in row 1"):
+        read_numbers(pd.DataFrame({"x": [1.0, np.nan]}), "x")
+
+
 def test_pieces_of_text_may_be_longer_together_than_apart() -> None:
     # Arrow's string type holds 2 GiB in one array: a column of more comes in pieces.
     pieces = pd.arrays.ArrowExtensionArray(pa.chunked_array([["[1]"], ["[2]"]]))
-    array = read_column(pd.DataFrame({"v": pieces}), "v")
+    array = read_arrow(pd.DataFrame({"v": pieces}), "v")
     assert array.type == pa.large_string()
     assert array.to_pylist() == ["[1]", "[2]"]

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from merlin_poeem import Index, IVFPQParams, load_index, open_searcher, save_index, search_frame
 from merlin_poeem.evaluate import agreement, exact_search
-from merlin_poeem.frames.columns import list_column, with_vectors
 from merlin_poeem.frames.items import like_items, like_rows, with_items
-from merlin_poeem.frames.ready_made import index_frame, suggest_params
+from merlin_poeem.frames.list_column import matrix_column
+from merlin_poeem.frames.ready_made import index_frame, suggest_params, with_vectors
 from merlin_poeem.quantization.item_codes import ItemCodes
 from tests.index_factories import FIRST_ID, random_index
 
@@ -313,4 +313,4 @@ class TestCudf:
     def test_more_values_than_cudf_holds(self, device_frame: Any) -> None:
         matrix = np.broadcast_to(np.float32(0), (1, 2**31))
         with pytest.raises(ValueError, match="2147483648"):
-            list_column(device_frame, matrix)
+            matrix_column(device_frame, matrix)

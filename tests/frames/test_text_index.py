@@ -114,7 +114,8 @@ class TestSearch:
     def test_another_width_later(self, built: TextIndex) -> None:
         other = TextIndex(built.index, ENCODER)
         other.encoder = encoder_of(WIDTH + 1)
-        with pytest.raises(ValueError, match=rf"shape \(n, {WIDTH}\), got"):
+        message = f"expected {WIDTH} values, the index's dim; got {WIDTH + 1}"
+        with pytest.raises(ValueError, match=message):
             other.search(TEXTS[0], k=1)
 
 

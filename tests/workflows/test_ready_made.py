@@ -13,9 +13,9 @@ import pytest
 
 from merlin_poeem import open_searcher, save_index
 from merlin_poeem.evaluate import recall_at_k
-from merlin_poeem.frames.columns import read_vectors, with_vectors
+from merlin_poeem.frames.columns import read_vectors
 from merlin_poeem.frames.items import like_rows, with_items
-from merlin_poeem.frames.ready_made import index_frame
+from merlin_poeem.frames.ready_made import index_frame, with_vectors
 from workflows import ready_made, recommend
 from workflows.movielens_data import MovieLens, read
 

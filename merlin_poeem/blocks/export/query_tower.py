@@ -21,7 +21,7 @@ from merlin_poeem.arrays import Float32, as_vectors
 from merlin_poeem.atomic_files import whole_folder
 from merlin_poeem.blocks.model.fingerprint import tower_fingerprint
 from merlin_poeem.blocks.model.towers import query_tower_of
-from merlin_poeem.frames.search_frame import read_lists
+from merlin_poeem.frames.columns import read_lists, read_numbers
 from merlin_poeem.quantization.params import positive_int
 from merlin_poeem.search.ragged import offsets_of
 
@@ -53,11 +53,11 @@ class Feature:
         shape = (None, self.length) if self.length else (None,)
         return {self.name: tf.TensorSpec(shape, self.dtype, self.name)}
 
-    def tensors(self, column: Any) -> dict[str, NDArray[Any]]:
-        """The same tensors, of a column; raises what :meth:`QueryTower.vectors` promises."""
+    def tensors(self, frame: Any) -> dict[str, NDArray[Any]]:
+        """The same tensors, of a frame; raises what :meth:`QueryTower.vectors` promises."""
         if self.length == 0:
-            return {self.name: self._cast(_read_numbers(self.name, column))}
-        lengths, values = read_lists(self.name, column, on_device=False)
+            return {self.name: self._cast(read_numbers(frame, self.name))}
+        lengths, values = read_lists(frame, self.name)
         _check(self.name, lengths >= 0, "no nulls", "one")
         values = self._cast(values) if len(values) else np.empty(0, self.dtype)
         if self.length is None:
@@ -121,7 +121,7 @@ class QueryTower:
     def _batch(self, frame: Any) -> Float32:
         given: dict[str, NDArray[Any]] = {}
         for feature in self.features:
-            given.update(feature.tensors(frame[feature.name]))
+            given.update(feature.tensors(frame))
         tensors = {name: tf.constant(values) for name, values in given.items()}
         batch: Float32 = self._tower(tensors)[OUTPUT].numpy()
         return batch
@@ -259,16 +259,6 @@ def saved_module(serve: Any) -> tf.Module:
     module.weights = serve.get_concrete_function().variables
     module.__call__ = serve
     return module
-
-
-def _read_numbers(name: str, column: Any) -> NDArray[Any]:
-    _check(name, ~column.isna().to_numpy(), "no nulls", "one")
-    # Int64 of pandas or int64[pyarrow], without nulls, is int64.
-    dtype = str(column.dtype).lower().partition("[")[0]
-    if dtype.startswith(("int", "uint", "float")):
-        column = column.astype(dtype)
-    numbers: NDArray[Any] = column.to_numpy()
-    return numbers
 
 
 def _check(name: str, holds: NDArray[np.bool_], expected: str, got: str) -> None:

@@ -18,7 +18,6 @@ from merlin.models.io import save_merlin_metadata
 from merlin.models.tf.models.base import get_output_schema
 from merlin.schema import Tags
 
-from merlin_poeem.arrays import as_item_ids
 from merlin_poeem.blocks.export.export import Frames, check_columns, partitions, tagged_column
 from merlin_poeem.blocks.in_graph.searcher import as_candidates
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
@@ -28,16 +27,10 @@ from merlin_poeem.blocks.model.fingerprint import (
     tower_fingerprint,
 )
 from merlin_poeem.blocks.model.towers import query_tower_of
-from merlin_poeem.frames.search_frame import (
-    RESULT_COLUMNS,
-    Form,
-    item_filter,
-    list_columns,
-    long_columns,
-)
+from merlin_poeem.frames.columns import read_id_lists, read_ids
+from merlin_poeem.frames.results import RESULT_COLUMNS, Form, results_frame
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import positive_int
-from merlin_poeem.search.item_set import ItemFilter
 from merlin_poeem.search.ragged import Candidates, IdLists
 
 
@@ -128,16 +121,15 @@ def batch_predict(
         compare_fingerprints(
             layer.fingerprints, {"query_tower": tower_fingerprint(encoder.blocks[0])}
         )
-    columns = long_columns if form == "long" else list_columns
     for frame in partitions(frames):
         names = [*encoder.schema.column_names, query_id, *([exclude] if exclude else [])]
         check_columns(frame, names)
         if not len(frame):
             continue
-        query_ids = as_item_ids(query_id, frame[query_id].to_numpy())
-        seen = item_filter(frame, "exclude", exclude, on_device=False)
+        query_ids = read_ids(frame, query_id)
+        seen = None if exclude is None else read_id_lists(frame, exclude)
         found = _predict(encoder, frame, batch_size, seen, {"k": k, "n_probes": n_probes})
-        yield pd.DataFrame(columns(pd, query_id, query_ids, found))
+        yield results_frame(pd, form, query_id, query_ids, found)
 
 
 def save_encoder(encoder: mm.TopKEncoder, path: str | os.PathLike[str]) -> None:
@@ -187,7 +179,7 @@ def _predict(
     encoder: mm.TopKEncoder,
     frame: pd.DataFrame,
     batch_size: int,
-    seen: ItemFilter | None,
+    seen: IdLists | None,
     options: dict[str, Any],
 ) -> Candidates:
     schema = encoder.schema
@@ -196,7 +188,7 @@ def _predict(
     for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):
         stop = min(start + batch_size, len(frame))
         exclude = None
-        if isinstance(seen, IdLists):
+        if seen is not None:
             offsets = seen.offsets[start : stop + 1]
             exclude = seen.values[offsets[0] : offsets[-1]], offsets - offsets[0]
         found = encoder(features, training=False, exclude=exclude, **options)

@@ -150,7 +150,7 @@ def test_what_is_no_saved_tower(tower_path, tmp_path):
         (
             USERS.assign(user_id=USERS["user_id"].where(USERS["user_id"] != 3).astype("Int64")),
             ValueError,
-            "'user_id': expected no nulls, got one in row 3",
+            "'user_id': expected no nulls, got 1, first in row 3",
         ),
         (USERS.assign(user_id=0.5), TypeError, "'user_id': expected int64, got float64"),
         (USERS.assign(user_id=np.uint64(2**63)), ValueError, "expected values that fit in int64"),

@@ -1,0 +1,84 @@
+"""What a frame is asked: the options of a search over frames, and its queries, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from merlin_poeem.arrays import Float32
+from merlin_poeem.frames.columns import read_id_lists, read_vectors
+from merlin_poeem.frames.results import Form, check_form, query_ids_of
+from merlin_poeem.quantization.params import positive_int
+from merlin_poeem.search.item_set import ItemFilter, ItemSet
+from merlin_poeem.search.ragged import Candidates
+from merlin_poeem.search.searcher import Searcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """The arguments of :func:`~merlin_poeem.search_frame`, which says what each means.
+
+    Raises ``TypeError`` or ``ValueError`` on a ``k`` below 1 or an unknown ``form``; what only an
+    index or a frame can tell is checked with it.
+    """
+
+    k: int
+    vectors: str | Sequence[str] = "embedding"
+    query_id: str | None = None
+    exclude: str | ItemSet | None = None
+    allow: str | ItemSet | None = None
+    n_probes: int | None = None
+    form: Form = "long"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", positive_int("k", self.k))
+        check_form(self.form)
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """The queries of a frame, in NumPy or, of a cuDF frame for a device, in CuPy."""
+
+    vectors: Float32
+    """(n, dim) float32, raw."""
+    exclude: ItemFilter | None
+    allow: ItemFilter | None
+    name: str
+    """Of the column that identifies the queries in the results."""
+    ids: Any
+    """(n,), an index or a column of the frame."""
+
+    @classmethod
+    def read(
+        cls,
+        frame: Any,
+        options: SearchOptions,
+        dim: int,
+        *,
+        on_device: bool = False,
+        vectors: Float32 | None = None,
+    ) -> Queries:
+        """What ``options`` name in ``frame``; ``vectors`` stand in for its column of them.
+
+        Raises ``TypeError`` or ``ValueError`` as :func:`~merlin_poeem.search_frame` does of
+        columns.
+        """
+        name, ids = query_ids_of(frame, options.query_id, options.form)
+        if vectors is None:
+            vectors = read_vectors(frame, options.vectors, dim=dim, on_device=on_device)
+        exclude, allow = (
+            read_id_lists(frame, given, on_device=on_device) if isinstance(given, str) else given
+            for given in (options.exclude, options.allow)
+        )
+        return cls(vectors, exclude, allow, name, ids)
+
+    def search(self, searcher: Searcher, options: SearchOptions) -> Candidates:
+        """Their candidates: :meth:`Searcher.search`."""
+        return searcher.search(
+            self.vectors,
+            k=options.k,
+            n_probes=options.n_probes,
+            exclude=self.exclude,
+            allow=self.allow,
+        )
