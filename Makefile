@@ -46,7 +46,7 @@ help: ## list the tasks
 demo_tutorial       = workflows.poeem_tutorial --seed $(SEED)
 demo_movielens-100k = workflows.movielens --variant 100k $(if $(DATA),--data "$(DATA)")
 demo_movielens-1m   = workflows.movielens --variant 1m $(if $(DATA),--data "$(DATA)")
-demo_gowalla        = workflows.gowalla_towers --seed $(SEED) $(if $(DATA),--data "$(DATA)",$(error DATA=: expected the folder of the LightGCN split, train.txt.gz and test.txt.gz))
+demo_gowalla        = workflows.gowalla --seed $(SEED) $(if $(DATA),--data "$(DATA)",$(error DATA=: expected the folder of the LightGCN split, train.txt.gz and test.txt.gz))
 demo_aliccp-sim     = workflows.aliccp --rows $(ROWS) --seed $(SEED)
 
 .PHONY: demo
@@ -107,7 +107,7 @@ COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command '
 .PHONY: requirements
 requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--upgrade]
 	$(COMPILE) --python-version 3.10 --universal requirements/tools.in -o requirements/tools.txt
-	$(COMPILE) --python-version 3.10 --python-platform x86_64-unknown-linux-gnu \
+	$(COMPILE) --python-version 3.10 --universal \
 		pyproject.toml --extra train --extra systems --extra dask --extra cpu requirements/merlin.in -o requirements/merlin.txt
 	$(COMPILE) --python-version 3.12 --universal \
 		pyproject.toml --extra dask --extra cpu requirements/current.in -o requirements/current.txt

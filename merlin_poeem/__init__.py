@@ -17,8 +17,7 @@ from merlin_poeem.quantization.params import IVFPQParams
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import Searcher, open_searcher
-
-__version__ = "0.1.0.dev0"
+from merlin_poeem.version import __version__ as __version__
 
 __all__ = [
     "Candidates",

@@ -33,6 +33,7 @@ from merlin_poeem.index.stored_files import (
     is_file_of_index,
     read_header,
 )
+from merlin_poeem.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,8 +125,6 @@ def _arrays_of(index: Index) -> dict[str, NDArray[Any]]:
 
 
 def _created() -> dict[str, str]:
-    from merlin_poeem import __version__  # here, because the package imports this module
-
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"library": "merlin-poeem", "version": __version__, "time": now}
 
