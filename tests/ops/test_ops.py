@@ -31,8 +31,6 @@ from merlin_poeem.ops import AssignCodes, RetrieveCandidates
 from tests.blocks.model import test_two_tower as towers
 from tests.index_factories import random_id_lists, random_index, random_queries
 
-pytestmark = pytest.mark.left
-
 N, K = 30, 5
 
 

@@ -15,8 +15,6 @@ from merlin_poeem import Index, Searcher
 from tests.search import test_contract as contract
 from tests.systems.served import ServedSearcher
 
-pytestmark = pytest.mark.left
-
 test_item_set_is_its_ids_for_every_query = contract.test_item_set_is_its_ids_for_every_query
 test_sets_that_leave_all_or_nothing = contract.test_sets_that_leave_all_or_nothing
 test_duplicate_codes_come_by_id = contract.test_duplicate_codes_come_by_id

@@ -30,8 +30,6 @@ from tests.systems.served import flat
 from tests.systems.toy import DIM, ITEMS, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp
 from tests.systems.triton import Server, TritonModelException
 
-pytestmark = pytest.mark.left
-
 K = 5
 SEEN = [np.arange(user % 7 * 20) for user in range(N_USERS)]
 

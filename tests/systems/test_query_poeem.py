@@ -35,8 +35,6 @@ from tests.systems.served import (
     vector_schema,
 )
 
-pytestmark = pytest.mark.left
-
 N_QUERIES, K = 12, 7
 
 
@@ -259,7 +257,11 @@ def test_an_index_that_was_replaced_is_not_exported(index, index_path, tmp_path)
         ({"k": np.array([1, 2, 3])}, ValueError, "k: expected 2 values, one a row, or one for all"),
         ({"n_probes": np.array([1, 9])}, ValueError, "at most n_lists = 8, got 9"),
         ({"seen": flat([[1]], 1)}, ValueError, "exclude: expected 2 lists, one a query; got 1"),
-        ({"seen": flat([[1.5], []], 2)}, TypeError, "column 'seen': expected integers, got float64"),
+        (
+            {"seen": flat([[1.5], []], 2)},
+            TypeError,
+            "column 'seen': expected integers, got float64",
+        ),
         (
             {"in_stock": np.zeros((2, 3), np.int64)},
             ValueError,

@@ -20,9 +20,14 @@ import tensorflow as tf
 from merlin.io import Dataset
 from merlin.schema import Tags
 
-from merlin_poeem.blocks.export.export import check_columns, encode_items, tagged_column
-from merlin_poeem.blocks.model.fingerprint import INFO_KEY, tower_fingerprints
-from merlin_poeem.blocks.model.towers import find_quantizer, item_tower_of
+from merlin_poeem.blocks.export.export import (
+    check_columns,
+    checked_info,
+    encode_items,
+    index_of,
+    tagged_column,
+)
+from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.distributed.checks import meta_of
 from merlin_poeem.distributed.encode import codes_frame, item_codes_of
 from merlin_poeem.index.index import Index
@@ -82,21 +87,14 @@ def export_index_ddf(
     process holds the codes of all items, and no vectors. Parameters and errors as of
     :func:`encode_items_ddf` and ``export_index``.
     """
-    info = dict(info or {})
-    if INFO_KEY in info:
-        raise ValueError(f"info: expected no key {INFO_KEY!r}, which is written here, got {info}")
+    info = checked_info(info)
     saved = _Saved.at(model_path)
     codes = _encode(saved, items, batch_size, id_column).compute()
     if not len(codes):
         raise ValueError("items: expected at least one row, got none")
     item_codes = item_codes_of(codes.drop_duplicates("item_id"))
-    model = _open(saved)
-    quantizer = find_quantizer(model)
-    info[INFO_KEY] = tower_fingerprints(model)
-    index = Index.from_codes(
-        quantizer.params, quantizer.quantization(), item_codes, item_table=item_table, info=info
-    )
-    return index.with_n_probes(n_probes)
+    towers = Towers.of(_open(saved))
+    return index_of(towers, item_codes, n_probes=n_probes, item_table=item_table, info=info)
 
 
 @dataclass(frozen=True)
@@ -115,11 +113,11 @@ class _Saved:
 def _encode(saved: _Saved, items: Any, batch_size: int, id_column: str | None) -> Any:
     ddf = items.to_ddf() if isinstance(items, Dataset) else items
     meta, batch_size = meta_of(ddf), positive_int("batch_size", batch_size)
-    model = _open(saved)
-    schema = item_tower_of(model).schema
+    towers = Towers.of(_open(saved))
+    schema = towers.item.schema
     id_column = id_column or tagged_column(schema, Tags.ITEM_ID)
     check_columns(meta, [*schema.column_names, id_column])
-    params = find_quantizer(model).params
+    params = towers.quantizer.params
     return ddf.map_partitions(
         _encode_partition, saved, batch_size, id_column, params, meta=_no_codes(params)
     ).clear_divisions()

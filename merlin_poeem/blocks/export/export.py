@@ -17,19 +17,15 @@ import tensorflow as tf
 from merlin.io import Dataset
 from merlin.schema import Schema, Tags
 
-from merlin_poeem.arrays import Float32, Int64, as_item_ids, as_vectors
+from merlin_poeem.arrays import Float32, Int64, as_vectors
 from merlin_poeem.blocks.model.fingerprint import (
     INFO_KEY,
     check_fresh,
+    fingerprints_of,
     tower_fingerprint,
-    tower_fingerprints,
 )
-from merlin_poeem.blocks.model.towers import (
-    find_quantizer,
-    has_quantizer,
-    item_tower_of,
-    query_tower_of,
-)
+from merlin_poeem.blocks.model.towers import Towers, query_tower_of
+from merlin_poeem.frames.columns import read_ids
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes
@@ -56,17 +52,10 @@ def export_index(
     :func:`~merlin_poeem.blocks.check_fresh` finds it stale once the model has been
     trained on; ``ValueError`` where ``info`` has that key, ``"fingerprints"``, itself.
     """
-    info = dict(info or {})
-    if INFO_KEY in info:
-        raise ValueError(f"info: expected no key {INFO_KEY!r}, which is written here, got {info}")
-    quantizer = find_quantizer(model)
-    quantization = quantizer.quantization()
-    item_codes = encode_items(model, items, batch_size=batch_size, id_column=id_column)
-    info[INFO_KEY] = tower_fingerprints(model)
-    index = Index.from_codes(
-        quantizer.params, quantization, item_codes, item_table=item_table, info=info
-    )
-    return index.with_n_probes(n_probes)
+    info = checked_info(info)
+    towers = Towers.of(model)
+    item_codes = _encode(towers, items, batch_size, id_column)
+    return index_of(towers, item_codes, n_probes=n_probes, item_table=item_table, info=info)
 
 
 def encode_items(
@@ -93,18 +82,7 @@ def encode_items(
     ValueError
         Columns missing (named), null ids, a quantizer missing or not last in the tower.
     """
-    quantizer = find_quantizer(model)
-    quantization = quantizer.quantization()
-    parts = []
-    with quantizer.float_mode():
-        batches = _tower_batches(
-            item_tower_of(model), items, batch_size, id_column, Tags.ITEM_ID, first_of_each_id=True
-        )
-        for item_ids, vectors in batches:
-            parts.append((item_ids, *coding.encode(quantization, vectors)))
-    if not parts:
-        raise ValueError("items: expected at least one row, got none")
-    return ItemCodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return _encode(Towers.of(model), items, batch_size, id_column)
 
 
 def item_vectors(
@@ -114,11 +92,9 @@ def item_vectors(
 
     For models with a quantizer and without. Parameters and errors as of :func:`encode_items`.
     """
-    tower = item_tower_of(model)
-    with find_quantizer(model).float_mode() if has_quantizer(model) else nullcontext():
-        return _collect(
-            _tower_batches(tower, items, batch_size, id_column, Tags.ITEM_ID, first_of_each_id=True)
-        )
+    towers = Towers.of(model)
+    with towers.quantizer.float_mode() if towers.has_quantizer else nullcontext():
+        return _collect(_item_batches(towers, items, batch_size, id_column))
 
 
 def query_vectors(
@@ -135,17 +111,56 @@ def query_vectors(
     search: a ``StaleIndexError`` where it was exported from another query tower. Errors as of
     :func:`encode_items` and :func:`~merlin_poeem.blocks.check_fresh`.
     """
+    tower = query_tower_of(model)
     if index is not None:
-        check_fresh(index, {"query_tower": tower_fingerprint(query_tower_of(model))})
+        check_fresh(index, {"query_tower": tower_fingerprint(tower)})
     return _collect(
-        _tower_batches(
-            query_tower_of(model),
-            queries,
-            batch_size,
-            id_column,
-            Tags.USER_ID,
-            first_of_each_id=False,
-        )
+        _tower_batches(tower, queries, batch_size, id_column, Tags.USER_ID, first_of_each_id=False)
+    )
+
+
+def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
+    """A copy of ``info``; ``ValueError`` where it has the fingerprints' key."""
+    info = dict(info or {})
+    if INFO_KEY in info:
+        raise ValueError(f"info: expected no key {INFO_KEY!r}, which is written here, got {info}")
+    return info
+
+
+def index_of(
+    towers: Towers,
+    item_codes: ItemCodes,
+    *,
+    n_probes: int,
+    item_table: pd.DataFrame | None,
+    info: dict[str, Any],
+) -> Index:
+    """The index of items that the towers' quantizer encoded, with the towers' fingerprints."""
+    quantizer = towers.quantizer
+    info = {**info, INFO_KEY: fingerprints_of(towers)}
+    index = Index.from_codes(
+        quantizer.params, quantizer.quantization(), item_codes, item_table=item_table, info=info
+    )
+    return index.with_n_probes(n_probes)
+
+
+def _encode(towers: Towers, items: Frames, batch_size: int, id_column: str | None) -> ItemCodes:
+    quantization = towers.quantizer.quantization()
+    with towers.quantizer.float_mode():
+        parts = [
+            (item_ids, *coding.encode(quantization, vectors))
+            for item_ids, vectors in _item_batches(towers, items, batch_size, id_column)
+        ]
+    if not parts:
+        raise ValueError("items: expected at least one row, got none")
+    return ItemCodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _item_batches(
+    towers: Towers, items: Frames, batch_size: int, id_column: str | None
+) -> Iterator[tuple[Int64, Float32]]:
+    return _tower_batches(
+        towers.item, items, batch_size, id_column, Tags.ITEM_ID, first_of_each_id=True
     )
 
 
@@ -173,14 +188,14 @@ def _tower_batches(
     seen: Int64 = np.empty(0, np.int64)
     for frame in partitions(frames):
         check_columns(frame, [*schema.column_names, id_column])
+        ids = read_ids(frame, id_column)
         if first_of_each_id:
-            frame = frame.drop_duplicates(id_column)
-            frame = frame[~frame[id_column].isin(seen)]
+            rows = np.sort(np.unique(ids, return_index=True)[1])
+            rows = rows[~np.isin(ids[rows], seen)]
+            ids, frame = ids[rows], frame.iloc[rows]
+            seen = np.concatenate([seen, ids])
         if not len(frame):
             continue
-        ids = as_item_ids(id_column, frame[id_column].to_numpy())
-        if first_of_each_id:
-            seen = np.concatenate([seen, ids])
         dataset = Dataset(frame[schema.column_names].reset_index(drop=True), schema=schema)
         start = 0
         for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):

@@ -7,22 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from merlin_poeem.blocks.in_graph.state import GraphState
-
-
-class Visits(NamedTuple):
-    """The visits of a block of queries to lists; a visit is a query and one of its probes."""
-
-    lists: tf.Tensor
-    """(n_queries, n_probes) int32, the lists visited."""
-
-    starts: tf.Tensor
-    """(n_queries, n_probes) int32, where a visit's items start among all, list by list."""
-
-    order: tf.Tensor
-    """(n_queries * n_probes,) int32, the visits list by list."""
-
-    n_candidates: tf.Tensor
-    """() int32, items of all visits."""
+from merlin_poeem.blocks.in_graph.visits import Visits
 
 
 class GraphIdLists(NamedTuple):

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from merlin.models.tf.core.prediction import Prediction
 from merlin.models.tf.outputs.topk import TopKLayer
 
-from merlin_poeem.blocks.in_graph.search import (
-    CountedTopK,
-    GraphSearch,
-    request_specs,
-    search_function,
-)
-from merlin_poeem.blocks.in_graph.state import arrays_of, state_specs
+from merlin_poeem.blocks.in_graph.given_ids import GivenIds, values_and_offsets
+from merlin_poeem.blocks.in_graph.relevance import relevance
+from merlin_poeem.blocks.in_graph.search import search_function
+from merlin_poeem.blocks.in_graph.signature import CountedTopK, request_specs
+from merlin_poeem.blocks.in_graph.state import GraphState, arrays_of, state_specs
 from merlin_poeem.blocks.model.fingerprint import DIGITS, INFO_KEY, TOWERS, index_fingerprints
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes, positive_int
-
-IdsGiven: TypeAlias = "tf.RaggedTensor | tf.Tensor | tuple[tf.Tensor, tf.Tensor] | None"
 
 MAX_ITEMS = 2**31 - 2
 
@@ -45,7 +41,7 @@ class IVFPQTopK(TopKLayer):
     under cosine and l2, and 4 more where items share list and codes; and the fingerprints of the
     towers that it was exported from. It is all in variables, saved and restored with the model's.
     Memory in a search is bounded for any number of queries, see
-    :class:`~merlin_poeem.blocks.in_graph.search.GraphSearch`.
+    :mod:`~merlin_poeem.blocks.in_graph.search`.
     """
 
     def __init__(
@@ -90,35 +86,17 @@ class IVFPQTopK(TopKLayer):
             raise ValueError(f"n_items: expected 0 to {MAX_ITEMS}, got {n_items}")
         self.n_items, self.dim, self.n_probes = int(n_items), int(dim), self.params.n_probes
         self.rotates, self.has_twins = bool(rotation), bool(twins)
-        kind = {"rotation": self.rotates, "twins": self.has_twins}
+        specs = state_specs(
+            self.params, self.dim, rotation=self.rotates, twins=self.has_twins, n_items=self.n_items
+        )
         variables = {
-            name: self._variable(name, spec.shape, spec.dtype)
-            for name, spec in state_specs(
-                self.params, self.dim, n_items=self.n_items, **kind
-            ).items()
+            name: self._variable(name, spec.shape, spec.dtype) for name, spec in specs.items()
         }
-        self.state = GraphSearch(self.params, bool(encodes_residual), **variables)
+        self.state = GraphState(self.params, bool(encodes_residual), **variables)
         """The index, as the graph has it."""
         # Not in the config: a checkpoint of another index is then restored with its own.
         self.exported_from = self._variable("exported_from", (len(TOWERS), DIGITS // 2), tf.uint8)
-        # One default of n_probes for all, which the graph has no need of.
-        of_kind = search_function(
-            replace(self.params, n_probes=1),
-            self.dim,
-            encodes_residual=self.state.encodes_residual,
-            **kind,
-        )
-
-        def search(*request: tf.Tensor) -> CountedTopK:
-            state = {name: tf.convert_to_tensor(variable) for name, variable in variables.items()}
-            found: CountedTopK = of_kind(state, *request)
-            return found
-
-        self.search = tf.function(
-            search,
-            autograph=False,
-            input_signature=request_specs(self.dim),
-        )
+        self.search = self._search_of(variables)
         """The state's search in one trace: what a ``tf.saved_model`` of the layer offers."""
 
     @classmethod
@@ -174,8 +152,8 @@ class IVFPQTopK(TopKLayer):
         testing: bool = False,
         k: Any = None,
         n_probes: Any = None,
-        exclude: IdsGiven = None,
-        allow: IdsGiven = None,
+        exclude: GivenIds = None,
+        allow: GivenIds = None,
     ) -> CountedTopK | Prediction:
         """Search for (n_queries, dim) float32 query vectors, raw space.
 
@@ -211,14 +189,14 @@ class IVFPQTopK(TopKLayer):
             inputs,
             k if tf.is_tensor(k) else positive_int("k", k),
             n_probes if tf.is_tensor(n_probes) else check_n_probes(n_probes, self.params.n_lists),
-            *_flat_ids("exclude", exclude, n_queries),
-            *_flat_ids("allow", allow, n_queries),
+            *values_and_offsets("exclude", exclude, n_queries),
+            *values_and_offsets("allow", allow, n_queries),
         )
         shape = (inputs.shape[0], None if tf.is_tensor(k) else k)
         found = CountedTopK(
             tf.ensure_shape(scores, shape), tf.ensure_shape(item_ids, shape), counts
         )
-        return _relevance(found, targets) if testing else found
+        return relevance(found, targets) if testing else found
 
     def compute_output_shape(self, input_shape: tf.TensorShape) -> CountedTopK:
         """(n_queries, k) twice, and (n_queries,)."""
@@ -241,49 +219,22 @@ class IVFPQTopK(TopKLayer):
             del config[name]
         return config
 
+    def _search_of(self, variables: dict[str, tf.Variable]) -> Any:
+        of_kind = search_function(
+            # One default of n_probes for all, which the graph has no need of.
+            replace(self.params, n_probes=1),
+            self.dim,
+            encodes_residual=self.state.encodes_residual,
+            rotation=self.rotates,
+            twins=self.has_twins,
+        )
+
+        def search(*request: tf.Tensor) -> CountedTopK:
+            state = {name: tf.convert_to_tensor(variable) for name, variable in variables.items()}
+            found: CountedTopK = of_kind(state, *request)
+            return found
+
+        return tf.function(search, autograph=False, input_signature=request_specs(self.dim))
+
     def _variable(self, name: str, shape: Any, dtype: Any) -> tf.Variable:
         return self.add_weight(name, shape, dtype=dtype, initializer="zeros", trainable=False)
-
-
-def _flat_ids(name: str, given: Any, n_queries: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Values and offsets, as ``IVFPQTopK.search`` takes them, of what a call was given."""
-    if given is None:
-        return tf.zeros((0,), tf.int64), tf.zeros((1,), tf.int64)
-    if isinstance(given, tuple):
-        values, offsets = (_as_int64(name, part) for part in given)
-        return values, offsets
-    is_ragged = isinstance(given, tf.RaggedTensor)
-    given = _as_int64(name, given)
-    if given.shape.rank != (2 if is_ragged else 1):
-        raise ValueError(
-            f"{name}: expected a ragged (n_queries, None) or a (n_ids,) tensor, got {given.shape}"
-        )
-    if not is_ragged:
-        return given, tf.stack([0, tf.size(given, tf.int64)])
-    n_lists = given.nrows(tf.int64)
-    message = f"{name}: expected as many lists as queries"
-    with tf.control_dependencies([tf.debugging.assert_equal(n_lists, n_queries, message)]):
-        return given.values, tf.cast(tf.identity(given.row_splits), tf.int64)
-
-
-def _as_int64(name: str, given: Any) -> Any:
-    """A tensor, ragged or not, of integers."""
-    given = given if isinstance(given, tf.RaggedTensor) else tf.convert_to_tensor(given)
-    if not given.dtype.is_integer:
-        raise TypeError(f"{name}: expected integers, got {given.dtype.name}")
-    return tf.cast(given, tf.int64)
-
-
-def _relevance(found: CountedTopK, targets: tf.Tensor | None) -> Prediction:
-    """Scores, finite, and whether each place holds the query's target, (n_queries, k) float32."""
-    if targets is None:
-        raise ValueError("targets: expected the item id of each query in evaluation, got None")
-    if isinstance(targets, tf.RaggedTensor):
-        mask = targets._keras_mask.with_row_splits_dtype(targets.row_splits.dtype)
-        targets = tf.ragged.boolean_mask(targets, mask).to_tensor()
-    targets = tf.reshape(tf.cast(targets, tf.int64), (-1, 1))
-    is_result = tf.sequence_mask(found.counts, tf.shape(found.scores)[1])
-    is_target = tf.equal(found.identifiers, targets) & is_result
-    # A loss that multiplied −inf by 0 would be NaN.
-    scores = tf.maximum(found.scores, tf.float32.min)
-    return Prediction(scores, tf.cast(is_target, tf.float32))

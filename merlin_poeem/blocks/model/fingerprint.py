@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 from merlin.models.tf.core.base import ModelContext
 
-from merlin_poeem.blocks.model.towers import item_tower_of, query_tower_of
+from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
 from merlin_poeem.index.index import Index
 
@@ -39,9 +39,14 @@ def tower_fingerprints(model: tf.keras.Model) -> dict[str, str]:
 
     See :func:`tower_fingerprint`; ``TypeError`` for other models.
     """
+    return fingerprints_of(Towers.of(model))
+
+
+def fingerprints_of(towers: Towers) -> dict[str, str]:
+    """:func:`tower_fingerprints` of a model whose towers are found."""
     return {
-        "query_tower": tower_fingerprint(query_tower_of(model)),
-        "item_tower": tower_fingerprint(item_tower_of(model)),
+        "query_tower": tower_fingerprint(towers.query),
+        "item_tower": tower_fingerprint(towers.item),
     }
 
 

@@ -62,7 +62,17 @@ class _StartsIndex(tf.keras.Model):
 class QuantizedRetrievalModel(_StartsIndex, mm.RetrievalModel):
     """What ``QuantizedTwoTowerModel`` returns."""
 
+    @classmethod
+    def of(cls, model: mm.RetrievalModel) -> QuantizedRetrievalModel:
+        """A model of the blocks of ``model``, in its place, by its name."""
+        return cls(*model.blocks, name=model.name)
+
 
 @tf.keras.utils.register_keras_serializable(package="merlin_poeem")
 class QuantizedRetrievalModelV2(_StartsIndex, mm.RetrievalModelV2):
     """What ``QuantizedTwoTowerModelV2`` returns."""
+
+    @classmethod
+    def of(cls, model: mm.RetrievalModelV2) -> QuantizedRetrievalModelV2:
+        """A model of the encoder and output of ``model``, in its place, by its name."""
+        return cls(query=model.encoder, output=model.last, schema=model.schema, name=model.name)

@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from merlin_poeem.blocks.model.fingerprint import INFO_KEY, check_fresh, tower_fingerprints
-from merlin_poeem.blocks.model.towers import find_quantizer
+from merlin_poeem.blocks.model.fingerprint import INFO_KEY, check_fresh, fingerprints_of
+from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.index.index import Index
 
 
@@ -45,12 +45,12 @@ def refresh_queries(
         The quantizer has not started; or the item tower has changed after all, by a table that both
         towers share, a regularizer or batch normalisation: the index then has to be exported anew.
     """
-    quantizer = find_quantizer(model)
-    quantizer.quantization()
-    check_fresh(index, model)
-    with quantizer.frozen(), _trained_with(model, optimizer):
+    towers = Towers.of(model)
+    towers.quantizer.quantization()
+    check_fresh(index, fingerprints_of(towers))
+    with towers.quantizer.frozen(), _trained_with(model, optimizer):
         model.fit(data, **fit_options)
-    fingerprints = tower_fingerprints(model)
+    fingerprints = fingerprints_of(towers)
     if fingerprints["item_tower"] != index.info[INFO_KEY]["item_tower"]:
         raise RuntimeError(
             "item tower: expected it to stay as it is, got other weights: a table that both towers "

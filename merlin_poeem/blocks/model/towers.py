@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import merlin.models.tf as mm
@@ -12,35 +14,51 @@ from merlin_poeem.blocks.model.list_agreement import ListAgreement
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
 
 
+@dataclass(frozen=True)
+class Towers:
+    """The two towers of a model, and the quantizer in them; each is looked for once."""
+
+    query: tf.keras.layers.Layer
+    item: tf.keras.layers.Layer
+
+    @classmethod
+    def of(cls, model: tf.keras.Model) -> Towers:
+        """Of a two-tower model, V1 or V2; ``TypeError`` for other models."""
+        return cls(query_tower_of(model), item_tower_of(model))
+
+    @property
+    def has_quantizer(self) -> bool:
+        """Whether a quantizer is anywhere in the towers, at its place or not."""
+        # Not of the model itself: Keras' state of a compiled model cannot always be walked through.
+        return any(True for tower in (self.query, self.item) for _ in quantizers_in(tower))
+
+    @cached_property
+    def quantizer(self) -> IVFPQQuantizer:
+        """``ValueError`` unless there is exactly one and it is the last layer of the item tower."""
+        in_query = [q.name for q in quantizers_in(self.query)]
+        if in_query:
+            raise ValueError(
+                f"query tower: expected no quantizer, got {', '.join(in_query)}; without an "
+                "item_tower of its own a model copies the query tower: use QuantizedTwoTowerModel"
+            )
+        found = list(quantizers_in(self.item))
+        if len(found) != 1:
+            raise ValueError(f"item tower: expected one IVFPQQuantizer, got {len(found)}")
+        quantizer, last = found[0], last_layer(self.item)
+        if last != quantizer:
+            raise ValueError(
+                f"item tower: expected the quantizer to be the last layer, got {last.name} after "
+                "it; normalise before the quantizer, not with l2_normalization=True or post="
+            )
+        return quantizer
+
+
 def find_quantizer(model: tf.keras.Model) -> IVFPQQuantizer:
     """The quantizer of a model, however it was attached.
 
     Raises ``ValueError`` unless there is exactly one and it is the last layer of the item tower.
     """
-    in_query = [q.name for q in quantizers_in(query_tower_of(model))]
-    if in_query:
-        raise ValueError(
-            f"query tower: expected no quantizer, got {', '.join(in_query)}; without an item_tower "
-            "of its own a model copies the query tower: use QuantizedTwoTowerModel"
-        )
-    item_tower = item_tower_of(model)
-    found = list(quantizers_in(item_tower))
-    if len(found) != 1:
-        raise ValueError(f"item tower: expected one IVFPQQuantizer, got {len(found)}")
-    quantizer, last = found[0], last_layer(item_tower)
-    if last != quantizer:
-        raise ValueError(
-            f"item tower: expected the quantizer to be the last layer, got {last.name} after it; "
-            "normalise before the quantizer, not with l2_normalization=True or post="
-        )
-    return quantizer
-
-
-def has_quantizer(model: tf.keras.Model) -> bool:
-    """Whether a quantizer is anywhere in the model, at its place or not."""
-    # Not of the model itself: Keras' state of a compiled model cannot always be walked through.
-    towers = (query_tower_of(model), item_tower_of(model))
-    return any(True for tower in towers for _ in quantizers_in(tower))
+    return Towers.of(model).quantizer
 
 
 def item_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:

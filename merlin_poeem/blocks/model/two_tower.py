@@ -62,16 +62,14 @@ def QuantizedTwoTowerModel(
         prediction_tasks = mm.ItemRetrievalTask(schema, list(samplers), post_logits=scaling)
     elif logits_temperature != 1 or samplers:
         raise ValueError("logits_temperature, samplers: expected none beside prediction_tasks")
-    model: QuantizedRetrievalModel = mm.TwoTowerModel(
+    model = mm.TwoTowerModel(
         schema,
         query_tower=query_tower,
         item_tower=item_tower.connect(quantizer),
         prediction_tasks=prediction_tasks,
         **{**kwargs, "post": _agreement(quantizer)},
     )
-    # As Merlin makes its own special cases of a class.
-    model.__class__ = QuantizedRetrievalModel
-    return model
+    return QuantizedRetrievalModel.of(model)
 
 
 def QuantizedTwoTowerModelV2(
@@ -108,9 +106,9 @@ def QuantizedTwoTowerModelV2(
     if quantizer.params.metric == "cosine":
         query_tower.post = mm.L2Norm()
     candidate_tower.post = quantizer
-    model: QuantizedRetrievalModelV2 = mm.TwoTowerModelV2(query_tower, candidate_tower, **kwargs)
+    towers = query_tower, candidate_tower
+    model = QuantizedRetrievalModelV2.of(mm.TwoTowerModelV2(*towers, **kwargs))
     model.encoder.set_post(_agreement(quantizer))
-    model.__class__ = QuantizedRetrievalModelV2
     return model
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
 
-from merlin_poeem.blocks.quantizer import coarse, health, moving_means, product, warm_start
-from merlin_poeem.blocks.quantizer.health import Health, Look
-from merlin_poeem.blocks.quantizer.rotation import procrustes
+from merlin_poeem.blocks.quantizer import health, warm_start
+from merlin_poeem.blocks.quantizer.cells import Cells
+from merlin_poeem.blocks.quantizer.health import Health
+from merlin_poeem.blocks.quantizer.joint import Joint
+from merlin_poeem.blocks.quantizer.phases import Phases
+from merlin_poeem.blocks.quantizer.warmup import UNPLANNED, checked_warmup, planned_steps
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
-
-# The number of warm-up steps of a training whose length has not been told.
-UNPLANNED = -1
 
 
 @tf.keras.utils.register_keras_serializable(package="merlin_poeem")
@@ -119,7 +117,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         if self.params.pq_bits not in TRAINABLE_PQ_BITS:
             raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {pq_bits}")
         self.learns_rotation = bool(rotation)
-        self.warmup = _checked_warmup(warmup)
+        self.warmup = checked_warmup(warmup)
         if sample_size is None:
             sample_size = warm_start.sample_size(n_lists, self.params.pq_book_size)
         self.sample_size = positive_int("sample_size", sample_size)
@@ -142,25 +140,26 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         # Here and not in build: a training is planned before its first batch builds the model.
         first = self.warmup if isinstance(self.warmup, int) else UNPLANNED
         start = tf.keras.initializers.Constant(first)
-        self.warmup_steps = self._state("warmup_steps", (), tf.int64, start)
+        self.warmup_steps = self._variable("warmup_steps", (), tf.int64, start)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Create the variables; ``ValueError`` unless ``pq_dim`` divides the input's width."""
         dim = int(input_shape[-1])
         n_lists, pq_dim = self.params.n_lists, self.params.pq_dim
         books = (pq_dim, self.params.pq_book_size, self.params.pq_len(dim))
-        self.coarse_centroids = self._state("coarse_centroids", (n_lists, dim))
-        self.list_counts = self._state("list_counts", (n_lists,))
-        self.codebook = self._state("codebook", books)
-        self.code_counts = self._state("code_counts", books[:2])
+        self.coarse_centroids = self._variable("coarse_centroids", (n_lists, dim))
+        self.list_counts = self._variable("list_counts", (n_lists,))
+        self.codebook = self._variable("codebook", books)
+        self.code_counts = self._variable("code_counts", books[:2])
         identity = tf.keras.initializers.Identity()
-        self.rotation = self._state("rotation", (dim, dim), initializer=identity)
-        self.sample = self._state("sample", (self.sample_size, dim))
-        self.n_sampled = self._state("n_sampled", (), tf.int64)
-        self.step = self._state("step", (), tf.int64)
-        self.length_at_start = self._state("length_at_start", ())
-        self.is_started = self._state("is_started", (), tf.bool)
-        self.passes_float = self._state("passes_float", (), tf.bool)
+        self.rotation = self._variable("rotation", (dim, dim), initializer=identity)
+        self.sample = self._variable("sample", (self.sample_size, dim))
+        self.n_sampled = self._variable("n_sampled", (), tf.int64)
+        self.step = self._variable("step", (), tf.int64)
+        self.length_at_start = self._variable("length_at_start", ())
+        self.is_started = self._variable("is_started", (), tf.bool)
+        self.passes_float = self._variable("passes_float", (), tf.bool)
+        self._make_parts()
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool = False, testing: bool = False) -> tf.Tensor:
@@ -174,9 +173,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         inputs = self._normalized(inputs)
         if learns:
             with tf.control_dependencies([inputs]):
-                self._advance(tf.stop_gradient(inputs))
+                self._phases.advance(tf.stop_gradient(inputs))
             outputs, loss = tf.cond(
-                self.is_started, lambda: self._joint(inputs), lambda: (inputs, tf.constant(0.0))
+                self.is_started,
+                lambda: self._joint_step(inputs),
+                lambda: (inputs, tf.constant(0.0)),
             )
             self.add_loss(loss)
             return outputs
@@ -192,13 +193,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         """
         if isinstance(self.warmup, int) or (self.built and bool(self.is_started.numpy())):
             return
-        if training_steps is None:
-            raise ValueError(
-                f"{self.name}: warmup = {self.warmup} is a share of a training of unknown length; "
-                "expected steps_per_epoch= in fit, or a number of steps as warmup"
-            )
         before = int(self.step.numpy()) if self.built else 0
-        self.warmup_steps.assign(int(self.warmup * (before + training_steps)))
+        self.warmup_steps.assign(planned_steps(self.warmup, before, training_steps, self.name))
 
     def quantization(self) -> Quantization:
         """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
@@ -210,7 +206,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         """How the lists and codewords serve the latest item vectors; ``RuntimeError`` before the
         start has been made."""
         self._require_start()
-        return Health(**{name: float(value) for name, value in self._look().measures.items()})
+        measures = self._phases.look().measures
+        return Health(**{name: float(value) for name, value in measures.items()})
 
     @contextmanager
     def float_mode(self) -> Iterator[None]:
@@ -240,17 +237,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
 
         Both are (batch, dim), raw space, as the two towers return them.
         """
-
-        def of_lists() -> tf.Tensor:
-            queries_rot = tf.matmul(tf.cast(queries, tf.float32), self.rotation)
-            items_rot = tf.matmul(tf.cast(items, tf.float32), self.rotation)
-            centroids = self.coarse_centroids.read_value()
-            return coarse.disagreement(
-                coarse.soft_lists(items_rot, centroids, self.list_sharpness),
-                coarse.soft_probes(queries_rot, self._probed(centroids), self.list_sharpness),
-            )
-
-        return tf.cond(self.is_started, of_lists, lambda: tf.constant(0.0))
+        return tf.cond(
+            self.is_started,
+            lambda: self._joint.disagreement(queries, items),
+            lambda: tf.constant(0.0),
+        )
 
     def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         """The input's shape."""
@@ -278,6 +269,34 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         del config["dtype"]
         return config
 
+    def _make_parts(self) -> None:
+        """Hand the variables, which stay the layer's for Keras, to what works on them."""
+        self._cells = Cells(
+            self.coarse_centroids, self.list_counts, self.codebook, self.code_counts, self.rotation
+        )
+        self._phases = Phases(
+            name=self.name,
+            warmup=self.warmup,
+            learns_rotation=self.learns_rotation,
+            rotation_interval=self.rotation_interval,
+            seed=self.seed,
+            cells=self._cells,
+            warmup_steps=self.warmup_steps,
+            sample=self.sample,
+            n_sampled=self.n_sampled,
+            step=self.step,
+            length_at_start=self.length_at_start,
+            is_started=self.is_started,
+        )
+        self._joint = Joint(
+            cells=self._cells,
+            metric=self.params.metric,
+            float_share=self.float_share,
+            commitment=self.commitment,
+            balance=self.balance,
+            list_sharpness=self.list_sharpness,
+        )
+
     def _require_start(self) -> None:
         if not self.built or not bool(self.is_started.numpy()):
             steps = int(self.step.numpy()) if self.built else 0
@@ -289,162 +308,20 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
                 f"{self.sample_size} item vectors"
             )
 
-    def _advance(self, vectors: tf.Tensor) -> None:
-        """Count the step, renew the sample, and start or look at it when it is time."""
-        step = self.step.assign_add(1)
-        tf.debugging.assert_greater_equal(
-            self.warmup_steps,
-            tf.constant(0, tf.int64),
-            f"{self.name}: warmup = {self.warmup} is a share of a training of unknown length; "
-            "expected callbacks=[IndexStart()] in fit, or a number of steps as warmup",
+    def _joint_step(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs, loss = self._joint.step(
+            x, keep=self._phases.share_kept(x), seed=self._phases.seed_of_step()
         )
-        kept = vectors[: self.sample_size]
-        n_kept = tf.cast(tf.shape(kept)[0], tf.int64)
-        slots = (self.n_sampled + tf.range(n_kept)) % self.sample_size
-        self.sample.scatter_update(tf.IndexedSlices(kept, slots))
-        n_sampled = self.n_sampled.assign_add(n_kept)
-        is_due = tf.logical_and(step > self.warmup_steps, n_sampled >= self.sample_size)
-        starts = tf.logical_and(is_due, tf.logical_not(self.is_started))
-        tf.cond(starts, lambda: _without_output(self._start), _nothing)
-        looks = tf.logical_and(self.is_started, step % self.rotation_interval == 0)
-        tf.cond(looks, lambda: _without_output(self._renew), _nothing)
+        return self._normalized(outputs), loss
 
-    # A function of its own, so that it is traced once and not in each of the many traces that
-    # Keras makes of a layer when it trains and saves.
-    @tf.function
-    def _start(self) -> None:
-        sample = self.sample.read_value()
-        centroids = warm_start.initial_centroids(sample, self.params.n_lists, self.seed)
-        codebook, rotation = warm_start.initial_codebook(
-            warm_start.residuals_of(sample, centroids),
-            self.params.pq_dim,
-            self.params.pq_book_size,
-            rotate=self.learns_rotation,
-            seed=self.seed,
-        )
-        self.rotation.assign(rotation)
-        self.coarse_centroids.assign(tf.matmul(centroids, rotation))
-        self.codebook.assign(codebook)
-        self.length_at_start.assign(health.mean_length(sample))
-        look = self._look()
-        x_rot = tf.matmul(sample, rotation)
-        self._follow(x_rot, look.list_ids, look.codes, keep=tf.constant(0.0))
-        self.is_started.assign(True)
-        health.report(look.measures, self.name, self.step.read_value())
-
-    @tf.function
-    def _renew(self) -> None:
-        """Report what the sample shows, revive what has died, and solve for the rotation anew."""
-        look = self._look()
-        health.report(look.measures, self.name, self.step.read_value())
-        tf.cond(health.has_dead(look), lambda: self._revive(look), _nothing)
-        if self.learns_rotation:
-            # Nothing of the sample was with the dead: its codes stand for what they stood for.
-            decoded = self._decode(look.list_ids, look.codes)
-            self.rotation.assign(procrustes(self.sample.read_value(), decoded))
-
-    @tf.function
-    def _look(self) -> Look:
-        x_rot = tf.matmul(self.sample, self.rotation)
-        return health.look(x_rot, *self._cells(), self.length_at_start.read_value())
-
-    def _revive(self, look: Look) -> None:
-        x_rot = tf.matmul(self.sample, self.rotation)
-        self._set_cells(*health.revived(look, x_rot, *self._cells(), self._seed_of_step()))
-
-    def _cells(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        lists = self.coarse_centroids.read_value(), self.list_counts.read_value()
-        return *lists, self.codebook.read_value(), self.code_counts.read_value()
-
-    def _set_cells(
-        self, centroids: tf.Tensor, list_counts: tf.Tensor, books: tf.Tensor, code_counts: tf.Tensor
-    ) -> None:
-        self.coarse_centroids.assign(centroids)
-        self.list_counts.assign(list_counts)
-        self.codebook.assign(books)
-        self.code_counts.assign(code_counts)
+    def _reconstruct(self, vectors: tf.Tensor) -> tf.Tensor:
+        """x̂ of (n, dim) vectors, raw space both."""
+        return self._normalized(self._cells.reconstruct(vectors))
 
     def _normalized(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.math.l2_normalize(vectors, 1) if self.params.metric == "cosine" else vectors
 
-    def _probed(self, centroids: tf.Tensor) -> tf.Tensor:
-        """Centroids as a search scores them: for cosine normalised, else in units of their mean."""
-        if self.params.metric == "cosine":
-            return tf.math.l2_normalize(centroids, 1)
-        return centroids / (tf.reduce_mean(tf.norm(centroids, axis=1)) + 1e-9)
-
-    def _reconstruct(self, vectors: tf.Tensor) -> tf.Tensor:
-        """x̂ of (n, dim) vectors, raw space both."""
-        decoded = self._decode(*self._encode(tf.matmul(vectors, self.rotation)))
-        return self._normalized(tf.matmul(decoded, self.rotation, transpose_b=True))
-
-    def _encode(self, x_rot: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """List ids (n,) and codes (n, pq_dim), int64, of rotated vectors."""
-        list_ids = coarse.nearest_lists(x_rot, self.coarse_centroids)
-        residuals = x_rot - tf.gather(self.coarse_centroids, list_ids)
-        return list_ids, product.nearest_codes(residuals, self.codebook)
-
-    def _decode(self, list_ids: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
-        """Rotated (n, dim) reconstructions."""
-        return tf.gather(self.coarse_centroids, list_ids) + product.decode(codes, self.codebook)
-
-    def _joint(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_rot = tf.matmul(x, self.rotation)
-        fixed = tf.stop_gradient(x_rot)
-        list_ids, codes = self._encode(fixed)
-        decoded = self._decode(list_ids, codes)
-        distortion = tf.reduce_mean(tf.reduce_sum((x_rot - decoded) ** 2, axis=1))
-        lists = coarse.soft_lists(x_rot, self.coarse_centroids, self.list_sharpness)
-        x_hat = tf.matmul(decoded, self.rotation, transpose_b=True)
-        share_kept = 1 - tf.cast(tf.shape(x)[0], x.dtype) / self.sample_size
-        self._follow(fixed, list_ids, codes, keep=tf.maximum(share_kept, 0.0))
-        mixed = x - tf.stop_gradient(self._quantized_rows(x) * (x - x_hat))
-        return self._normalized(
-            mixed
-        ), self.commitment * distortion + self.balance * coarse.imbalance(lists)
-
-    def _follow(
-        self, x_rot: tf.Tensor, list_ids: tf.Tensor, codes: tf.Tensor, *, keep: tf.Tensor
-    ) -> None:
-        """Move centroids and codebook towards the rotated (n, dim) vectors that they encoded."""
-        residuals = x_rot - tf.gather(self.coarse_centroids, list_ids)
-        centroids, list_counts = moving_means.follow(
-            self.coarse_centroids, self.list_counts, x_rot, list_ids, keep
-        )
-        codebook, code_counts = product.follow(
-            self.codebook, self.code_counts, residuals, codes, keep
-        )
-        self._set_cells(centroids, list_counts, codebook, code_counts)
-
-    def _quantized_rows(self, x: tf.Tensor) -> tf.Tensor:
-        """(batch, 1) float: 0 for the rows that pass unquantized in this step, 1 for the others."""
-        draws = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed=self._seed_of_step())
-        return tf.cast(draws >= self.float_share, x.dtype)
-
-    def _seed_of_step(self) -> tf.Tensor:
-        return tf.stack([tf.cast(self.seed, tf.int64), self.step.read_value()])
-
-    def _state(
+    def _variable(
         self, name: str, shape: tuple[int, ...], dtype: Any = tf.float32, initializer: Any = "zeros"
     ) -> tf.Variable:
         return self.add_weight(name, shape, dtype=dtype, initializer=initializer, trainable=False)
-
-
-def _checked_warmup(warmup: float) -> float:
-    """An int of at least 0, or a float from 0 to below 1; else ``ValueError`` or ``TypeError``."""
-    is_steps = isinstance(warmup, numbers.Integral)
-    if isinstance(warmup, bool) or not isinstance(warmup, numbers.Real):
-        raise TypeError(f"warmup: expected a number, got {type(warmup).__name__}")
-    if not 0 <= warmup < (math.inf if is_steps else 1):
-        raise ValueError(
-            f"warmup: expected a share from 0.0 to below 1, or at least 0 steps, got {warmup}"
-        )
-    return int(warmup) if is_steps else float(warmup)
-
-
-def _without_output(function: Callable[[], Any]) -> None:
-    function()
-
-
-def _nothing() -> None:
-    return None

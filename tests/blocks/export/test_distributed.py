@@ -24,8 +24,6 @@ from merlin_poeem.blocks.export.distributed import (
 from merlin_poeem.distributed import shard_index
 from tests.blocks.model import test_two_tower as towers
 
-pytestmark = pytest.mark.left
-
 N_ITEMS = towers.N_ITEMS
 
 

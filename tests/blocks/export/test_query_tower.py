@@ -26,8 +26,6 @@ from merlin_poeem.blocks.export.query_tower import (
 from merlin_poeem.blocks.model.fingerprint import tower_fingerprints
 from tests.systems.toy import DIM, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp
 
-pytestmark = pytest.mark.left
-
 
 def v1():
     return mm.TwoTowerModel(SCHEMA, mlp())

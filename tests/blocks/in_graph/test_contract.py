@@ -20,8 +20,6 @@ from merlin_poeem.ops import RetrieveCandidates
 from tests.search import test_contract as contract
 from tests.search.test_contract import *  # noqa: F403
 
-pytestmark = pytest.mark.left
-
 # Of the right half's backends; test_any_search_in_tensorflow and test_any_search_once_saved follow.
 del test_any_search  # noqa: F821
 

@@ -25,8 +25,6 @@ from merlin_poeem.search.ragged import Candidates, IdLists
 from tests.index_factories import random_id_lists, random_index, random_queries
 from tests.search import test_contract as contract
 
-pytestmark = pytest.mark.left
-
 N_USERS, K = 40, 5
 SCHEMA = Schema(
     [
@@ -108,7 +106,7 @@ def test_queries_in_several_blocks(monkeypatch):
     index = random_index("cosine", n_lists=9)
     queries, lists = random_queries(index, 23), random_id_lists(index, 23, 50)
     searcher = TensorFlowSearcher(index)
-    assert searcher.layer.state._queries_per_block(tf.constant(4), tf.constant(8)) < 6
+    assert graph_search.queries_per_block(searcher.layer.state, tf.constant(4), tf.constant(8)) < 6
     contract.check(searcher, queries, k=4, n_probes=8, exclude=lists, allow=lists[::-1])
 
 
@@ -241,7 +239,7 @@ def test_batch_predict(encoder, index, queries, seen, form):
         ({"n_probes": 9}, ValueError, "at most n_lists = 8, got 9"),
         ({"exclude": "bought"}, ValueError, r"expected the columns \['bought'\]"),
         ({"form": "wide"}, ValueError, "form: expected long or list, got 'wide'"),
-        ({"frames": USERS.assign(user_id=None)}, TypeError, "user_id: expected integers"),
+        ({"frames": USERS.assign(user_id=None)}, ValueError, "'user_id': expected no nulls"),
     ],
 )
 def test_batch_predict_refuses(encoder, change, error, message):

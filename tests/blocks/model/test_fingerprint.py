@@ -35,8 +35,6 @@ from merlin_poeem.search import reference
 from tests.blocks.model import test_two_tower as towers
 from tests.index_factories import random_index
 
-pytestmark = pytest.mark.left
-
 K = 5
 USERS = towers.USERS
 FEATURES = {"user_id": tf.constant(USERS.to_numpy())}

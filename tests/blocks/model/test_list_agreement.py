@@ -8,8 +8,6 @@ from merlin_poeem.blocks import IVFPQQuantizer, find_quantizer
 from merlin_poeem.blocks.quantizer import coarse
 from tests.blocks.model.test_two_tower import make_quantizer, train, v1, v2
 
-pytestmark = pytest.mark.left
-
 CENTROIDS = np.float32([[1, 0], [-1, 0], [0, 1]])
 
 

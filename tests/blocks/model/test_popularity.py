@@ -8,8 +8,6 @@ import tensorflow as tf
 
 from merlin_poeem.blocks import LengthByPopularity
 
-pytestmark = pytest.mark.left
-
 
 class Places(tf.keras.layers.Layer):
     """A tower of one named feature."""

@@ -26,8 +26,6 @@ from tests.blocks.model.test_two_tower import (
 )
 from tests.index_factories import random_index
 
-pytestmark = pytest.mark.left
-
 
 def data():
     return Dataset(interactions(), schema=SCHEMA)

@@ -21,8 +21,6 @@ from tests.blocks.quantizer.test_quantizer import (
     vectors,
 )
 
-pytestmark = pytest.mark.left
-
 SOUND = Health(
     dead_lists=0.0,
     dead_codewords=0.0,
@@ -255,7 +253,7 @@ def trained_index() -> bytes:
 def test_seeded_trainings_repeat_bit_for_bit_in_another_process():
     code = (
         "import sys\n"
-        "from merlin_poeem.blocks import warm_start\n"
+        "from merlin_poeem.blocks.quantizer import warm_start\n"
         "from tests.blocks.quantizer.test_health import trained_index\n"
         "warm_start.ITERATIONS = 4\n"
         "sys.stdout.buffer.write(trained_index())\n"

@@ -18,8 +18,6 @@ from merlin_poeem.blocks.quantizer import (
 )
 from merlin_poeem.quantization import coding
 
-pytestmark = pytest.mark.left
-
 DIM = 8
 
 

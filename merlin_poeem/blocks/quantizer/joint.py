@@ -1,0 +1,79 @@
+"""The joint phase: what a training step returns and loses, while the cells follow its vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+from tensorflow.autograph.experimental import do_not_convert
+
+from merlin_poeem.blocks.quantizer import coarse
+from merlin_poeem.blocks.quantizer.cells import Cells
+from merlin_poeem.quantization.params import Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """A quantizer's joint phase; its numbers are those of the layer."""
+
+    cells: Cells
+    metric: Metric
+    float_share: float
+    commitment: float
+    balance: float
+    list_sharpness: float
+
+    # No branch here depends on a tensor: AutoGraph would rewrite the source, for seconds, in vain.
+    @do_not_convert
+    def step(
+        self, x: tf.Tensor, *, keep: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Outputs (batch, dim) and the loss () of (batch, dim) vectors, raw space.
+
+        The cells follow them, where what came before counts ``keep`` as much; ``seed`` (2,) chooses
+        the rows that pass unquantized.
+        """
+        x_rot = self.cells.rotate(x)
+        fixed = tf.stop_gradient(x_rot)
+        list_ids, codes = self.cells.encode(fixed)
+        decoded = self.cells.decode(list_ids, codes)
+        distortion = tf.reduce_mean(tf.reduce_sum((x_rot - decoded) ** 2, axis=1))
+        lists = coarse.soft_lists(x_rot, self.cells.coarse_centroids, self.list_sharpness)
+        x_hat = self.cells.rotate_back(decoded)
+        self.cells.follow(fixed, list_ids, codes, keep=keep)
+        outputs = straight_through(x, x_hat, quantized_rows(x, self.float_share, seed))
+        return outputs, self.commitment * distortion + self.balance * coarse.imbalance(lists)
+
+    @do_not_convert
+    def disagreement(self, queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """() float32: how seldom items are in the lists that their queries visit.
+
+        Both are (batch, dim), raw space.
+        """
+        queries_rot = self.cells.rotate(tf.cast(queries, tf.float32))
+        items_rot = self.cells.rotate(tf.cast(items, tf.float32))
+        centroids = self.cells.coarse_centroids.read_value()
+        return coarse.disagreement(
+            coarse.soft_lists(items_rot, centroids, self.list_sharpness),
+            coarse.soft_probes(queries_rot, self._probed(centroids), self.list_sharpness),
+        )
+
+    def _probed(self, centroids: tf.Tensor) -> tf.Tensor:
+        """Centroids as a search scores them: for cosine normalised, else in units of their mean."""
+        if self.metric == "cosine":
+            return tf.math.l2_normalize(centroids, 1)
+        return centroids / (tf.reduce_mean(tf.norm(centroids, axis=1)) + 1e-9)
+
+
+def straight_through(x: tf.Tensor, x_hat: tf.Tensor, is_quantized: tf.Tensor) -> tf.Tensor:
+    """(batch, dim): ``x_hat`` in the rows where ``is_quantized`` (batch, 1) is 1, ``x`` where 0.
+
+    The gradient goes to ``x`` in all of them, as if nothing had been quantized.
+    """
+    return x - tf.stop_gradient(is_quantized * (x - x_hat))
+
+
+def quantized_rows(x: tf.Tensor, float_share: float, seed: tf.Tensor) -> tf.Tensor:
+    """(batch, 1) float: 0 for the rows that pass unquantized in this step, 1 for the others."""
+    draws = tf.random.stateless_uniform([tf.shape(x)[0], 1], seed=seed)
+    return tf.cast(draws >= float_share, x.dtype)

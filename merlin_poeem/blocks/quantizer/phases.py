@@ -1,0 +1,143 @@
+"""The phases of a quantizer in training: it samples vectors, starts from them, and is renewed.
+
+All of it happens in the training graph, by the layer's own variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.autograph.experimental import do_not_convert
+
+from merlin_poeem.blocks.quantizer import health, warm_start
+from merlin_poeem.blocks.quantizer.cells import Cells
+from merlin_poeem.blocks.quantizer.health import Look
+from merlin_poeem.blocks.quantizer.rotation import procrustes
+from merlin_poeem.blocks.quantizer.warmup import require_planned
+
+
+@dataclass(frozen=True, eq=False)
+class Phases:
+    """Where a quantizer is in its training, and what happens to its cells from phase to phase."""
+
+    name: str
+    """Of the layer, for what is reported."""
+
+    warmup: float
+    learns_rotation: bool
+    rotation_interval: int
+    seed: int
+    """These four as of the layer."""
+
+    cells: Cells
+
+    warmup_steps: tf.Variable
+    """() int64, steps before the start, or ``UNPLANNED``."""
+
+    sample: tf.Variable
+    """(sample_size, dim) float32, the latest vectors, raw space."""
+
+    n_sampled: tf.Variable
+    """() int64, vectors that came to the sample, those that have left it included."""
+
+    step: tf.Variable
+    """() int64, training steps done."""
+
+    length_at_start: tf.Variable
+    """() float32, mean length of the sample that the start was made from."""
+
+    is_started: tf.Variable
+    """() bool."""
+
+    @do_not_convert
+    def advance(self, vectors: tf.Tensor) -> None:
+        """A training step of (batch, dim) vectors, raw space: count it and sample them.
+
+        When it is time, start, or renew what has been started.
+        """
+        step = self.step.assign_add(1)
+        require_planned(self.warmup_steps, self.warmup, self.name)
+        n_sampled = self._keep(vectors)
+        is_due = tf.logical_and(step > self.warmup_steps, n_sampled >= self._sample_size)
+        starts = tf.logical_and(is_due, tf.logical_not(self.is_started))
+        tf.cond(starts, lambda: _without_output(self._start), _nothing)
+        looks = tf.logical_and(self.is_started, step % self.rotation_interval == 0)
+        tf.cond(looks, lambda: _without_output(self._renew), _nothing)
+
+    def share_kept(self, vectors: tf.Tensor) -> tf.Tensor:
+        """() float32: how much of what came before a batch counts after it."""
+        share = 1 - tf.cast(tf.shape(vectors)[0], vectors.dtype) / self._sample_size
+        return tf.maximum(share, 0.0)
+
+    def seed_of_step(self) -> tf.Tensor:
+        """(2,) int64, another one in each step."""
+        return tf.stack([tf.cast(self.seed, tf.int64), self.step.read_value()])
+
+    # A function of its own, as those below are, so that it is traced once and not in each of the
+    # many traces that Keras makes of a layer when it trains and saves.
+    @tf.function(autograph=False)
+    def look(self) -> Look:
+        """At the sample, and where its vectors lie in the cells."""
+        x_rot = self.cells.rotate(self.sample)
+        return health.look(x_rot, *self.cells.values(), self.length_at_start.read_value())
+
+    @property
+    def _sample_size(self) -> int:
+        return int(self.sample.shape[0])
+
+    def _keep(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Put vectors into the sample, in the places of its oldest; () how many came so far."""
+        kept = vectors[: self._sample_size]
+        n_kept = tf.cast(tf.shape(kept)[0], tf.int64)
+        slots = (self.n_sampled + tf.range(n_kept)) % self._sample_size
+        self.sample.scatter_update(tf.IndexedSlices(kept, slots))
+        return self.n_sampled.assign_add(n_kept)
+
+    @tf.function(autograph=False)
+    def _start(self) -> None:
+        """Make the first cells from the sample."""
+        sample, cells = self.sample.read_value(), self.cells
+        pq_dim, book_size, _ = cells.codebook.shape
+        centroids = warm_start.initial_centroids(sample, cells.coarse_centroids.shape[0], self.seed)
+        codebook, rotation = warm_start.initial_codebook(
+            warm_start.residuals_of(sample, centroids),
+            pq_dim,
+            book_size,
+            rotate=self.learns_rotation,
+            seed=self.seed,
+        )
+        cells.rotation.assign(rotation)
+        cells.coarse_centroids.assign(tf.matmul(centroids, rotation))
+        cells.codebook.assign(codebook)
+        self.length_at_start.assign(health.mean_length(sample))
+        look = self.look()
+        x_rot = tf.matmul(sample, rotation)
+        cells.follow(x_rot, look.list_ids, look.codes, keep=tf.constant(0.0))
+        self.is_started.assign(True)
+        health.report(look.measures, self.name, self.step.read_value())
+
+    @tf.function(autograph=False)
+    def _renew(self) -> None:
+        """Report what the sample shows, revive what has died, and solve for the rotation anew."""
+        look = self.look()
+        health.report(look.measures, self.name, self.step.read_value())
+        tf.cond(health.has_dead(look), lambda: self._revive(look), _nothing)
+        if self.learns_rotation:
+            # Nothing of the sample was with the dead: its codes stand for what they stood for.
+            decoded = self.cells.decode(look.list_ids, look.codes)
+            self.cells.rotation.assign(procrustes(self.sample.read_value(), decoded))
+
+    def _revive(self, look: Look) -> None:
+        x_rot = self.cells.rotate(self.sample)
+        self.cells.assign(*health.revived(look, x_rot, *self.cells.values(), self.seed_of_step()))
+
+
+def _without_output(function: Callable[[], Any]) -> None:
+    function()
+
+
+def _nothing() -> None:
+    return None
