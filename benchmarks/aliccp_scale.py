@@ -23,9 +23,11 @@ import pyarrow.parquet as pq
 
 from merlin_poeem import load_index, open_searcher, save_index, search_frame
 from merlin_poeem.blocks import export_index, query_vectors
-from workflows.aliccp import DEFAULT_PROBES, JUDGED_USERS, Judged, K, test_clicks, train
-from workflows.aliccp_features import make_features
-from workflows.aliccp_simulate import REAL_ITEMS, REAL_USERS, World, write_all
+from workflows.aliccp.features import make_features
+from workflows.aliccp.judging import JUDGED_USERS, K, judged_users, test_clicks
+from workflows.aliccp.simulate import write_all
+from workflows.aliccp.towers import DEFAULT_PROBES, train
+from workflows.aliccp.world import REAL_ITEMS, REAL_USERS, World
 from workflows.comparison import save_rows
 
 COUNTED = ("items", "export", "save")
@@ -95,7 +97,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     if index.n_items != options.items:
         raise RuntimeError(f"index: expected {options.items} items, got {index.n_items}")
     counted = [row for row in stages.rows if row["stage"] in COUNTED]
-    judged = Judged.of(test_clicks(folder), features, JUDGED_USERS, options.seed)
+    judged = judged_users(test_clicks(folder), features, JUDGED_USERS, options.seed)
     users = judged.users[["user_id"]].assign(embedding=list(query_vectors(model, judged.users)[1]))
     del items, index, model
     with stages.stage("search with both"):

@@ -14,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from merlin_poeem import Candidates, Index, open_searcher
+from merlin_poeem import Candidates, Index, IVFPQParams, open_searcher
 from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.convert.faiss import from_faiss
 from merlin_poeem.evaluate import exact_search, items_scanned, list_balance
@@ -50,6 +50,19 @@ class Comparison:
     exclude: Any = None
     """Per query, the ids that are never shown; as of ``Searcher.search``."""
     rows: list[Row] = field(default_factory=list)
+
+    def add_baselines(
+        self, params: IVFPQParams, item_ids: Int64, vectors: Float32, suffix: str = ""
+    ) -> None:
+        """Exact search, and what Faiss builds at the size of ``params`` with and without rotation.
+
+        ``suffix`` ends the names of the methods.
+        """
+        factory = f"IVF{params.n_lists},PQ{params.pq_dim}x{params.pq_bits}"
+        rotated = f"OPQ{params.pq_dim},{factory}"
+        self.add_exact("exact" + suffix, item_ids, vectors)
+        self.add_faiss("Faiss IVF-PQ" + suffix, factory, item_ids, vectors)
+        self.add_faiss("Faiss OPQ+IVF-PQ" + suffix, rotated, item_ids, vectors)
 
     def add_exact(self, method: str, item_ids: Int64, vectors: Float32) -> None:
         """Exact search over float item vectors."""

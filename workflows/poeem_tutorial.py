@@ -19,11 +19,10 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from merlin.io import Dataset
-from merlin.schema import ColumnSchema, Schema, Tags
+from merlin.schema import Schema, Tags
 from numpy.typing import NDArray
 
 from merlin_poeem import Candidates, IdLists
-from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.blocks import (
     IVFPQQuantizer,
     QuantizedTwoTowerModelV2,
@@ -32,7 +31,9 @@ from merlin_poeem.blocks import (
     query_vectors,
 )
 from workflows.comparison import OURS, Comparison
-from workflows.plot import plot_quality
+from workflows.id_column import id_column
+from workflows.results import show_and_save
+from workflows.training import n_steps
 
 VOCABULARY = 10_000
 PAIRS = 1_000_000
@@ -105,19 +106,10 @@ def precision(found: Candidates, table: NDArray[np.bool_]) -> float:
 
 def schema() -> Schema:
     """One user id and one item id, as a Merlin schema."""
-    domain = {"min": 0, "max": VOCABULARY - 1}
     return Schema(
         [
-            ColumnSchema(
-                name,
-                dtype=np.int64,
-                tags=[*tags, Tags.CATEGORICAL],
-                properties={"domain": {**domain, "name": name}},
-            )
-            for name, tags in (
-                ("query", [Tags.USER, Tags.USER_ID]),
-                ("item", [Tags.ITEM, Tags.ITEM_ID]),
-            )
+            id_column("query", VOCABULARY, Tags.USER, Tags.USER_ID),
+            id_column("item", VOCABULARY, Tags.ITEM, Tags.ITEM_ID),
         ]
     )
 
@@ -175,14 +167,9 @@ def train(
         dataset,
         batch_size=batch_size,
         epochs=epochs * looks,
-        steps_per_epoch=None if looks == 1 else n_steps(pairs, batch_size, 1) // looks,
+        steps_per_epoch=None if looks == 1 else n_steps(len(pairs), batch_size, 1) // looks,
         callbacks=list(callbacks),
     )
-
-
-def n_steps(pairs: pd.DataFrame, batch_size: int, epochs: int) -> int:
-    """Training steps in all."""
-    return epochs * -(-len(pairs) // batch_size)
 
 
 def new_quantizer(
@@ -204,7 +191,7 @@ def compare(
 ) -> Comparison:
     """Train, export, search: the rows of the demo's table."""
     tf.keras.utils.set_random_seed(seed)
-    steps = n_steps(pairs, batch_size, epochs)
+    steps = n_steps(len(pairs), batch_size, epochs)
     quantizer = new_quantizer(pq_bits=pq_bits, seed=seed)
     print(f"Training the towers jointly with their index, {steps} steps.")
     model = joint_model(quantizer)
@@ -214,7 +201,7 @@ def compare(
     start = time.perf_counter()
     index = export_index(model, ITEMS)
     seconds = time.perf_counter() - start
-    _add_baselines(comparison, "", item_ids, vectors, pq_bits)
+    comparison.add_baselines(index.params, item_ids, vectors)
     comparison.add_index(OURS, index, seconds)
     if with_plain:
         print("Training the same towers without an index, to build one afterwards.")
@@ -222,7 +209,7 @@ def compare(
         plain = plain_model()
         train(plain, pairs, batch_size=batch_size, epochs=epochs)
         of_plain = comparison_of(plain, seed)
-        _add_baselines(of_plain, " (plain model)", *item_vectors(plain, ITEMS), pq_bits)
+        of_plain.add_baselines(index.params, *item_vectors(plain, ITEMS), " (plain model)")
         comparison.rows.extend(of_plain.rows)
     return comparison
 
@@ -234,15 +221,6 @@ def comparison_of(model: mm.RetrievalModelV2, seed: int) -> Comparison:
     return Comparison(
         queries, K, N_PROBES, lambda found: {"precision_at_100": precision(found, table)}, seed
     )
-
-
-def _add_baselines(
-    comparison: Comparison, suffix: str, item_ids: Int64, vectors: Float32, pq_bits: int
-) -> None:
-    factory = f"IVF{N_LISTS},PQ{PQ_DIM}x{pq_bits}"
-    comparison.add_exact("exact" + suffix, item_ids, vectors)
-    comparison.add_faiss("Faiss IVF-PQ" + suffix, factory, item_ids, vectors)
-    comparison.add_faiss("Faiss OPQ+IVF-PQ" + suffix, f"OPQ{PQ_DIM},{factory}", item_ids, vectors)
 
 
 def main() -> None:
@@ -267,11 +245,8 @@ def main() -> None:
         pq_bits=arguments.pq_bits,
         with_plain=not arguments.without_plain,
     )
-    print(comparison.table())
-    comparison.save(arguments.results / "demo_tutorial.json")
-    picture = arguments.results / "demo_tutorial.png"
-    plot_quality(comparison.rows, "precision_at_100", "Poeem tutorial: 10,000 items", picture)
-    print(f"Saved {picture.with_suffix('.json')} and {picture}")
+    saved = arguments.results / "demo_tutorial"
+    show_and_save(comparison, "precision_at_100", "Poeem tutorial: 10,000 items", saved)
 
 
 if __name__ == "__main__":

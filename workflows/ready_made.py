@@ -20,13 +20,15 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 
-from merlin_poeem import Candidates, IdLists, Index, open_searcher, search_frame
+from merlin_poeem import Candidates, Index, open_searcher, search_frame
 from merlin_poeem.evaluate import agreement, exact_search, recall_at_k
 from merlin_poeem.frames.columns import read_vectors
 from merlin_poeem.frames.items import like_rows, with_items
 from merlin_poeem.frames.ready_made import index_frame, suggest_params, with_vectors
 from workflows.comparison import OURS, Comparison
-from workflows.movielens_data import FOLDERS, MovieLens, download, read
+from workflows.judged import items_of
+from workflows.movielens.data import FOLDERS, MovieLens, read
+from workflows.movielens.download import CACHE, download
 
 DIM = 10
 K = 20
@@ -36,7 +38,6 @@ SHOWN_FILM = 1
 N_GENRES = 10
 N_SEEN = 25
 TASTE = 30
-CACHE = Path("~/.cache/merlin_poeem")
 
 
 def factorise(data: MovieLens, dim: int = DIM, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -106,7 +107,7 @@ def compare(users: pd.DataFrame, films: pd.DataFrame, data: MovieLens, seed: int
     judged = users[users["id"].isin(data.test["user_id"])]
     queries, vectors = read_vectors(judged, "features"), read_vectors(films, "features")
     item_ids = films["id"].to_numpy()
-    relevant, seen = (_films_of(judged, pairs) for pairs in (data.test, data.train))
+    relevant, seen = (items_of(judged["id"], pairs) for pairs in (data.test, data.train))
     exact = exact_search(item_ids, vectors, queries, k=K, exclude=seen)
 
     def quality(found: Candidates) -> dict[str, float]:
@@ -130,7 +131,7 @@ def show(users: pd.DataFrame, films: pd.DataFrame, data: MovieLens, user_id: int
     """What one user may like, who is like them, and films like :data:`SHOWN_FILM`."""
     titled = index_films(films, data.items)
     one = with_vectors(users[users["id"] == user_id])
-    one["seen"] = _films_of(one, data.train).row(0).reshape(1, -1).tolist()
+    one["seen"] = items_of(one["id"], data.train).row(0).reshape(1, -1).tolist()
     searcher = open_searcher(titled)
     liked = search_frame(searcher, one, k=K, vectors="features", query_id="id", exclude="seen")
     # Of vectors whose length is popularity or zeal, the direction tells what is alike.
@@ -177,11 +178,6 @@ def _parser() -> argparse.ArgumentParser:
 def _as_json(ids: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
     features = [json.dumps(row) for row in vectors.astype(np.float32).tolist()]
     return pd.DataFrame({"id": ids, "features": features})
-
-
-def _films_of(users: pd.DataFrame, pairs: pd.DataFrame) -> IdLists:
-    films = pairs.groupby("user_id")["item_id"].apply(np.array)
-    return IdLists.from_rows([films.get(user_id) for user_id in users["id"]])
 
 
 def _lines(found: pd.DataFrame) -> str:

@@ -22,19 +22,24 @@ from benchmarks.quality.trial import Trial, TrialName, save_trial
 from benchmarks.quality.variants import VARIANTS
 from merlin_poeem import IdLists
 from merlin_poeem.blocks import IVFPQQuantizer, export_index, item_vectors, query_vectors
-from workflows import gowalla, gowalla_towers, movielens, movielens_data, poeem_tutorial
+from workflows import poeem_tutorial
 from workflows.comparison import versions
-from workflows.movielens_features import make_features
+from workflows.gowalla import data as gowalla_data
+from workflows.gowalla import towers as gowalla
+from workflows.judged import Judged
+from workflows.movielens import data as movielens_data
+from workflows.movielens import towers as movielens
+from workflows.movielens.features import make_features
 
 WORKFLOWS = {
     "tutorial": poeem_tutorial,
     "movielens-1m": movielens,
-    "gowalla": gowalla_towers,
+    "gowalla": gowalla,
 }
 QUICK_PAIRS = 100_000
 QUICK_SHARE = 8
 Model = tf.keras.Model
-Split = TypeVar("Split", movielens_data.MovieLens, gowalla.CheckIns)
+Split = TypeVar("Split", movielens_data.MovieLens, gowalla_data.CheckIns)
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def movielens_job(data: movielens_data.MovieLens) -> Job:
     """MovieLens' films for the users with test ratings, without those that they have rated."""
     task = movielens
     features = make_features(data)
-    judged = task.Judged.of(data, features)
+    judged = Judged.of(features.users, data.train, data.test, task.K)
     how = {"batch_size": task.BATCH_SIZE, "epochs": task.EPOCHS}
     return Job(
         task.N_LISTS,
@@ -141,19 +146,19 @@ def movielens_job(data: movielens_data.MovieLens) -> Job:
     )
 
 
-def gowalla_job(check_ins: gowalla.CheckIns, seed: int) -> Job:
+def gowalla_job(check_ins: gowalla_data.CheckIns, seed: int) -> Job:
     """Gowalla's places for the users with test visits, without those that they know."""
-    task = gowalla_towers.Task.of(check_ins, seed)
+    task = gowalla.Task.of(check_ins, seed)
     return Job(
-        gowalla_towers.N_LISTS,
-        gowalla_towers.new_quantizer,
-        lambda quantizer: gowalla_towers.joint_model(task, quantizer),
-        lambda: gowalla_towers.plain_model(task),
-        lambda model: gowalla_towers.train(model, task),
-        task.users,
+        gowalla.N_LISTS,
+        gowalla.new_quantizer,
+        lambda quantizer: gowalla.joint_model(task, quantizer),
+        lambda: gowalla.plain_model(task),
+        lambda model: gowalla.train(model, task),
+        task.judged.users,
         task.items,
-        Relevance.of_each(task.relevant),
-        task.seen,
+        Relevance.of_each(task.judged.relevant),
+        task.judged.seen,
     )
 
 
@@ -167,7 +172,7 @@ def make_job(name: TrialName, data: Path | None, quick: bool) -> Job:
         films = movielens_data.read(data, "1m", name.seed)
         return movielens_job(_some_users(films) if quick else films)
     if name.task == "gowalla":
-        check_ins = gowalla.read(data)
+        check_ins = gowalla_data.read(data)
         return gowalla_job(_some_users(check_ins) if quick else check_ins, name.seed)
     raise ValueError(f"task: expected tutorial, movielens-1m or gowalla, got {name.task!r}")
 

@@ -22,10 +22,11 @@ from benchmarks.quality.trial import (  # noqa: E402
     whole_trials,
 )
 from benchmarks.quality.variants import Variant  # noqa: E402
-from workflows import gowalla, gowalla_towers, movielens, movielens_simulate  # noqa: E402
+from workflows.gowalla import simulate as gowalla_simulate  # noqa: E402
+from workflows.gowalla import towers as gowalla  # noqa: E402
+from workflows.movielens import simulate as movielens_simulate  # noqa: E402
+from workflows.movielens import towers as movielens  # noqa: E402
 from workflows.poeem_tutorial import N_LISTS, VOCABULARY, matches, precision  # noqa: E402
-
-pytestmark = pytest.mark.left
 
 TINY = Variant(pq_dim=4, pq_bits=4, options={"sample_size": 1024, "balance": 0.5})
 ARGUMENTS = ["--quick", "--tasks", "tutorial", "--variants", "ours-8", "--seeds", "3"]
@@ -37,7 +38,7 @@ def tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(towers, "QUICK_PAIRS", 6_000)
         patch.setitem(variants.VARIANTS, "ours-8", TINY)
-        patch.setattr(gowalla_towers, "DIM", 16)
+        patch.setattr(gowalla, "DIM", 16)
         patch.setattr(subprocess, "run", run_here)
         yield
 
@@ -98,7 +99,7 @@ def test_a_whole_trial_is_not_trained_again(
 PLAIN = TrialName("gowalla", "plain", 0)
 MAKE_JOB = {
     "movielens": lambda: towers.movielens_job(movielens_simulate.simulate("1m", share=0.005)),
-    "gowalla": lambda: towers.gowalla_job(gowalla.simulate(100, 300), seed=0),
+    "gowalla": lambda: towers.gowalla_job(gowalla_simulate.simulate(100, 300), seed=0),
 }
 
 
@@ -138,9 +139,9 @@ def test_a_model_does_not_depend_on_what_ran_before(plain: tuple[towers.Job, Tri
 @pytest.mark.parametrize("plain", ["gowalla"], indirect=True)
 def test_popular_places_have_longer_vectors(plain: tuple[towers.Job, Trial]) -> None:
     _, trial = plain
-    visits = gowalla.simulate(100, 300).train["item_id"].value_counts()
+    visits = gowalla_simulate.simulate(100, 300).train["item_id"].value_counts()
     logarithms = np.log(visits[trial.item_ids].to_numpy())
-    expected = 1 + gowalla_towers.LENGTH_BY_POPULARITY * (logarithms - logarithms.mean())
+    expected = 1 + gowalla.LENGTH_BY_POPULARITY * (logarithms - logarithms.mean())
     np.testing.assert_allclose(np.linalg.norm(trial.item_vectors, axis=1), expected, rtol=1e-5)
     assert expected.max() > 1.05 * expected.min()
 
@@ -155,7 +156,7 @@ def test_quick_jobs_take_one_user_in_eight(tmp_path: Path) -> None:
 
 def test_gowalla_needs_as_many_users_as_dimensions() -> None:
     with pytest.raises(ValueError, match="expected at least 16 users and places, got 8"):
-        gowalla_towers.Task.of(gowalla.simulate(8, 300))
+        gowalla.Task.of(gowalla_simulate.simulate(8, 300))
 
 
 @pytest.mark.parametrize(

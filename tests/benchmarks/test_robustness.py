@@ -12,8 +12,6 @@ pytest.importorskip("tensorflow")
 
 from benchmarks.robustness import FACTORS, ITEMS_A_CLUSTER, Task, covering_design
 
-pytestmark = pytest.mark.left
-
 
 def test_each_two_values_of_two_factors_meet():
     rows = [asdict(setting) for setting in covering_design()]

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.left
-
 from merlin_poeem.frames.text_index import TextIndex  # noqa: E402
 from workflows import headlines  # noqa: E402
 from workflows.encoders import NNLM, open_encoder  # noqa: E402

@@ -23,8 +23,6 @@ from workflows.poeem_tutorial import (  # noqa: E402
     precision,
 )
 
-pytestmark = pytest.mark.left
-
 
 def pairs_of_the_tutorial(seed: int, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
     """Pair by pair, as one reads the tutorial: three draws, then the digits of each item."""

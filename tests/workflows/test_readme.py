@@ -13,21 +13,15 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from merlin.io import Dataset
-from merlin.schema import ColumnSchema, Schema, Tags
+from merlin.schema import Schema, Tags
 
-pytestmark = pytest.mark.left
+from workflows.id_column import id_column
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 N_USERS, N_ITEMS = 200, 300
 BATCH_SIZE = 128
 # Five epochs of these make a few steps more than the quantizer's warm-up of 1000, and its sample.
 N_PAIRS = 202 * BATCH_SIZE
-
-
-def _column(name: str, size: int, *tags: Tags) -> ColumnSchema:
-    domain = {"min": 0, "max": size - 1, "name": name}
-    tags = (*tags, Tags.CATEGORICAL)
-    return ColumnSchema(name, dtype=np.int64, tags=tags, properties={"domain": domain})
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
@@ -39,8 +33,8 @@ def test_the_example_runs(tmp_path: Path) -> None:
     item_ids = (user_ids + rng.integers(0, 20, N_PAIRS)) % N_ITEMS
     schema = Schema(
         [
-            _column("user_id", N_USERS, Tags.USER, Tags.USER_ID),
-            _column("item_id", N_ITEMS, Tags.ITEM, Tags.ITEM_ID),
+            id_column("user_id", N_USERS, Tags.USER, Tags.USER_ID),
+            id_column("item_id", N_ITEMS, Tags.ITEM, Tags.ITEM_ID),
         ]
     )
     pairs = pd.DataFrame({"user_id": user_ids, "item_id": item_ids})

@@ -17,7 +17,7 @@ from merlin_poeem.frames.columns import read_vectors
 from merlin_poeem.frames.items import like_rows, with_items
 from merlin_poeem.frames.ready_made import index_frame, with_vectors
 from workflows import ready_made, recommend
-from workflows.movielens_data import MovieLens, read
+from workflows.movielens.data import MovieLens, read
 
 faiss = pytest.importorskip("faiss")
 

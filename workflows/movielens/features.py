@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import nvtabular as nvt
 import pandas as pd
-from merlin.dag.ops.subgraph import Subgraph
 from merlin.io import Dataset
 from merlin.schema import Schema
 from nvtabular import ops
 
 from merlin_poeem.arrays import Int64
-from workflows.movielens_data import MovieLens
+from workflows.movielens.data import MovieLens
+from workflows.numbering import item_frequencies, numbered_rows, user_item_workflow
 
 USER_COLUMNS = ["gender", "age", "occupation", "zip"]
 ITEM_COLUMNS = ["year", "genres"]
@@ -46,11 +45,9 @@ def make_workflow(statistics: str) -> nvt.Workflow:
     def numbered(columns: list[str]) -> nvt.WorkflowNode:
         return columns >> ops.Categorify(out_path=statistics)
 
-    user_id = numbered(["user_id"]) >> ops.Rename(name="user") >> ops.TagAsUserID()
-    item_id = numbered(["item_id"]) >> ops.Rename(name="item") >> ops.TagAsItemID()
-    user = user_id + (numbered(USER_COLUMNS) >> ops.TagAsUserFeatures())
-    item = item_id + (numbered(ITEM_COLUMNS) >> ops.TagAsItemFeatures())
-    return nvt.Workflow(Subgraph("user", user) + Subgraph("item", item))
+    return user_item_workflow(
+        numbered(["user_id"]), numbered(USER_COLUMNS), numbered(["item_id"]), numbered(ITEM_COLUMNS)
+    )
 
 
 def make_features(data: MovieLens) -> Features:
@@ -60,23 +57,14 @@ def make_features(data: MovieLens) -> Features:
     with TemporaryDirectory() as statistics:
         workflow = make_workflow(statistics)
         workflow.fit(Dataset(raw, cpu=True))
-        user_rows = _transform(workflow, "user", data.users)
-        item_rows = _transform(workflow, "item", items)
+        user_rows = numbered_rows(workflow, "user", data.users)
+        item_rows = numbered_rows(workflow, "item", items)
     train = data.train.merge(user_rows, on="user_id").merge(item_rows, on="item_id")
     schema = workflow.output_schema
-    size = int(schema["item"].properties["domain"]["max"]) + 1
     return Features(
         schema=schema,
         train=train[schema.column_names],
         users=user_rows,
         items=item_rows,
-        item_frequencies=np.bincount(train["item"], minlength=size),
+        item_frequencies=item_frequencies(schema, train["item"]),
     )
-
-
-def _transform(workflow: nvt.Workflow, subgraph: str, raw: pd.DataFrame) -> pd.DataFrame:
-    """Raw rows as the workflow's numbers, in their order, with the publisher's id beside."""
-    raw = raw.reset_index(drop=True)
-    numbers = workflow.get_subworkflow(subgraph).transform(Dataset(raw, cpu=True)).compute()
-    id_name = f"{subgraph}_id"
-    return numbers.reset_index(drop=True).assign(**{id_name: raw[id_name]})

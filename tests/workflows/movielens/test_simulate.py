@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from workflows.movielens_simulate import SIZES, simulate
+from workflows.movielens.simulate import SIZES, simulate
 
 
 def test_it_has_the_size_of_the_real_set_and_repeats() -> None:

@@ -17,13 +17,13 @@ import nvtabular as nvt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from merlin.dag.ops.subgraph import Subgraph
 from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema
 from nvtabular import ops
 
 from merlin_poeem.arrays import Int64
-from workflows.aliccp_data import write_parquet
+from workflows.aliccp.parquet import write_parquet
+from workflows.numbering import item_frequencies, numbered_rows, user_item_workflow
 
 USER_LISTS = ["user_shops", "user_intentions", "user_brands", "user_categories"]
 USER_VALUES = [
@@ -66,23 +66,11 @@ class Features:
 
     def users(self, raw: pd.DataFrame) -> pd.DataFrame:
         """Raw user rows as the query tower reads them, ``user_id`` beside; unknown ids allowed."""
-        return self._transform("user", raw)
+        return numbered_rows(self.workflow, "user", raw)
 
     def items(self, raw: pd.DataFrame) -> pd.DataFrame:
         """Raw item rows as the item tower reads them, ``item_id`` beside; unknown ids allowed."""
-        return self._transform("item", raw)
-
-    def _transform(self, subgraph: str, raw: pd.DataFrame) -> pd.DataFrame:
-        workflow = self.workflow.get_subworkflow(subgraph)
-        missing = set(workflow.input_schema.column_names) - set(raw.columns)
-        if missing:
-            raise ValueError(
-                f"{subgraph}s: expected the columns {sorted(missing)}, got {list(raw.columns)}"
-            )
-        raw = raw.reset_index(drop=True)
-        numbers = workflow.transform(Dataset(raw, cpu=True)).compute().reset_index(drop=True)
-        id_name = f"{subgraph}_id"
-        return numbers.assign(**{id_name: raw[id_name]})
+        return numbered_rows(self.workflow, "item", raw)
 
 
 def filled(columns: list[str]) -> nvt.WorkflowNode:
@@ -124,12 +112,12 @@ def make_workflow(statistics: Path) -> nvt.Workflow:
     def numbered(columns: nvt.WorkflowNode) -> nvt.WorkflowNode:
         return columns >> ops.Categorify(out_path=str(statistics))
 
-    user_id = numbered(filled(["user_id"])) >> ops.Rename(name="user") >> ops.TagAsUserID()
-    item_id = numbered(filled(["item_id"])) >> ops.Rename(name="item") >> ops.TagAsItemID()
-    user_features = numbered(filled(USER_VALUES)) + numbered(filled_lists(USER_LISTS))
-    user = user_id + (user_features >> ops.TagAsUserFeatures())
-    item = item_id + (numbered(filled(ITEM_COLUMNS)) >> ops.TagAsItemFeatures())
-    return nvt.Workflow(Subgraph("user", user) + Subgraph("item", item))
+    return user_item_workflow(
+        numbered(filled(["user_id"])),
+        numbered(filled(USER_VALUES)) + numbered(filled_lists(USER_LISTS)),
+        numbered(filled(["item_id"])),
+        numbered(filled(ITEM_COLUMNS)),
+    )
 
 
 def make_features(train: Path, work: Path) -> Features:
@@ -148,12 +136,11 @@ def make_features(train: Path, work: Path) -> Features:
         n_train = _write(numbers, workflow.output_schema.column_names, work / "clicks")
     written = sorted((work / "clicks").glob("*.parquet"))
     items = pq.read_table(written, columns=["item"])["item"].to_numpy()
-    size = int(workflow.output_schema["item"].properties["domain"]["max"]) + 1
     return Features(
         workflow=workflow,
         train=work / "clicks",
         n_train=n_train,
-        item_frequencies=np.bincount(items, minlength=size),
+        item_frequencies=item_frequencies(workflow.output_schema, items),
     )
 
 

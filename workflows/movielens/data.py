@@ -5,18 +5,13 @@ All ratings count as positives, whatever their stars: a user chose to watch the 
 
 from __future__ import annotations
 
-import urllib.request
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-URL = "https://files.grouplens.org/datasets/movielens/{name}.zip"
 FOLDERS = {"100k": "ml-100k", "1m": "ml-1m"}
 TEST_SHARE = 0.2
 UNKNOWN_YEAR = 0
@@ -86,62 +81,6 @@ def read(folder: Path, variant: str, seed: int = 0) -> MovieLens:
     return data
 
 
-def download(variant: str, cache: Path) -> Path:
-    """The folder of ``variant`` in ``cache``, fetched from the publisher if it is not there."""
-    name = FOLDERS[variant]
-    folder = cache / name
-    if folder.is_dir():
-        return folder
-    url = URL.format(name=name)
-    archive = cache / f"{name}.zip"
-    cache.mkdir(parents=True, exist_ok=True)
-    print(f"Downloading {url} to {cache}; its README holds the terms of use.")
-    try:
-        _fetch(url, archive)
-    except (URLError, TimeoutError, ConnectionError) as error:
-        raise ConnectionError(
-            f"{url} could not be fetched ({error}); without a network, pass --data FOLDER"
-        ) from error
-    _unpack(archive, cache, name)
-    return folder
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Download with a progress bar; ``path`` appears only when it is whole."""
-    partial = path.with_suffix(".partial")
-    with urllib.request.urlopen(url, timeout=30) as response, partial.open("wb") as out:
-        total = int(response.headers.get("Content-Length", 0))
-        with tqdm(total=total or None, unit="B", unit_scale=True, desc=path.name) as bar:
-            while chunk := response.read(1 << 16):
-                out.write(chunk)
-                bar.update(len(chunk))
-    if total and partial.stat().st_size != total:
-        got = partial.stat().st_size
-        raise ConnectionError(f"expected {total} bytes, got {got}: the connection broke")
-    partial.replace(path)
-
-
-def _unpack(archive: Path, cache: Path, name: str) -> None:
-    """Unpack the files of folder ``name``, which appears only when all are there."""
-    unpacking = cache / f"{name}.unpacking"
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            damaged = packed.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} is damaged")
-            members = [m for m in packed.namelist() if m.startswith(f"{name}/")]
-            if not members:
-                raise zipfile.BadZipFile(f"no {name}/ in it")
-            packed.extractall(unpacking, members)
-    except zipfile.BadZipFile as error:
-        archive.unlink()
-        raise ValueError(
-            f"{archive}: expected a zip file of {name}/, got another ({error}), now removed"
-        ) from error
-    (unpacking / name).replace(cache / name)
-    unpacking.rmdir()
-
-
 def _read_100k(folder: Path, seed: int) -> MovieLens:
     _check_files(folder, ["u.data", "u.item", "u.user"])
     ratings = {"user_id": int, "item_id": int, "rating": int, "timestamp": int}
@@ -206,7 +145,7 @@ def _split(
 def _with_year(films: pd.DataFrame) -> pd.DataFrame:
     """Films with the year that ends their title, as in ``Toy Story (1995)``."""
     year = films["title"].str.extract(r"\((\d{4})\)\s*$", expand=False)
-    return films.assign(year=year.fillna(UNKNOWN_YEAR).astype(np.int64))[
+    return films.assign(year=year.fillna(str(UNKNOWN_YEAR)).astype(np.int64))[
         ["item_id", "title", "year", "genres"]
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from workflows.movielens_data import FOLDERS, GENRES_100K, TEST_SHARE, MovieLens
+from workflows.movielens.data import FOLDERS, GENRES_100K, TEST_SHARE, MovieLens
 
 SIZES = {"100k": (943, 1_682, 100_000), "1m": (6_040, 3_883, 1_000_209)}
 """Users, films and ratings of the real sets."""
@@ -16,7 +16,7 @@ LOYALTY = 0.9
 
 
 def simulate(variant: str, seed: int = 0, share: float = 1.0) -> MovieLens:
-    """As :func:`~workflows.movielens_data.read` gives it, ``share`` of the users and ratings.
+    """As :func:`~workflows.movielens.data.read` gives it, ``share`` of the users and ratings.
 
     Users rate films of the genres that they like, and one in ten of others, popular films more
     often than others; titles are numbers.
