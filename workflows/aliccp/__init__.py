@@ -1,5 +1,5 @@
 """Ali-CCP, read or made up, and two towers that learn its clicks together with their index.
 
 Rows are read by ``raw``, ``samples``, ``parquet`` or, whichever a folder holds, ``rows``; they are
-made up by ``world``, ``impressions`` and ``write_raw``. All come as tables of ``fields.SCHEMA``.
+made up in ``simulation``. All come as tables of ``fields.SCHEMA``.
 """

@@ -31,6 +31,7 @@ from workflows.aliccp.judging import (
 from workflows.aliccp.report import Report
 from workflows.aliccp.rows import import_rows
 from workflows.aliccp.simulate import write_all
+from workflows.aliccp.simulation.world import World, scaled
 from workflows.aliccp.towers import (
     BATCH_SIZE,
     DEFAULT_PROBES,
@@ -40,7 +41,6 @@ from workflows.aliccp.towers import (
     n_lists,
     train,
 )
-from workflows.aliccp.world import World, scaled
 from workflows.comparison import OURS, Comparison
 from workflows.judged import Judged
 from workflows.results import show_and_save

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merlin_poeem.arrays import Int64
-from workflows.aliccp.clicks import best_items
 from workflows.aliccp.features import COLUMNS, USER_COLUMNS, Features
 from workflows.aliccp.parquet import read_parquet
-from workflows.aliccp.world import World
+from workflows.aliccp.simulation.clicks import best_items
+from workflows.aliccp.simulation.world import World
 from workflows.comparison import Comparison
 from workflows.judged import Judged, items_of
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workflows.aliccp.impressions import draw_rows
 from workflows.aliccp.parquet import write_parquet
-from workflows.aliccp.world import World, scaled
-from workflows.aliccp.write_raw import write_raw
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import World, scaled
+from workflows.aliccp.simulation.write_raw import write_raw
 
 
 def write_all(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows.aliccp.world import World
+from workflows.aliccp.simulation.world import World
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ pytest.importorskip("tensorflow")
 from merlin_poeem import load_index
 from workflows.aliccp import __main__ as command
 from workflows.aliccp import towers
-from workflows.aliccp.impressions import draw_rows
-from workflows.aliccp.world import World
-from workflows.aliccp.write_raw import write_raw
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import World
+from workflows.aliccp.simulation.write_raw import write_raw
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ from workflows.aliccp.features import (
     make_features,
 )
 from workflows.aliccp.fields import SCHEMA
-from workflows.aliccp.impressions import draw_rows
 from workflows.aliccp.parquet import write_parquet
 from workflows.aliccp.samples import read_samples
-from workflows.aliccp.world import World
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import World
 
 UNKNOWN = 2
 """NVTabular's number of what the workflow has not been fitted on."""

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from workflows.aliccp.fields import SCHEMA
-from workflows.aliccp.impressions import draw_rows
 from workflows.aliccp.parquet import read_parquet, write_parquet
 from workflows.aliccp.report import Report
-from workflows.aliccp.world import World
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import World
 
 ROWS = 3_000
 

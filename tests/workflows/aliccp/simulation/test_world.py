@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from workflows.aliccp.impressions import draw_rows
 from workflows.aliccp.items import distinct_items
-from workflows.aliccp.world import World, scaled
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import World, scaled
 
 
 def test_the_catalog_agrees_with_the_rows(world: World) -> None:

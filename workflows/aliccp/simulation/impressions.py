@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from workflows.aliccp.clicks import draw_items
 from workflows.aliccp.fields import HEAD, SAMPLE_FIELDS, SCHEMA, USER_FIELDS, list_column
-from workflows.aliccp.groups import Ints
-from workflows.aliccp.mix import mix
-from workflows.aliccp.tastes import FAVOURITES
-from workflows.aliccp.world import FIRST_ID, HISTORIES, World
+from workflows.aliccp.simulation.clicks import draw_items
+from workflows.aliccp.simulation.groups import Ints
+from workflows.aliccp.simulation.mix import mix
+from workflows.aliccp.simulation.tastes import FAVOURITES
+from workflows.aliccp.simulation.world import FIRST_ID, HISTORIES, World
 
 CLICK_SHARE, CONVERSION_SHARE, MISSING_USER_SHARE = 0.04, 0.0053, 0.002
 ROWS_PER_SESSION = 58

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from workflows.aliccp.fields import HEAD, SAMPLE_FIELDS, USER_FIELDS, Field
-from workflows.aliccp.impressions import PARTS, draw_sessions
-from workflows.aliccp.mix import mix
-from workflows.aliccp.world import World
+from workflows.aliccp.simulation.impressions import PARTS, draw_sessions
+from workflows.aliccp.simulation.mix import mix
+from workflows.aliccp.simulation.world import World
 
 
 def write_raw(world: World, n_rows: int, folder: Path, part: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from workflows.aliccp.impressions import draw_rows
 from workflows.aliccp.raw import read_raw
-from workflows.aliccp.world import World
-from workflows.aliccp.write_raw import write_raw
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import World
+from workflows.aliccp.simulation.write_raw import write_raw
 
 ROWS = 3_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflows.aliccp.groups import draw_ranks, rank_share
+from workflows.aliccp.simulation.groups import draw_ranks, rank_share
 
 
 def test_ranks_follow_their_shares() -> None:

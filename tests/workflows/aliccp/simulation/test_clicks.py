@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from merlin_poeem.evaluate import recall_at_k
-from workflows.aliccp.clicks import best_items
-from workflows.aliccp.impressions import draw_rows
-from workflows.aliccp.world import FIRST_ID, World
+from workflows.aliccp.simulation.clicks import best_items
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import FIRST_ID, World
 
 
 def test_the_best_items_are_found_by_counting_clicks() -> None:

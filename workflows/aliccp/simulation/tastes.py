@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflows.aliccp.groups import Groups, Ints, draw_ranks
+from workflows.aliccp.simulation.groups import Groups, Ints, draw_ranks
 
 TASTES = 64
 FAVOURITES = 3

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from workflows.aliccp.groups import Ints, draw_ranks, rank_share
-from workflows.aliccp.tastes import FAVOURITES
-from workflows.aliccp.world import FIRST_ID, World
+from workflows.aliccp.simulation.groups import Ints, draw_ranks, rank_share
+from workflows.aliccp.simulation.tastes import FAVOURITES
+from workflows.aliccp.simulation.world import FIRST_ID, World
 
 FAVOURITE_SHARES = (0.5, 0.3, 0.2)
 KIND_SHARES = (0.4, 0.3, 0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workflows.aliccp.groups import Ints
+from workflows.aliccp.simulation.groups import Ints
 
 
 def mix(numbers: Ints) -> Ints:

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from workflows.aliccp.fields import CATALOG_COLUMNS, FIELDS
-from workflows.aliccp.groups import Groups, Ints
-from workflows.aliccp.mix import mix
-from workflows.aliccp.tastes import (
+from workflows.aliccp.simulation.groups import Groups, Ints
+from workflows.aliccp.simulation.mix import mix
+from workflows.aliccp.simulation.tastes import (
     draw_favourites,
     draw_groups,
     draw_profile,

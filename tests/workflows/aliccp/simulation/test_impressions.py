@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from workflows.aliccp.impressions import draw_rows
-from workflows.aliccp.world import FIRST_ID, World
+from workflows.aliccp.simulation.impressions import draw_rows
+from workflows.aliccp.simulation.world import FIRST_ID, World
 
 
 def test_seeds(world: World) -> None:
