@@ -81,13 +81,13 @@ test: ## both test suites; MERLIN_POEEM_DATA=folder adds the tests on real data
 
 .PHONY: test-merlin
 test-merlin: .venv/merlin/.ready ## the whole suite, in the pinned environment: [PYTEST_ARGS=...]
-	.venv/merlin/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(if $(MARKED),-m "$(MARKED)") $(PYTEST_ARGS)
+	.venv/merlin/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(if $(MARKED),-m "$(MARKED)") $(PYTEST_ARGS)
 
 .PHONY: test-current
 test-current: .venv/tools/.ready ## the half without TensorFlow, on Python 3.12 or newer: [PYTEST_ARGS=...]
 	@if python="$(CURRENT_PYTHON)" && [ -n "$$python" ]; then
 		$(MAKE) --no-print-directory .venv/current/.ready CURRENT_PYTHON="$$python"
-		.venv/current/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+		.venv/current/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	else
 		echo "NOT RUN on Python 3.12 or newer: the half without TensorFlow was tested in the pinned environment only."
 	fi

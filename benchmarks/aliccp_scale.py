@@ -26,8 +26,8 @@ from merlin_poeem.blocks import export_index, query_vectors
 from workflows.aliccp.features import make_features
 from workflows.aliccp.judging import JUDGED_USERS, K, judged_users, test_clicks
 from workflows.aliccp.simulate import write_all
+from workflows.aliccp.simulation.world import REAL_ITEMS, REAL_USERS, World
 from workflows.aliccp.towers import DEFAULT_PROBES, train
-from workflows.aliccp.world import REAL_ITEMS, REAL_USERS, World
 from workflows.comparison import save_rows
 
 COUNTED = ("items", "export", "save")

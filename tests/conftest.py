@@ -6,11 +6,13 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests.device_arrays import make_cupy
+from tests.scheduling import ByFileAndModel, order_of
 
 # The rooms of the half that trains.
 collect_ignore = [] if find_spec("tensorflow") else ["blocks", "ops", "systems"]
@@ -18,6 +20,16 @@ collect_ignore = [] if find_spec("tensorflow") else ["blocks", "ops", "systems"]
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one process, and so do all files that use the toy model."""
+    return ByFileAndModel(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: order_of(str(item.path)))
 
 
 @pytest.fixture

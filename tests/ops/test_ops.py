@@ -28,7 +28,7 @@ from merlin_poeem.blocks import StaleIndexError, export_index, query_vectors
 from merlin_poeem.blocks.export.query_tower import save_query_tower
 from merlin_poeem.blocks.model.towers import query_tower_of
 from merlin_poeem.ops import AssignCodes, RetrieveCandidates
-from tests.blocks.model import test_two_tower as towers
+from tests.blocks import toy
 from tests.index_factories import random_id_lists, random_index, random_queries
 
 N, K = 30, 5
@@ -312,19 +312,19 @@ class TestQueryTower:
     @pytest.fixture(scope="class")
     def saved(self, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         """A trained model, its index and its query tower saved, and what it finds for its users."""
-        model = towers.trained_model(towers.v2)
-        index = export_index(model, towers.ITEMS, n_probes=4)
+        model = toy.trained_model(toy.v2)
+        index = export_index(model, toy.ITEMS, n_probes=4)
         folder = tmp_path_factory.mktemp("towers")
         save_index(index, folder / "index")
         save_query_tower(model, folder / "tower")
-        seen = [list(range(i % 7)) for i in range(len(towers.USERS))]
-        users = towers.USERS.assign(seen=seen, allowed=[list(range(40))] * len(seen))
+        seen = [list(range(i % 7)) for i in range(len(toy.USERS))]
+        users = toy.USERS.assign(seen=seen, allowed=[list(range(40))] * len(seen))
         vectors = list(query_vectors(model, users, index=index)[1])
         filters = {"exclude": "seen", "allow": "allowed"}
         expected = search_frame(
             open_searcher(index), users.assign(embedding=vectors), k=K, form="list", **filters
         )
-        schema = towers.SCHEMA.select_by_name("user_id") + Schema(
+        schema = toy.SCHEMA.select_by_name("user_id") + Schema(
             [
                 ColumnSchema(name, dtype=np.int64, dims=(None, (0, None)))
                 for name in ("seen", "allowed")

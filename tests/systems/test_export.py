@@ -181,7 +181,7 @@ def test_the_backend_is_visible(server):
         ({"n_probes": np.array([5])}, "at most n_lists = 4, got 5"),
         ({"n_probes": np.array([1, 2, 3])}, "n_probes: expected 2 values, one a row"),
         (exclusions([[1]], 1), "exclude: expected 2 lists, one a query; got 1"),
-        ({"age": np.full(2, np.nan, np.float32)}, "query vectors: expected finite values"),
+        ({"age": np.full(2, np.nan, np.float32)}, "column 'query_vector': expected finite values"),
     ],
 )
 def test_errors_reach_the_client(server, repository, change, message):

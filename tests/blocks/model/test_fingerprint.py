@@ -32,11 +32,11 @@ from merlin_poeem.blocks.model.fingerprint import (
     tower_fingerprint,
 )
 from merlin_poeem.search import reference
-from tests.blocks.model import test_two_tower as towers
+from tests.blocks import toy
 from tests.index_factories import random_index
 
 K = 5
-USERS = towers.USERS
+USERS = toy.USERS
 FEATURES = {"user_id": tf.constant(USERS.to_numpy())}
 
 
@@ -48,7 +48,7 @@ only_v1 = pytest.mark.parametrize("trained", ["v1"], indirect=True)
 @pytest.fixture(scope="module", params=["v1", "v2"])
 def trained(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A model whose weights the tests leave as they are, but for the last one."""
-    model = towers.trained_model(getattr(towers, request.param))
+    model = toy.trained_model(getattr(toy, request.param))
     weights = model.get_weights()
     yield model
     model.set_weights(weights)
@@ -56,7 +56,7 @@ def trained(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def index(trained: Any) -> Index:
-    return export_index(trained, towers.ITEMS, n_probes=2, info={"seed": 3})
+    return export_index(trained, toy.ITEMS, n_probes=2, info={"seed": 3})
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_what_cannot_be_compared(trained: Any, index: Index) -> None:
     with pytest.raises(TypeError, match="expected a Merlin two-tower model"):
         check_fresh(index, tf.keras.Sequential())
     with pytest.raises(ValueError, match="info: expected no key 'fingerprints'"):
-        export_index(trained, towers.ITEMS, info={INFO_KEY: {}})
+        export_index(trained, toy.ITEMS, info={INFO_KEY: {}})
 
 
 # --- an encoder of both models -------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_an_index_is_stale_once_the_model_is_trained_on(
     trained: Any, index: Index, encoder: mm.TopKEncoder
 ) -> None:
     exported = index.info[INFO_KEY]
-    data = Dataset(towers.interactions()[:128], schema=towers.SCHEMA)
+    data = Dataset(toy.interactions()[:128], schema=toy.SCHEMA)
     trained.fit(data, batch_size=128, epochs=1, verbose=0)
     now = tower_fingerprints(trained)
     for name in fingerprint.TOWERS:
@@ -220,4 +220,4 @@ def test_an_index_is_stale_once_the_model_is_trained_on(
         top_k_encoder(trained, index)
     with pytest.raises(StaleIndexError, match="from the query tower with"):
         next(batch_predict(encoder, USERS))
-    check_fresh(export_index(trained, towers.ITEMS), trained)
+    check_fresh(export_index(trained, toy.ITEMS), trained)

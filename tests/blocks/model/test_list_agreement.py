@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from merlin_poeem.blocks import IVFPQQuantizer, find_quantizer
 from merlin_poeem.blocks.quantizer import coarse
-from tests.blocks.model.test_two_tower import make_quantizer, train, v1, v2
+from tests.blocks.toy import make_quantizer, train, v1, v2
 
 CENTROIDS = np.float32([[1, 0], [-1, 0], [0, 1]])
 

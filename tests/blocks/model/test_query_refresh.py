@@ -14,7 +14,7 @@ from merlin_poeem.blocks import (
     refresh_queries,
 )
 from merlin_poeem.blocks.quantizer import warm_start
-from tests.blocks.model.test_two_tower import (
+from tests.blocks.toy import (
     ITEMS,
     SCHEMA,
     USERS,

@@ -1,0 +1,50 @@
+"""Which process runs what, and when: files whole, the toy model's in one, the slowest first."""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadFileScheduling
+
+TOY = (
+    "tests/blocks/model/test_two_tower.py",
+    "tests/blocks/model/test_fingerprint.py",
+    "tests/blocks/export/test_distributed.py",
+    "tests/ops/test_ops.py",
+)
+
+# Started first, so that no process is left with one of them at the end.
+SLOWEST = (
+    "search/test_contract.py",
+    "workflows/aliccp/test_command.py",
+    "notebooks/test_notebooks.py",
+    "search/gpu/test_compile.py",
+    "blocks/model/test_two_tower.py",
+    "blocks/model/test_fingerprint.py",
+    "blocks/export/test_distributed.py",
+    "ops/test_ops.py",
+    "blocks/in_graph/test_contract.py",
+    "workflows/movielens/test_command.py",
+    "benchmarks/test_quality_training.py",
+    "blocks/in_graph/test_topk.py",
+    "workflows/test_poeem_tutorial.py",
+    "workflows/test_readme.py",
+    "blocks/quantizer/test_quantizer.py",
+    "blocks/quantizer/test_health.py",
+    "blocks/model/test_query_refresh.py",
+    "systems/test_export.py",
+    "search/gpu/test_mutants.py",
+    "search/gpu/test_sanitizer.py",
+    "search/gpu/test_searcher.py",
+)
+
+
+def order_of(path: str) -> int:
+    """A file's place: those of ``SLOWEST`` first, in their order."""
+    return next((i for i, slow in enumerate(SLOWEST) if path.endswith(slow)), len(SLOWEST))
+
+
+class ByFileAndModel(LoadFileScheduling):
+    """``--dist loadfile``, but for the files of the toy model."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "the toy model" if file in TOY else file
