@@ -117,7 +117,7 @@ requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--
 
 .PHONY: clean
 clean: ## remove the environments and every cache; results/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .emulation .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/tools/.ready: requirements/tools.txt

@@ -18,7 +18,8 @@ from tests import device_frames
 from tests.device_arrays import counting_reads, hidden, share_memory
 from tests.device_frames import peek
 from tests.index_factories import random_id_lists, random_index, random_queries
-from tests.search.gpu.emulation.device import COMPILER, NO_COMPILER, EmulatedDevice
+from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
+from tests.search.gpu.emulation.device import EmulatedDevice
 from tests.search.gpu.openers import StandInDevice
 
 N = 7

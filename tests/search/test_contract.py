@@ -22,7 +22,7 @@ from merlin_poeem.evaluate import exact_search
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search import reference
-from merlin_poeem.search.gpu.plan import MAX_PQ_BITS
+from merlin_poeem.search.gpu.index_shape import MAX_PQ_BITS
 from tests.index_factories import (
     FIRST_ID,
     assert_answers,

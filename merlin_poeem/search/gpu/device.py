@@ -7,29 +7,15 @@ and, in the tests, an emulation on the CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
+from merlin_poeem.search.gpu.card import Card
 from merlin_poeem.search.gpu.kernels import COMPILER_OPTIONS, kernel_source
 
 Replay = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Card:
-    """The limits of a card that a launch has to keep."""
-
-    name: str
-    compute_capability: tuple[int, int]
-    n_multiprocessors: int
-    shared_bytes_per_block: int
-    """The most dynamic shared memory that a block may opt in to."""
-    shared_bytes_per_multiprocessor: int
-    memory_bytes: int
-    """All of the device memory."""
 
 
 class Kernel(Protocol):
@@ -59,7 +45,7 @@ class Device(Protocol):
     card: Card
 
     def kernel(self, file: str, name: str) -> Kernel:
-        """The function ``name`` of ``search/cuda/<file>``; compiled once.
+        """The function ``name`` of ``search/gpu/cuda/<file>``; compiled once.
 
         ``name`` is a C++ name, with its template arguments if it has any: ``scan<16, true, true>``.
         """

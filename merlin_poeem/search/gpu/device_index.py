@@ -13,16 +13,8 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu.device import Device
-from merlin_poeem.search.gpu.plan import (
-    BOOK_ROWS,
-    MAX_CODE_BYTES,
-    MAX_GROUPS,
-    MAX_PQ_BITS,
-    THREADS,
-    WARPS,
-    IndexShape,
-    check_dim,
-)
+from merlin_poeem.search.gpu.index_shape import IndexShape, codes_per_byte, index_shape
+from merlin_poeem.search.gpu.shared_memory import BOOK_ROWS, THREADS, WARPS, check_dim
 from merlin_poeem.search.item_set import ItemSet
 
 UPLOAD_BYTES = 64 << 20
@@ -159,38 +151,6 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
     )
 
 
-def index_shape(index: Index) -> IndexShape:
-    """The sizes of ``index`` on a device; ``ValueError`` names what the kernels support."""
-    params = index.params
-    if params.pq_bits > MAX_PQ_BITS:
-        raise ValueError(
-            f"pq_bits: expected at most {MAX_PQ_BITS} on the GPU, got {params.pq_bits}"
-        )
-    packed = codes_per_byte(params.pq_bits)
-    used_bytes = -(-params.pq_dim // packed)
-    if used_bytes > MAX_CODE_BYTES:
-        raise ValueError(
-            f"pq_dim: expected at most {MAX_CODE_BYTES * packed} on the GPU with "
-            f"pq_bits = {params.pq_bits}, got {params.pq_dim}"
-        )
-    n_groups = int((-(-index.list_sizes // 32)).sum())
-    if n_groups > MAX_GROUPS:
-        raise ValueError(
-            f"index: expected at most {MAX_GROUPS} groups of 32 items, each of one list, on one "
-            f"GPU; got {n_groups} of {index.n_items} items"
-        )
-    return IndexShape(
-        n_items=index.n_items,
-        n_lists=index.n_lists,
-        n_groups=n_groups,
-        dim=index.dim,
-        code_bytes=-(-used_bytes // 4) * 4,
-        byte_len=packed * index.quantization.pq_len,
-        metric=params.metric,
-        largest_list=int(index.list_sizes.max(initial=0)),
-    )
-
-
 def device_bytes(index: Index, shape: IndexShape) -> int:
     """Device memory that opening ``index`` takes at most, what it needs only then included."""
     quantization = index.quantization
@@ -201,11 +161,6 @@ def device_bytes(index: Index, shape: IndexShape) -> int:
     book = 4 * BOOK_ROWS * shape.byte_len * shape.code_bytes
     tables = 2 * quantization.coarse_centroids.nbytes + 16 * shape.n_lists + rotation + 2 * book
     return codes + per_item * shape.n_items + staging + tables
-
-
-def codes_per_byte(pq_bits: int) -> int:
-    """Codes that the index stores in one byte."""
-    return 2 if pq_bits == 4 else 1
 
 
 def byte_codebook(quantization: Quantization) -> Float32:

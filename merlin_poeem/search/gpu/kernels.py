@@ -6,6 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES
+
 FOLDER = Path(__file__).parent / "cuda"
 
 COMPILER_OPTIONS = ("-std=c++17",)
@@ -20,7 +22,7 @@ def scan_name(code_bytes: int, spread: bool, plain: bool) -> str:
 
 @cache
 def kernel_source(file: str) -> str:
-    """The text of ``search/cuda/<file>``, each ``#include "…"`` replaced by that file, once.
+    """The text of ``search/gpu/cuda/<file>``, each ``#include "…"`` replaced by that file, once.
 
     ``#line`` directives let a compiler name the file and line that are meant. One text, so that a
     compiler's cache, which goes by the text, sees a change in an included file.
@@ -30,9 +32,6 @@ def kernel_source(file: str) -> str:
 
 def every_kernel() -> list[tuple[str, str]]:
     """(file, name) of all that opening an index and searching can launch: ``Device.kernel``."""
-    # The plan's module needs the device's, which needs this one.
-    from merlin_poeem.search.gpu.plan import MAX_CODE_BYTES
-
     widths = range(4, MAX_CODE_BYTES + 1, 4)
     return [
         *(("layout.cu", name) for name in ("arrange_codes", "item_terms", "mark_items")),

@@ -5,84 +5,26 @@ Nothing here waits for the device or copies to the host, so that a CUDA graph ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from merlin_poeem.search.gpu.bulk_plan import PRODUCT_DIMS, TILE_ITEMS, BulkPlan
 from merlin_poeem.search.gpu.device import Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex
+from merlin_poeem.search.gpu.filters import NO_FILTERS, Filters
 from merlin_poeem.search.gpu.kernels import scan_name
-from merlin_poeem.search.gpu.plan import (
+from merlin_poeem.search.gpu.plan import PROBE_BYTES, SearchPlan
+from merlin_poeem.search.gpu.results import Results
+from merlin_poeem.search.gpu.shared_memory import (
     BOOK_ROWS,
-    PROBE_BYTES,
-    PRODUCT_DIMS,
     QUERY_TILE,
     THREADS,
-    TILE_ITEMS,
-    BulkPlan,
-    SearchPlan,
     lut_shared_bytes,
     query_warps,
 )
 
 BLOCK = (THREADS,)
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """What the kernels return: arrays on the device, places without a result filled."""
-
-    scores: Any
-    """(n, k) float32, falling; −inf after the last result."""
-    item_ids: Any
-    """(n, k) int64; −1 after the last result."""
-    counts: Any
-    """(n,) int32, results of each query."""
-
-    @classmethod
-    def empty(cls, device: Device, n_queries: int, k: int) -> Results:
-        """Room for the results of ``n_queries``, its content undefined."""
-        xp = device.xp
-        return cls(
-            xp.empty((n_queries, k), np.float32),
-            xp.empty((n_queries, k), np.int64),
-            xp.empty(n_queries, np.int32),
-        )
-
-    def __getitem__(self, queries: slice) -> Results:
-        return Results(self.scores[queries], self.item_ids[queries], self.counts[queries])
-
-
-@dataclass(frozen=True, eq=False)
-class Filters:
-    """What a search must not, or may only, return; each None where there is no such filter."""
-
-    eligible_mask: Any = None
-    """(n_groups,) uint32, a bit an item, for all queries: ``DeviceIndex.eligible_mask``."""
-    exclude_offsets: Any = None
-    """(n + 1,) int64 into ``exclude_ids``."""
-    exclude_ids: Any = None
-    """int64, sorted within each query."""
-    allow_offsets: Any = None
-    allow_ids: Any = None
-
-    def __bool__(self) -> bool:
-        return any(each is not None for each in vars(self).values())
-
-    def __getitem__(self, queries: slice) -> Filters:
-        ends = slice(queries.start, queries.stop + 1)
-        exclude, allow = self.exclude_offsets, self.allow_offsets
-        return Filters(
-            self.eligible_mask,
-            None if exclude is None else exclude[ends],
-            self.exclude_ids,
-            None if allow is None else allow[ends],
-            self.allow_ids,
-        )
-
-
-NO_FILTERS = Filters()
 
 
 class Pipeline:

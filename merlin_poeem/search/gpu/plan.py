@@ -2,100 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from merlin_poeem.quantization.params import Metric
-from merlin_poeem.search.gpu.device import Card
+from merlin_poeem.search.gpu.bulk_plan import (
+    MAX_SORTED_PROBES,
+    BulkPlan,
+    is_bulk_faster,
+    plan_bulk,
+)
+from merlin_poeem.search.gpu.card import MAX_GRID_Y, Card
+from merlin_poeem.search.gpu.index_shape import IndexShape
+from merlin_poeem.search.gpu.rounding import power_of_two, round_up
+from merlin_poeem.search.gpu.shared_memory import (
+    BOOK_ROWS,
+    QUERY_TILE,
+    WARPS,
+    LutLayout,
+    buffer_capacity,
+    check_dim,
+    choose_lut_layout,
+    resident_blocks,
+)
 
-LutLayout = Literal["spread", "compact"]
-
-THREADS = 256
-"""Threads of every block: ``THREADS`` of ``cuda/block.cuh``."""
-WARPS = THREADS // 32
-BOOK_ROWS = 256
-"""Rows of a LUT, one a code byte's value."""
-BANKS = 32
-"""Words of shared memory that are read at once."""
-QUERY_TILE = 8
-"""Queries that ``multiply_table`` takes together: ``TILE`` of ``cuda/tables.cu``."""
 PROBE_BYTES = 24
 """``sizeof(Probe)``, ``cuda/probe.cuh``."""
-
 MAX_K = 2048
-MAX_CODE_BYTES = 64
-MAX_PQ_BITS = 8
-MAX_GROUPS = 2**27 - 1
-"""Rows, 32 a group, are 32-bit numbers in the kernels; the last one stands for no row."""
-
-STATIC_SHARED_BYTES = 4352
-"""The most that a kernel declares for itself; the card's limit holds for both together."""
-RESERVED_SHARED_BYTES = 1024
-"""What CUDA takes of a multiprocessor's shared memory for each block."""
-# Fewer resident blocks than this leave the lookups of one block waiting for its loads.
-MIN_RESIDENT_BLOCKS = 2
-MAX_RESIDENT_BLOCKS = 3
 # A part smaller than this takes longer to start and to merge than to scan.
 MIN_GROUPS_PER_PART = 4 * WARPS
 MAX_PARTS = 64
 # More than a merging block should read.
 MAX_MERGED = 32768
-MAX_SORTED_PROBES = 4096
 # From here on cuBLAS multiplies faster than multiply_table, whose launches CUDA can record.
 LIBRARY_PRODUCT_BATCH = 256
 MAX_CAPTURED_BATCH = 32
-
-# The bulk path: TILE_QUERIES, TILE_ITEMS and ROW_PADDING of cuda/tiles.cu, in which a matrix
-# product of tensor cores takes 16 dimensions, and a row of bf16 2 bytes a dimension.
-TILE_QUERIES, TILE_ITEMS, ROW_PADDING, PRODUCT_DIMS, BF16_BYTES = 64, 128, 8, 16, 2
-BULK_COMPUTE_CAPABILITY = (8, 0)
-# Of a query's lists, the best part is scanned first; it has to hold several times k items, or the
-# threshold that it gives lets too many items of the other lists pass.
-SEED_SHARE = 1 / 16
-SEED_ITEMS_PER_RESULT = 4
-MIN_NOTED, MAX_NOTED = 1024, 65536
-# Instructions of a warp by which the paths are compared, counted in the compiled kernels and not
-# measured on a card: for 32 items of one query in the scan, and of a tile.
-SCAN_INSTRUCTIONS, LOOKUP_INSTRUCTIONS = 40, 3.5
-TILE_INSTRUCTIONS, DECODE_INSTRUCTIONS = 10, 12
-BULK_GAIN = 1.5
-# The second dimension of a grid ends here: multiply_table counts query tiles in it, find_candidates
-# the tiles of a list.
-MAX_GRID_Y = 65535
+# multiply_table counts query tiles in a grid's second dimension.
 MAX_CHUNK = MAX_GRID_Y * QUERY_TILE
 # (query, probe) pairs are 32-bit numbers.
 MAX_PAIRS = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class IndexShape:
-    """The sizes of an index that a plan depends on."""
-
-    n_items: int
-    n_lists: int
-    n_groups: int
-    """Groups of 32 items, each of one list."""
-    dim: int
-    code_bytes: int
-    """Bytes of an item's code on the device: a multiple of 4."""
-    byte_len: int
-    """Dimensions that one code byte stands for."""
-    metric: Metric
-    largest_list: int
-    """Items of the longest list."""
-
-
-@dataclass(frozen=True)
-class BulkPlan:
-    """The bulk path's own sizes."""
-
-    n_seeds: int
-    """Lists of each query that are scanned first."""
-    n_noted: int
-    """Candidates for which a query has room; one with more is scanned."""
-    tile_shared_bytes: int
-    """Dynamic shared memory of a block that finds candidates."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +103,9 @@ def plan_search(
         raise ValueError(f"k: expected at most {MAX_K} on the GPU, got {k}")
     check_dim(card, shape)
     capacity = buffer_capacity(k)
-    buffer_bytes = _round_up(8 * capacity + 2 * k, 16)
+    buffer_bytes = round_up(8 * capacity + 2 * k, 16)
     lut_layout, lut_bytes = choose_lut_layout(card, shape.code_bytes, buffer_bytes)
-    resident = _resident_blocks(card, lut_bytes + buffer_bytes)
+    resident = resident_blocks(card, lut_bytes + buffer_bytes)
     bulk = None if id_lists else plan_bulk(card, shape, k, n_probes)
     if bulk is not None:
         per_query = workspace_bytes_per_query(shape, k, n_probes, 1, bulk)
@@ -178,7 +122,7 @@ def plan_search(
         )
     chunk = max(1, min(batch, workspace_limit // per_query, MAX_CHUNK, MAX_PAIRS // n_probes))
     # The graph is of the batch rounded up, which has to fit whole.
-    rounded = _power_of_two(batch)
+    rounded = power_of_two(batch)
     captured = batch <= MAX_CAPTURED_BATCH and rounded * per_query <= workspace_limit
     return SearchPlan(
         path="scan" if bulk is None else "bulk",
@@ -194,89 +138,6 @@ def plan_search(
         workspace_bytes=chunk * per_query,
         library_products=chunk >= LIBRARY_PRODUCT_BATCH,
         captured_batch=rounded if captured and bulk is None else None,
-    )
-
-
-def plan_bulk(card: Card, shape: IndexShape, k: int, n_probes: int) -> BulkPlan | None:
-    """The bulk path's sizes; None where the card, the dimensions or the search do not allow it."""
-    row = _round_up(shape.dim, PRODUCT_DIMS) + ROW_PADDING
-    tile_shared_bytes = BF16_BYTES * (TILE_QUERIES + TILE_ITEMS) * row
-    fits = tile_shared_bytes + STATIC_SHARED_BYTES <= card.shared_bytes_per_block
-    fits = fits and shape.largest_list <= MAX_GRID_Y * TILE_ITEMS
-    if card.compute_capability < BULK_COMPUTE_CAPABILITY or not fits:
-        return None
-    per_list = max(1.0, shape.n_items / shape.n_lists)
-    n_seeds = max(math.ceil(SEED_SHARE * n_probes), math.ceil(SEED_ITEMS_PER_RESULT * k / per_list))
-    if 2 * n_seeds > n_probes or n_probes > MAX_SORTED_PROBES:
-        return None
-    noted = _power_of_two(math.ceil(2 * k * n_probes / n_seeds))
-    return BulkPlan(n_seeds, min(max(noted, MIN_NOTED), MAX_NOTED), tile_shared_bytes)
-
-
-def is_bulk_faster(shape: IndexShape, queries: int, n_probes: int, bulk: BulkPlan) -> bool:
-    """Whether the bulk path takes ``BULK_GAIN`` times fewer instructions for so many queries."""
-    per_list = queries * n_probes / shape.n_lists
-    if per_list < 1:
-        return False
-    scan = SCAN_INSTRUCTIONS + LOOKUP_INSTRUCTIONS * shape.code_bytes
-    filling = per_list / (TILE_QUERIES * math.ceil(per_list / TILE_QUERIES))
-    decoding = DECODE_INSTRUCTIONS * shape.code_bytes / per_list
-    seeded = bulk.n_seeds / n_probes
-    tiles = TILE_INSTRUCTIONS * (1 + shape.dim / 64) / filling + decoding
-    return BULK_GAIN * (seeded * scan + tiles) < scan
-
-
-def check_dim(card: Card, shape: IndexShape) -> None:
-    """``ValueError`` where ``multiply_table`` cannot hold its queries in a block of this card."""
-    needed = 4 * QUERY_TILE * max(shape.dim, shape.code_bytes * shape.byte_len)
-    if needed > card.shared_bytes_per_block:
-        raise ValueError(
-            f"dim, pq_dim: {shape.dim} dimensions, {shape.byte_len} a code byte, need {needed} "
-            f"bytes of shared memory in a block; {card.name} has {card.shared_bytes_per_block}"
-        )
-
-
-def query_warps(card: Card, dim: int) -> int:
-    """Queries, a warp each, that a block of ``prepare_queries`` has shared memory for."""
-    return max(1, min(WARPS, card.shared_bytes_per_block // (8 * dim)))
-
-
-def buffer_capacity(k: int) -> int:
-    """Pairs that a top-k buffer holds: room for a push of every thread, and for half of k again."""
-    return _power_of_two(max(k + THREADS, k + k // 2))
-
-
-def segment_widths(code_bytes: int) -> list[int]:
-    """Columns of the segments that a LUT row of ``code_bytes`` is cut into: ``code_layout.cuh``."""
-    widths, left = [], code_bytes
-    for width in (32, 16, 8, 4):
-        widths += [width] * (left // width)
-        left %= width
-    return widths
-
-
-def lut_shared_bytes(code_bytes: int, layout: LutLayout) -> int:
-    """Shared memory of one LUT of int32."""
-    widths = segment_widths(code_bytes)
-    columns = BANKS * len(widths) if layout == "spread" else sum(widths)
-    return 4 * BOOK_ROWS * columns
-
-
-def choose_lut_layout(card: Card, code_bytes: int, buffer_bytes: int) -> tuple[LutLayout, int]:
-    """The layout, and its bytes: spread if blocks of it can be resident together, else compact.
-
-    Raises ``ValueError`` where neither fits in a block of this card.
-    """
-    spread = lut_shared_bytes(code_bytes, "spread")
-    if _resident_blocks(card, spread + buffer_bytes) >= MIN_RESIDENT_BLOCKS:
-        return "spread", spread
-    compact = lut_shared_bytes(code_bytes, "compact")
-    if _resident_blocks(card, compact + buffer_bytes):
-        return "compact", compact
-    needed = compact + buffer_bytes + STATIC_SHARED_BYTES
-    raise ValueError(
-        f"pq_dim, k: {code_bytes} code bytes and this k need {needed} bytes of shared memory in a "
-        f"block; {card.name} has {card.shared_bytes_per_block}: use a smaller k or fewer code bytes"
     )
 
 
@@ -298,23 +159,3 @@ def workspace_bytes_per_query(
     parts = (8 * k + 4) * n_parts if n_parts > 1 or bulk is not None else 0
     candidates = 0 if bulk is None else 4 * (bulk.n_noted + n_probes - bulk.n_seeds + 2)
     return rotated + products + lut + probes + parts + candidates
-
-
-def _resident_blocks(card: Card, shared_bytes: int) -> int:
-    """Blocks that a multiprocessor has shared memory for, none if one block may not have so much;
-    no more than use is made of."""
-    whole = shared_bytes + STATIC_SHARED_BYTES
-    if whole > card.shared_bytes_per_block:
-        return 0
-    resident = card.shared_bytes_per_multiprocessor // (whole + RESERVED_SHARED_BYTES)
-    # What one block may have, one multiprocessor has, whatever is reserved there.
-    return min(max(1, resident), MAX_RESIDENT_BLOCKS)
-
-
-def _power_of_two(n: int) -> int:
-    """The lowest power of two that is not below ``n``."""
-    return 1 << max(0, n - 1).bit_length()
-
-
-def _round_up(n: int, step: int) -> int:
-    return -(-n // step) * step

@@ -12,10 +12,13 @@ import numpy as np
 from merlin_poeem.arrays import array_module, as_vectors
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.search.gpu.captured_search import CapturedSearch
 from merlin_poeem.search.gpu.device import CupyDevice, Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex, open_on_device
-from merlin_poeem.search.gpu.pipeline import Filters, Pipeline, Results
+from merlin_poeem.search.gpu.filters import Filters
+from merlin_poeem.search.gpu.pipeline import Pipeline
 from merlin_poeem.search.gpu.plan import MAX_CAPTURED_BATCH, SearchPlan, plan_search
+from merlin_poeem.search.gpu.results import Results
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists
 
@@ -262,41 +265,6 @@ class GpuSearcher:
         offsets, values = xp.asarray(lists.offsets), xp.asarray(lists.values)
         rows = xp.searchsorted(offsets[1:], xp.arange(len(values)), side="right")
         return offsets, values[xp.lexsort(xp.stack((values, rows)))]
-
-
-class CapturedSearch:
-    """A search recorded as a CUDA graph: always of the same arrays.
-
-    One thread at a time may use it, and the results stand until the next :meth:`replay`.
-    """
-
-    queries: Any
-    """(batch, dim) float32 on the device: fill it before :meth:`replay`."""
-    results: Results
-
-    def __init__(
-        self,
-        device: Device,
-        index: DeviceIndex,
-        plan: SearchPlan,
-        batch: int,
-        k: int,
-        n_probes: int,
-        eligible_mask: Any,
-    ) -> None:
-        held = min(k, index.shape.n_items)
-        self.queries = device.xp.zeros((batch, index.shape.dim), np.float32)
-        self.results = Results.empty(device, batch, held)
-        pipeline, filters = Pipeline(device, index, plan, held, n_probes), Filters(eligible_mask)
-        # Once before it is recorded: kernels are compiled and loaded when they are first used.
-        pipeline.run(self.queries, self.results, filters)
-        # The graph knows addresses alone: what lies there has to stay.
-        self._kept = pipeline, filters
-        self._replay = device.capture(lambda: pipeline.run(self.queries, self.results, filters))
-
-    def replay(self) -> None:
-        """Search for what ``queries`` holds, on the current stream, without waiting for it."""
-        self._replay()
 
 
 def _as_device_array(queries: Any) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 from merlin_poeem.search.gpu.kernels import COMPILER_OPTIONS, every_kernel, kernel_source
+from tests.search.gpu.kept_files import kept_file
 
 ARCHITECTURES = (80, 90)
 """Compute capabilities that the table is of: A100 and H100."""
@@ -55,13 +58,20 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """The kernels of one file."""
+class Report:
+    """What the compiler says of the kernels of one file."""
 
     resources: dict[str, Resources]
     """By name, as it was asked for."""
     warnings: list[str]
-    """What the compiler said beside the resources."""
+    """What it says beside the resources."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The kernels of one file."""
+
+    report: Report
     cubin: bytes
 
 
@@ -83,24 +93,24 @@ def compiler() -> str:
 
 
 def compile_kernels(file: str, names: Sequence[str], architecture: int) -> Compiled:
-    """Compile ``names`` of ``search/cuda/<file>`` in one program; an error is CuPy's exception.
+    """Compile ``names`` of ``search/gpu/cuda/<file>`` in one program; an error is CuPy's exception.
 
     A kernel takes the same when compiled alone, as CuPy does it for a search.
     """
-    from cupy._core.core import assemble_cupy_compiler_options
     from cupy.cuda.compiler import _NVRTCProgram
     from cupy_backends.cuda.libs import nvrtc
 
     source, log = kernel_source(file), io.StringIO()
     program = _NVRTCProgram(source, file, name_expressions=tuple(names), method="cubin")
-    options = (*assemble_cupy_compiler_options(COMPILER_OPTIONS), *OPTIONS)
-    cubin, mangled = program.compile((*options, f"-arch=sm_{architecture}"), log)
-    report = log.getvalue().strip("\0")
+    cubin, mangled = program.compile(_options(architecture), log)
+    said = log.getvalue().strip("\0")
     return Compiled(
-        resources=_resources(report, _text(nvrtc.getPTX(program.ptr)), mangled),
-        warnings=[
-            line for line in report.splitlines() if line.strip() and not PTXAS_REPORT.match(line)
-        ],
+        Report(
+            resources=_resources(said, _text(nvrtc.getPTX(program.ptr)), mangled),
+            warnings=[
+                line for line in said.splitlines() if line.strip() and not PTXAS_REPORT.match(line)
+            ],
+        ),
         cubin=cubin + b"\0",  # CuPy takes the last byte for the end of a string
     )
 
@@ -112,14 +122,33 @@ def compile_every_kernel() -> tuple[dict[Kernel, Resources], list[str]]:
         names.setdefault(file, []).append(name)
     programs = [(file, architecture) for file in names for architecture in ARCHITECTURES]
     with ThreadPoolExecutor(2) as pool:
-        compiled = pool.map(lambda of: compile_kernels(of[0], names[of[0]], of[1]), programs)
-        done = dict(zip(programs, compiled, strict=True))
+        reports = pool.map(lambda of: _kept_report(of[0], names[of[0]], of[1]), programs)
+        done = dict(zip(programs, reports, strict=True))
     resources = {
         Kernel(architecture, file, name): of_kernel
-        for (file, architecture), each in done.items()
-        for name, of_kernel in each.resources.items()
+        for (file, architecture), report in done.items()
+        for name, of_kernel in report.resources.items()
     }
-    return resources, [warning for each in done.values() for warning in each.warnings]
+    return resources, [warning for report in done.values() for warning in report.warnings]
+
+
+def _kept_report(file: str, names: list[str], architecture: int) -> Report:
+    """From an earlier run, if source, options and compiler are the same: they include no file."""
+
+    def make(path: Path) -> None:
+        path.write_text(json.dumps(asdict(compile_kernels(file, names, architecture).report)))
+
+    parts = (kernel_source(file), repr(names), repr(_options(architecture)), compiler())
+    report = json.loads(kept_file(".json", parts, make).read_text())
+    resources = {name: Resources(**of_kernel) for name, of_kernel in report["resources"].items()}
+    return Report(resources, report["warnings"])
+
+
+def _options(architecture: int) -> tuple[str, ...]:
+    from cupy._core.core import assemble_cupy_compiler_options
+
+    given = assemble_cupy_compiler_options(COMPILER_OPTIONS)
+    return (*given, *OPTIONS, f"-arch=sm_{architecture}")
 
 
 def _resources(report: str, ptx: str, mangled: dict[str, str]) -> dict[str, Resources]:

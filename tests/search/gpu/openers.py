@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from merlin_poeem import Index
+from merlin_poeem.search.gpu.bulk_plan import BulkPlan
 from merlin_poeem.search.gpu.device import CupyDevice
-from merlin_poeem.search.gpu.plan import BulkPlan, SearchPlan, lut_shared_bytes
+from merlin_poeem.search.gpu.plan import SearchPlan
 from merlin_poeem.search.gpu.searcher import GpuSearcher
+from merlin_poeem.search.gpu.shared_memory import lut_shared_bytes
 from tests.device_arrays import hidden
-from tests.search.gpu.emulation.device import COMPILER, NO_COMPILER, EmulatedDevice, Order
+from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
+from tests.search.gpu.emulation.device import EmulatedDevice, Order
 
 
 class ReplannedSearcher(GpuSearcher):
@@ -41,6 +44,26 @@ class ReplannedSearcher(GpuSearcher):
 
     def _has_two_lists(self, n_probes: int | None) -> bool:
         return (self.index.params.n_probes if n_probes is None else n_probes) > 1
+
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
+
+
+class RecordingDevice(EmulatedDevice):
+    """Counts the graphs that it records."""
+
+    n_captures = 0
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.n_captures += 1
+        return super().capture(work)
+
+    def n_launches(self, name: str) -> int:
+        return sum(launch.name == name for launch in self.launches)
+
+
+def open_emulated(index: Index, **arguments: Any) -> GpuSearcher:
+    return GpuSearcher(index, RecordingDevice(), **arguments)
 
 
 def opener(order: Order, **changes: Any) -> Callable[[Index], GpuSearcher]:

@@ -1,16 +1,19 @@
 """The bulk path: the answers of the scan, whatever the tensor cores round."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
 from merlin_poeem import Index, ItemCodes, ItemSet, IVFPQParams, Quantization
 from merlin_poeem.quantization.params import METRICS
-from merlin_poeem.search.gpu.plan import BulkPlan, IndexShape, plan_search
+from merlin_poeem.search.gpu.bulk_plan import BulkPlan
+from merlin_poeem.search.gpu.index_shape import IndexShape
+from merlin_poeem.search.gpu.plan import plan_search
 from tests.index_factories import random_index, random_queries
-from tests.search.gpu.emulation.device import COMPILER, H100, NO_COMPILER, EmulatedDevice
+from tests.search.gpu.answers import assert_same
+from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
+from tests.search.gpu.emulation.device import H100, EmulatedDevice
 from tests.search.gpu.openers import ReplannedSearcher
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
@@ -31,13 +34,6 @@ def open_bulk(
 def open_scan(index: Index) -> ReplannedSearcher:
     """A searcher that scans all lists."""
     return ReplannedSearcher(index, EmulatedDevice(), path="scan", bulk=None, captured_batch=None)
-
-
-def assert_same(got: Any, expected: Any) -> None:
-    """Bit for bit."""
-    np.testing.assert_array_equal(got.counts, expected.counts)
-    np.testing.assert_array_equal(got.item_ids, expected.item_ids)
-    np.testing.assert_array_equal(got.scores, expected.scores)
 
 
 @pytest.mark.parametrize("metric", METRICS)

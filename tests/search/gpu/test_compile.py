@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from merlin_poeem import ItemSet
+from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES
 from merlin_poeem.search.gpu.kernels import FOLDER, every_kernel
-from merlin_poeem.search.gpu.plan import MAX_CODE_BYTES, MIN_RESIDENT_BLOCKS, STATIC_SHARED_BYTES
-from merlin_poeem.search.gpu.plan import THREADS as THREADS_OF_BLOCK
+from merlin_poeem.search.gpu.shared_memory import MIN_RESIDENT_BLOCKS, STATIC_SHARED_BYTES
+from merlin_poeem.search.gpu.shared_memory import THREADS as THREADS_OF_BLOCK
 from tests.golden import make_kernels
 from tests.index_factories import random_index
 from tests.search.gpu import nvrtc

@@ -25,15 +25,10 @@ from tests.index_factories import (
     random_item_set,
     random_queries,
 )
-from tests.search.gpu.emulation.device import (
-    COMPILER,
-    NO_COMPILER,
-    ORDERS,
-    REPOSITORY,
-    EmulatedDevice,
-    EmulationError,
-    Order,
-)
+from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
+from tests.search.gpu.emulation.device import ORDERS, EmulatedDevice, Order
+from tests.search.gpu.emulation.errors import EmulationError
+from tests.search.gpu.kept_files import REPOSITORY
 from tests.search.gpu.openers import BULK, ReplannedSearcher
 
 # Kernels are the same in both environments, and this takes long.

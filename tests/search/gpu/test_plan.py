@@ -12,23 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merlin_poeem.quantization.params import METRICS
-from merlin_poeem.search.gpu.device import Card
+from merlin_poeem.search.gpu.card import Card
 from merlin_poeem.search.gpu.device_index import DeviceIndex
+from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES, IndexShape
 from merlin_poeem.search.gpu.kernels import kernel_source
-from merlin_poeem.search.gpu.pipeline import Pipeline, Results
+from merlin_poeem.search.gpu.pipeline import Pipeline
 from merlin_poeem.search.gpu.plan import (
-    BOOK_ROWS,
     MAX_CAPTURED_BATCH,
-    MAX_CODE_BYTES,
     MAX_K,
     MAX_MERGED,
     MAX_PARTS,
+    SearchPlan,
+    plan_search,
+)
+from merlin_poeem.search.gpu.results import Results
+from merlin_poeem.search.gpu.shared_memory import (
+    BOOK_ROWS,
     STATIC_SHARED_BYTES,
     THREADS,
-    IndexShape,
-    SearchPlan,
     lut_shared_bytes,
-    plan_search,
     query_warps,
     segment_widths,
 )

@@ -12,7 +12,8 @@ from tests.index_factories import (
     random_item_set,
     random_queries,
 )
-from tests.search.gpu.emulation.device import EmulatedDevice, run_sanitized, sanitizer_libraries
+from tests.search.gpu.emulation.device import EmulatedDevice
+from tests.search.gpu.emulation.sanitizer import run_sanitized, sanitizer_libraries
 from tests.search.gpu.openers import BULK, ReplannedSearcher
 
 # Kernels are the same in both environments, and this takes long.

@@ -22,13 +22,10 @@ merge_parts(const float* __restrict__ part_scores,     // (n, n_parts, k)
   part_counts += query * n_parts;
   for (unsigned start = 0; start < n_places; start += THREADS) {
     const unsigned i = start + threadIdx.x;
-    bool pending = i < n_places && i % k < static_cast<unsigned>(part_counts[i / k]);
-    const float score = pending ? part_scores[i] : 0.0f;
-    const unsigned row = pending ? part_rows[i] : NO_ROW;
-    do {
-      pending = pending && score >= best.threshold;
-      best.push(pending, score, row);
-    } while (best.make_room(pending));
+    const bool has_pair = i < n_places && i % k < static_cast<unsigned>(part_counts[i / k]);
+    const float score = has_pair ? part_scores[i] : 0.0f;
+    const unsigned row = has_pair ? part_rows[i] : NO_ROW;
+    best.take(has_pair, score, row);
   }
   __syncthreads();
   best.finish(scores + query * k, ids + query * k, counts + query);

@@ -36,13 +36,10 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
   const unsigned n_seeded = seed_counts[query], n_found = candidate_counts[query];
   for (unsigned start = 0; start < n_seeded; start += THREADS) {
     const unsigned i = start + threadIdx.x;
-    bool pending = i < n_seeded;
-    const float score = pending ? seed_scores[query * k + i] : 0.0f;
-    const unsigned row = pending ? seed_rows[query * k + i] : NO_ROW;
-    do {
-      pending = pending && score >= best.threshold;
-      best.push(pending, score, row);
-    } while (best.make_room(pending));
+    const bool has_pair = i < n_seeded;
+    const float score = has_pair ? seed_scores[query * k + i] : 0.0f;
+    const unsigned row = has_pair ? seed_rows[query * k + i] : NO_ROW;
+    best.take(has_pair, score, row);
   }
   if (n_found > n_noted) {
     const Lookups<BYTES, false> lookups(lut, lane_id());
@@ -53,10 +50,10 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
     candidates += query * n_noted;
     for (unsigned start = 0; start < n_found; start += THREADS) {
       const unsigned i = start + threadIdx.x;
-      bool pending = i < n_found;
+      const bool has_pair = i < n_found;
       float score = 0.0f;
       unsigned row = NO_ROW;
-      if (pending) {
+      if (has_pair) {
         const unsigned group = candidates[i] / 32, lane = candidates[i] % 32;
         const Probe& probe = probes[probes_before(probes, n_probes, group)];
         ItemCodes<BYTES> item;
@@ -65,10 +62,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
         score = scorer.score(probe.base + sum_of_item(item, lut, lane),
                              terms == nullptr ? 0.0f : terms[row]);
       }
-      do {
-        pending = pending && score >= best.threshold;
-        best.push(pending, score, row);
-      } while (best.make_room(pending));
+      best.take(has_pair, score, row);
     }
   }
   __syncthreads();

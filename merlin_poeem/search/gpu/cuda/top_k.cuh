@@ -145,6 +145,15 @@ struct TopK {
     return true;
   }
 
+  // Takes in the pair of every thread whose `pending` is true, unless k better ones were, and makes
+  // room as often as is needed. All threads call it.
+  __device__ __forceinline__ void take(bool pending, float score, unsigned row) {
+    do {
+      pending = pending && score >= threshold;
+      push(pending, score, row);
+    } while (make_room(pending));
+  }
+
   // Writes the k best, in any order, and how many there are. A barrier must have followed the last
   // push.
   __device__ void finish_part(float* out_scores, unsigned* out_rows, int* out_count) {

@@ -1,0 +1,68 @@
+"""The sizes of an index that kernels and plans depend on, and how large they may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from merlin_poeem.index.index import Index
+from merlin_poeem.quantization.params import Metric
+
+MAX_CODE_BYTES = 64
+MAX_PQ_BITS = 8
+MAX_GROUPS = 2**27 - 1
+"""Rows, 32 a group, are 32-bit numbers in the kernels; the last one stands for no row."""
+
+
+@dataclass(frozen=True)
+class IndexShape:
+    """The sizes of an index that a plan depends on."""
+
+    n_items: int
+    n_lists: int
+    n_groups: int
+    """Groups of 32 items, each of one list."""
+    dim: int
+    code_bytes: int
+    """Bytes of an item's code on the device: a multiple of 4."""
+    byte_len: int
+    """Dimensions that one code byte stands for."""
+    metric: Metric
+    largest_list: int
+    """Items of the longest list."""
+
+
+def index_shape(index: Index) -> IndexShape:
+    """The sizes of ``index`` on a device; ``ValueError`` names what the kernels support."""
+    params = index.params
+    if params.pq_bits > MAX_PQ_BITS:
+        raise ValueError(
+            f"pq_bits: expected at most {MAX_PQ_BITS} on the GPU, got {params.pq_bits}"
+        )
+    packed = codes_per_byte(params.pq_bits)
+    used_bytes = -(-params.pq_dim // packed)
+    if used_bytes > MAX_CODE_BYTES:
+        raise ValueError(
+            f"pq_dim: expected at most {MAX_CODE_BYTES * packed} on the GPU with "
+            f"pq_bits = {params.pq_bits}, got {params.pq_dim}"
+        )
+    n_groups = int((-(-index.list_sizes // 32)).sum())
+    if n_groups > MAX_GROUPS:
+        raise ValueError(
+            f"index: expected at most {MAX_GROUPS} groups of 32 items, each of one list, on one "
+            f"GPU; got {n_groups} of {index.n_items} items"
+        )
+    return IndexShape(
+        n_items=index.n_items,
+        n_lists=index.n_lists,
+        n_groups=n_groups,
+        dim=index.dim,
+        code_bytes=-(-used_bytes // 4) * 4,
+        byte_len=packed * index.quantization.pq_len,
+        metric=params.metric,
+        largest_list=int(index.list_sizes.max(initial=0)),
+    )
+
+
+def codes_per_byte(pq_bits: int) -> int:
+    """Codes that the index stores in one byte."""
+    return 2 if pq_bits == 4 else 1
