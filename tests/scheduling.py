@@ -6,7 +6,7 @@ from xdist.scheduler import LoadFileScheduling
 
 TOY = (
     "tests/blocks/model/test_two_tower.py",
-    "tests/blocks/model/test_fingerprint.py",
+    "tests/blocks/model/test_freshness.py",
     "tests/blocks/export/test_distributed.py",
     "tests/ops/test_ops.py",
 )
@@ -18,7 +18,7 @@ SLOWEST = (
     "notebooks/test_notebooks.py",
     "search/gpu/test_compile.py",
     "blocks/model/test_two_tower.py",
-    "blocks/model/test_fingerprint.py",
+    "blocks/model/test_freshness.py",
     "blocks/export/test_distributed.py",
     "ops/test_ops.py",
     "blocks/in_graph/test_contract.py",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from merlin_poeem.arrays import as_item_ids
 from merlin_poeem.frames.columns import read_ids
-from merlin_poeem.frames.list_column import matrix_column
+from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.index.index import Index
 from merlin_poeem.search.searcher import Searcher

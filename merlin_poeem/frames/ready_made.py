@@ -9,7 +9,7 @@ import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, check_unique
 from merlin_poeem.frames.columns import read_arrow, read_ids, read_vectors
-from merlin_poeem.frames.list_column import matrix_column
+from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric, positive_int

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from merlin_poeem.arrays import array_module
 from merlin_poeem.frames.columns import column_of
-from merlin_poeem.frames.list_column import list_column
+from merlin_poeem.frames.list_writer import list_column
 from merlin_poeem.search.ragged import Candidates
 
 Form = Literal["long", "list"]

@@ -1,7 +1,7 @@
 """Frames in, frames out: query vectors and id lists from columns, candidates back as columns.
 
 pandas and cuDF take the same path: :mod:`~merlin_poeem.frames.columns` and
-:mod:`~merlin_poeem.frames.list_column` alone know that they keep columns differently. What a
+:mod:`~merlin_poeem.frames.list_writer` alone know that they keep columns differently. What a
 searcher on the device gets from a cuDF frame, and gives for it, stays there.
 """
 

@@ -20,7 +20,7 @@ import numpy as np
 from merlin_poeem.arrays import Float32, as_vectors
 from merlin_poeem.frames.columns import check_no_nulls, read_arrow
 from merlin_poeem.frames.items import with_items
-from merlin_poeem.frames.list_column import matrix_column
+from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.ready_made import index_frame
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.index.index import Index

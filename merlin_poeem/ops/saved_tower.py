@@ -28,7 +28,7 @@ def fingerprint_of_tower(path: str, index: Index) -> str:
     :func:`~merlin_poeem.blocks.check_fresh` raise.
     """
     from merlin_poeem.blocks.export.query_tower import load_query_tower
-    from merlin_poeem.blocks.model.fingerprint import check_fresh
+    from merlin_poeem.blocks.model.freshness import check_fresh
 
     fingerprint = load_query_tower(path).fingerprint
     check_fresh(index, {"query_tower": fingerprint})

@@ -32,7 +32,7 @@ from merlin_poeem.blocks.export.query_tower import (
     serving_function,
 )
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
-from merlin_poeem.blocks.model.fingerprint import check_fresh
+from merlin_poeem.blocks.model.freshness import check_fresh
 from merlin_poeem.blocks.model.towers import query_tower_of
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.systems.query_poeem import QueryPoeem

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from merlin_poeem import Index, IVFPQParams, load_index, open_searcher, save_index, search_frame
 from merlin_poeem.evaluate import agreement, exact_search
 from merlin_poeem.frames.items import like_items, like_rows, with_items
-from merlin_poeem.frames.list_column import matrix_column
+from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.ready_made import index_frame, suggest_params, with_vectors
 from merlin_poeem.quantization.item_codes import ItemCodes
 from tests.index_factories import FIRST_ID, random_index

@@ -11,7 +11,7 @@ import pytest
 
 from merlin_poeem import Candidates, IdLists, Index, ItemSet, open_searcher, search_frame
 from merlin_poeem.arrays import array_module
-from merlin_poeem.frames import list_column
+from merlin_poeem.frames import list_writer
 from merlin_poeem.search import reference
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from tests import device_frames
@@ -498,7 +498,7 @@ def test_cudf_columns_of_empty_lists(
 def test_cudf_lists_of_more_values_than_their_offsets_count(
     cudf: Any, index: Index, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_column, "MAX_LIST_VALUES", 5 * N - 1)
+    monkeypatch.setattr(list_writer, "MAX_LIST_VALUES", 5 * N - 1)
     frame = device_frame(queries)
     with pytest.raises(ValueError, match=f"at most {5 * N - 1} values, .* got {5 * N}"):
         search_frame(open_searcher(index), frame, k=5, form="list")

@@ -21,7 +21,7 @@ from merlin_poeem.blocks.export.query_tower import (
     load_query_tower,
     save_query_tower,
 )
-from merlin_poeem.blocks.model.fingerprint import StaleIndexError
+from merlin_poeem.blocks.model.freshness import StaleIndexError
 from merlin_poeem.blocks.model.towers import query_tower_of
 from merlin_poeem.blocks.quantizer import warm_start
 from merlin_poeem.search import reference

@@ -18,7 +18,7 @@ from merlin.io import Dataset
 from merlin.schema import Schema, Tags
 
 from merlin_poeem.arrays import Float32, Int64, as_vectors
-from merlin_poeem.blocks.model.fingerprint import (
+from merlin_poeem.blocks.model.freshness import (
     INFO_KEY,
     check_fresh,
     fingerprints_of,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, as_vectors
 from merlin_poeem.atomic_files import whole_folder
-from merlin_poeem.blocks.model.fingerprint import tower_fingerprint
+from merlin_poeem.blocks.model.freshness import tower_fingerprint
 from merlin_poeem.blocks.model.towers import query_tower_of
 from merlin_poeem.frames.columns import read_lists, read_numbers
 from merlin_poeem.quantization.params import positive_int

@@ -21,7 +21,7 @@ from merlin.schema import Tags
 from merlin_poeem.blocks.export.export import Frames, check_columns, partitions, tagged_column
 from merlin_poeem.blocks.in_graph.searcher import as_candidates
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
-from merlin_poeem.blocks.model.fingerprint import (
+from merlin_poeem.blocks.model.freshness import (
     check_fresh,
     compare_fingerprints,
     tower_fingerprint,

@@ -15,7 +15,7 @@ from merlin_poeem.blocks.in_graph.relevance import relevance
 from merlin_poeem.blocks.in_graph.search import search_function
 from merlin_poeem.blocks.in_graph.signature import CountedTopK, request_specs
 from merlin_poeem.blocks.in_graph.state import GraphState, arrays_of, state_specs
-from merlin_poeem.blocks.model.fingerprint import DIGITS, INFO_KEY, TOWERS, index_fingerprints
+from merlin_poeem.blocks.model.freshness import DIGITS, INFO_KEY, TOWERS, index_fingerprints
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes, positive_int
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from merlin_poeem.blocks.model.fingerprint import INFO_KEY, check_fresh, fingerprints_of
+from merlin_poeem.blocks.model.freshness import INFO_KEY, check_fresh, fingerprints_of
 from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.index.index import Index
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 from tensorflow.autograph.experimental import do_not_convert
 
-from merlin_poeem.blocks.quantizer import coarse
+from merlin_poeem.blocks.quantizer import losses
 from merlin_poeem.blocks.quantizer.cells import Cells
 from merlin_poeem.quantization.params import Metric
 
@@ -38,11 +38,11 @@ class Joint:
         list_ids, codes = self.cells.encode(fixed)
         decoded = self.cells.decode(list_ids, codes)
         distortion = tf.reduce_mean(tf.reduce_sum((x_rot - decoded) ** 2, axis=1))
-        lists = coarse.soft_lists(x_rot, self.cells.coarse_centroids, self.list_sharpness)
+        lists = losses.soft_lists(x_rot, self.cells.coarse_centroids, self.list_sharpness)
         x_hat = self.cells.rotate_back(decoded)
         self.cells.follow(fixed, list_ids, codes, keep=keep)
         outputs = straight_through(x, x_hat, quantized_rows(x, self.float_share, seed))
-        return outputs, self.commitment * distortion + self.balance * coarse.imbalance(lists)
+        return outputs, self.commitment * distortion + self.balance * losses.imbalance(lists)
 
     @do_not_convert
     def disagreement(self, queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
@@ -53,9 +53,9 @@ class Joint:
         queries_rot = self.cells.rotate(tf.cast(queries, tf.float32))
         items_rot = self.cells.rotate(tf.cast(items, tf.float32))
         centroids = self.cells.coarse_centroids.read_value()
-        return coarse.disagreement(
-            coarse.soft_lists(items_rot, centroids, self.list_sharpness),
-            coarse.soft_probes(queries_rot, self._probed(centroids), self.list_sharpness),
+        return losses.disagreement(
+            losses.soft_lists(items_rot, centroids, self.list_sharpness),
+            losses.soft_probes(queries_rot, self._probed(centroids), self.list_sharpness),
         )
 
     def _probed(self, centroids: tf.Tensor) -> tf.Tensor:

@@ -23,7 +23,7 @@ from merlin_poeem.blocks.export.query_tower import (
     load_query_tower,
     save_query_tower,
 )
-from merlin_poeem.blocks.model.fingerprint import tower_fingerprints
+from merlin_poeem.blocks.model.freshness import tower_fingerprints
 from tests.systems.toy import DIM, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from merlin_poeem.blocks import IVFPQQuantizer, find_quantizer
-from merlin_poeem.blocks.quantizer import coarse
+from merlin_poeem.blocks.quantizer import coarse, losses
 from tests.blocks.toy import make_quantizer, train, v1, v2
 
 CENTROIDS = np.float32([[1, 0], [-1, 0], [0, 1]])
@@ -23,28 +23,28 @@ def test_disagreement_is_what_it_says():
     unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     probes = log_softmax(3.0 * unit @ CENTROIDS.T)
     expected = -np.log(np.exp(lists + probes).sum(axis=1)).mean()
-    got_lists = coarse.soft_lists(items, CENTROIDS, 3.0)
-    got_probes = coarse.soft_probes(queries, CENTROIDS, 3.0)
+    got_lists = losses.soft_lists(items, CENTROIDS, 3.0)
+    got_probes = losses.soft_probes(queries, CENTROIDS, 3.0)
     np.testing.assert_allclose(got_lists, lists, atol=1e-5)
     np.testing.assert_allclose(got_probes, probes, atol=1e-5)
-    assert float(coarse.disagreement(got_lists, got_probes)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.disagreement(got_lists, got_probes)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_scale_of_the_space_makes_no_difference():
     items = np.random.default_rng(1).standard_normal((6, 2)).astype(np.float32)
     np.testing.assert_allclose(
-        coarse.soft_lists(items, CENTROIDS, 5.0),
-        coarse.soft_lists(8 * items, 8 * CENTROIDS, 5.0),
+        losses.soft_lists(items, CENTROIDS, 5.0),
+        losses.soft_lists(8 * items, 8 * CENTROIDS, 5.0),
         atol=1e-5,
     )
 
 
 def test_gradient_brings_an_item_into_the_list_its_query_visits():
     item = tf.Variable(np.float32([[0.9, 0.1]]))  # in list 0
-    probes = coarse.soft_probes(np.float32([[0.1, 0.9]]), CENTROIDS, 10.0)  # visits list 2
+    probes = losses.soft_probes(np.float32([[0.1, 0.9]]), CENTROIDS, 10.0)  # visits list 2
     for _ in range(100):
         with tf.GradientTape() as tape:
-            loss = coarse.disagreement(coarse.soft_lists(item, CENTROIDS, 2.0), probes)
+            loss = losses.disagreement(losses.soft_lists(item, CENTROIDS, 2.0), probes)
         item.assign_sub(0.1 * tape.gradient(loss, item))
     assert int(coarse.nearest_lists(item, CENTROIDS)[0]) == 2
 

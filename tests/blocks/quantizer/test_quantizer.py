@@ -11,6 +11,7 @@ import tensorflow as tf
 from merlin_poeem.blocks import IVFPQQuantizer
 from merlin_poeem.blocks.quantizer import (
     coarse,
+    losses,
     moving_means,
     product,
     rotation,
@@ -201,10 +202,10 @@ def test_gradient_of_the_imbalance_evens_the_lists():
     batch = tf.Variable(tf.repeat(centroids[:1], 32, axis=0) + 0.1 * vectors(32))
     for _ in range(50):
         with tf.GradientTape() as tape:
-            loss = coarse.imbalance(coarse.soft_lists(batch, centroids, 1.0))
+            loss = losses.imbalance(losses.soft_lists(batch, centroids, 1.0))
         batch.assign_sub(10 * tape.gradient(loss, batch))
-    crowded = coarse.soft_lists(tf.repeat(centroids[:1], 32, 0), centroids, 1.0)
-    assert float(loss) < 0.5 * float(coarse.imbalance(crowded))
+    crowded = losses.soft_lists(tf.repeat(centroids[:1], 32, 0), centroids, 1.0)
+    assert float(loss) < 0.5 * float(losses.imbalance(crowded))
 
 
 def test_training_follows_moving_vectors_and_keeps_the_rotation_orthogonal():
@@ -371,11 +372,11 @@ def test_nearest_lists_and_codes_equal_the_reference():
 def test_imbalance_is_zero_for_even_lists_and_grows():
     centroids = np.float32([[-1, 0], [1, 0]])
     even = np.float32([[-1, 0], [1, 0]])
-    assert float(coarse.imbalance(coarse.soft_lists(even, centroids, 10.0))) == pytest.approx(
+    assert float(losses.imbalance(losses.soft_lists(even, centroids, 10.0))) == pytest.approx(
         0, abs=1e-4
     )
-    uneven = coarse.soft_lists(np.float32([[1, 0], [1, 0]]), centroids, 10.0)
-    assert float(coarse.imbalance(uneven)) == pytest.approx(np.log(2), abs=1e-3)
+    uneven = losses.soft_lists(np.float32([[1, 0], [1, 0]]), centroids, 10.0)
+    assert float(losses.imbalance(uneven)) == pytest.approx(np.log(2), abs=1e-3)
 
 
 def test_procrustes_finds_a_rotation():

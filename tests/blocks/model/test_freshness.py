@@ -25,8 +25,8 @@ from merlin_poeem.blocks import (
     top_k_encoder,
     tower_fingerprints,
 )
-from merlin_poeem.blocks.model import fingerprint
-from merlin_poeem.blocks.model.fingerprint import (
+from merlin_poeem.blocks.model import freshness
+from merlin_poeem.blocks.model.freshness import (
     INFO_KEY,
     index_fingerprints,
     tower_fingerprint,
@@ -132,7 +132,7 @@ def test_order_and_names_do_not_count_but_values_do(monkeypatch: pytest.MonkeyPa
     assert first == tower_fingerprint(dense((1, 0)))
     assert first != tower_fingerprint(dense((0, 2)))
     assert first != tower_fingerprint(dense((0, 1), value=0.25))
-    monkeypatch.setattr(fingerprint, "CHUNK_BYTES", 13)
+    monkeypatch.setattr(freshness, "CHUNK_BYTES", 13)
     assert first == tower_fingerprint(dense((0, 1)))
 
 
@@ -208,7 +208,7 @@ def test_an_index_is_stale_once_the_model_is_trained_on(
     data = Dataset(toy.interactions()[:128], schema=toy.SCHEMA)
     trained.fit(data, batch_size=128, epochs=1, verbose=0)
     now = tower_fingerprints(trained)
-    for name in fingerprint.TOWERS:
+    for name in freshness.TOWERS:
         assert now[name] != exported[name]
         with pytest.raises(StaleIndexError, match=f"{now[name]}, got one from {exported[name]}"):
             check_fresh(index, {name: now[name]})
