@@ -76,6 +76,7 @@ notebooks: .venv/merlin/.ready .venv/current/.ready ## run every notebook at ful
 .PHONY: test
 test: ## both test suites; MERLIN_POEEM_DATA=folder adds the tests on real data
 	@python="$(CURRENT_PYTHON)"
+	$(MAKE) --no-print-directory -j 2 .venv/merlin/.ready $${python:+.venv/current/.ready}
 	$(MAKE) --no-print-directory test-merlin $${python:+MARKED="not once"}
 	$(MAKE) --no-print-directory test-current
 

@@ -144,9 +144,14 @@ def _kinds(index: Index) -> dict[int, bytes]:
 def _assert_kinds_by_id(
     item_ids: np.ndarray, eligible: np.ndarray, kind_of: dict[int, bytes]
 ) -> None:
-    returned: dict[bytes, list[int]] = {}
-    for item_id in item_ids.tolist():
-        returned.setdefault(kind_of[item_id], []).append(item_id)
+    returned, lowest = _by_kind(item_ids, kind_of), _by_kind(np.sort(eligible), kind_of)
     for kind, ids in returned.items():
-        lowest = sorted(item_id for item_id in eligible.tolist() if kind_of[item_id] == kind)
-        assert ids == lowest[: len(ids)]
+        assert ids == lowest[kind][: len(ids)]
+
+
+def _by_kind(item_ids: np.ndarray, kind_of: dict[int, bytes]) -> dict[bytes, list[int]]:
+    """The ids of each kind, in the order in which they come."""
+    of_kinds: dict[bytes, list[int]] = {}
+    for item_id in item_ids.tolist():
+        of_kinds.setdefault(kind_of[item_id], []).append(item_id)
+    return of_kinds
