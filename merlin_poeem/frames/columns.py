@@ -29,12 +29,15 @@ def library_of(frame: Any) -> ModuleType:
 
 
 def column_of(frame: Any, name: str) -> Any:
-    """The column ``name``; ``TypeError`` where ``frame`` is none, ``ValueError`` without it."""
+    """The column ``name``; ``TypeError`` for no frame, ``ValueError`` unless it is there once."""
     library_of(frame)
     if name not in frame.columns:
         names = [str(column) for column in frame.columns]
         raise ValueError(f"column {name!r}: expected it in the frame, got {names}")
-    return frame[name]
+    column = frame[name]
+    if hasattr(column, "columns"):
+        raise ValueError(f"column {name!r}: expected it once in the frame, got {column.shape[1]}")
+    return column
 
 
 def read_vectors(

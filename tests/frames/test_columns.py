@@ -126,6 +126,13 @@ class TestReadVectors:
             read_vectors(pd.DataFrame({"v": ["[1]"]}), "w")
 
 
+@pytest.mark.parametrize("read", [read_ids, read_known_ids, read_id_lists, read_vectors])
+def test_a_name_that_two_columns_bear(read: Any) -> None:
+    frame = pd.DataFrame([[1, 2]], columns=["v", "v"])
+    with pytest.raises(ValueError, match="column 'v': expected it once in the frame, got 2"):
+        read(frame, "v")
+
+
 class TestReadIds:
     @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=9))
     def test_exact(self, ids: list[int]) -> None:
