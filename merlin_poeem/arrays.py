@@ -17,6 +17,10 @@ Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 
+LARGEST_VALUE = 1e15
+"""In size, of vectors that are not scaled: products in any dimensions then fit in float32."""
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
 
 def array_module(*arrays: Any) -> ModuleType:
     """CuPy if any of ``arrays`` is its, or else NumPy."""
@@ -40,17 +44,38 @@ def check_on_host(name: str, array: Any) -> None:
         )
 
 
-def as_vectors(name: str, vectors: Any, dim: int | None = None) -> Float32:
+def largest_value(metric: str) -> float:
+    """The largest size of a value that a search by ``metric`` takes.
+
+    Any that is finite with cosine, which scales vectors to unit length first.
+    """
+    return LARGEST_FLOAT if metric == "cosine" else LARGEST_VALUE
+
+
+def as_vectors(
+    name: str, vectors: Any, dim: int | None = None, *, largest: float = LARGEST_FLOAT
+) -> Float32:
     """``vectors`` as a C-contiguous (n, dim) float32 array, copied only where it has to be.
 
     A CuPy array stays on its device.
+
+    Parameters
+    ----------
+    name
+        What errors call it.
+    vectors
+        (n, dim) float32, NumPy or CuPy.
+    dim
+        The width that it must have; None takes any.
+    largest
+        The largest size of a value: see :func:`largest_value`.
 
     Raises
     ------
     TypeError
         Not float32 (a silent cast from float64 would change scores).
     ValueError
-        Not two-dimensional, another width than ``dim``, or NaN or infinite values.
+        Not two-dimensional, another width than ``dim``, or NaN, infinite or too large values.
     """
     xp = array_module(vectors)
     array: Float32 = xp.asarray(vectors)
@@ -62,10 +87,37 @@ def as_vectors(name: str, vectors: Any, dim: int | None = None) -> Float32:
         expected = "at least one column" if dim is None else f"(n, {dim})"
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
     array = xp.ascontiguousarray(array)
-    if not _all_finite(array):
-        row = int(xp.flatnonzero(~xp.isfinite(array).all(axis=1))[0])
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity, first in row {row}")
+    check_values(name, array, largest)
     return array
+
+
+def check_values(name: str, array: Float32, largest: float) -> None:
+    """``ValueError`` naming the first row of (n, ...) ``array`` with a value that has no place.
+
+    That is NaN, infinity, or larger than ``largest`` in size. One number is read from the device,
+    or two where values are unusually large.
+    """
+    xp = array_module(array)
+    # One pass over usual values: none is larger than the length of all together. NaN is no less
+    # than anything, here and in what decides where that is too long.
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = array.ravel()
+        if float(xp.vdot(values, values)) <= min(largest, LARGEST_VALUE) ** 2:
+            return
+    if float(xp.maximum(array.max(), -array.min())) <= largest:
+        return
+    rows = to_host(array).reshape(len(array), -1)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity, first in row {row}")
+    sizes = np.abs(rows).max(axis=1)
+    row = int((sizes > largest).argmax())
+    value = float(rows[row, np.abs(rows[row]).argmax()])
+    raise ValueError(
+        f"{name}: expected values of at most {largest:.0e} in size where the metric is not cosine, "
+        f"as their products leave float32; got {value:.6g}, first in row {row}"
+    )
 
 
 def as_item_ids(name: str, item_ids: Any) -> Int64:
@@ -119,16 +171,6 @@ def normalize(vectors: Float32) -> Float32:
     squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
     norms = np.sqrt(squares).astype(np.float32)[:, None]
     return np.asarray(vectors / np.where(norms > 0, norms, 1), np.float32)
-
-
-def _all_finite(array: Float32) -> bool:
-    # A sum is finite only if every term is: one fast pass. A finite array may overflow the sum, so
-    # the slow test decides then.
-    xp = array_module(array)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if xp.isfinite(array.sum()):
-            return True
-    return bool(xp.isfinite(array).all())
 
 
 def _integers_from_objects(name: str, array: NDArray[Any]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from merlin_poeem.arrays import (
     as_item_ids,
     as_vectors,
     check_unique,
+    largest_value,
     normalize,
 )
 from merlin_poeem.index.index import Index
@@ -106,11 +107,12 @@ def exact_search(
     """
     item_ids = as_item_ids("item_ids", item_ids)
     check_unique("item_ids", item_ids)
-    vectors = as_vectors("vectors", vectors)
-    queries = as_vectors("queries", queries, vectors.shape[1])
-    k = positive_int("k", k)
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {metric!r}")
+    largest = largest_value(metric)
+    vectors = as_vectors("vectors", vectors, largest=largest)
+    queries = as_vectors("queries", queries, vectors.shape[1], largest=largest)
+    k = positive_int("k", k)
     if len(item_ids) != len(vectors):
         raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
     excluded = as_item_filter("exclude", exclude, len(queries))
@@ -169,7 +171,7 @@ def items_scanned(index: Index, queries: Float32, n_probes: int | None = None) -
 
     Raises ``TypeError`` or ``ValueError`` as a search does.
     """
-    queries = as_vectors("queries", queries, index.dim)
+    queries = as_vectors("queries", queries, index.dim, largest=largest_value(index.params.metric))
     n_probes = check_n_probes(
         index.params.n_probes if n_probes is None else n_probes, index.n_lists
     )

@@ -37,10 +37,11 @@ COMPUTING = (
     "stack",
     "take_along_axis",
     "unique",
+    "vdot",
     "where",
 )
 METHODS = ("all", "any", "argmax", "astype", "copy", "cumsum", "max", "mean", "min", "ravel")
-METHODS += ("reshape", "sum", "take")
+METHODS += ("reshape", "sum", "take", "view")
 OPERATORS = ("add", "and", "eq", "floordiv", "ge", "gt", "le", "lt", "matmul", "mod", "mul", "ne")
 OPERATORS += ("or", "pow", "sub", "truediv", "xor")
 

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from merlin_poeem.arrays import (
+    LARGEST_VALUE,
     array_module,
     as_item_ids,
     as_vectors,
     check_unique,
+    largest_value,
     normalize,
     to_host,
 )
@@ -81,6 +83,26 @@ def test_huge_values_are_finite() -> None:
 
 def test_no_vectors() -> None:
     assert as_vectors("vectors", np.empty((0, 3), np.float32), 3).shape == (0, 3)
+
+
+def test_values_whose_products_leave_float32() -> None:
+    vectors = np.ones((4, 3), np.float32)
+    vectors[1] = LARGEST_VALUE, -LARGEST_VALUE, 0
+    assert as_vectors("vectors", vectors, largest=largest_value("l2")) is vectors
+    vectors[2, 1] = -2e15
+    vectors[3, 0] = 3e38
+    assert as_vectors("vectors", vectors, largest=largest_value("cosine")) is vectors
+    message = r"queries: expected values of at most 1e\+15 .*; got -2e\+15, first in row 2"
+    for metric in ("l2", "inner_product"):
+        with pytest.raises(ValueError, match=message):
+            as_vectors("queries", vectors, largest=largest_value(metric))
+
+
+def test_not_finite_comes_before_too_large() -> None:
+    vectors = np.full((4, 3), 3e38, np.float32)
+    vectors[2, 1] = np.nan
+    with pytest.raises(ValueError, match="got NaN or infinity, first in row 2"):
+        as_vectors("vectors", vectors, largest=LARGEST_VALUE)
 
 
 # Ids.
@@ -217,13 +239,14 @@ def test_vectors_stay_on_the_device(cupy: Any) -> None:
         (np.zeros(2, np.float32), ValueError, "queries: expected two dimensions"),
         (np.zeros((2, 3), np.float32), ValueError, r"expected shape \(n, 2\), got \(2, 3\)"),
         (np.array([[0, 1], [np.nan, 1]], np.float32), ValueError, "first in row 1"),
+        (np.array([[0, 1], [1, 3e15]], np.float32), ValueError, "at most 1e.*first in row 1"),
     ],
 )
 def test_bad_vectors_on_the_device(
     cupy: Any, vectors: np.ndarray, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        as_vectors("queries", cupy.asarray(vectors), 2)
+        as_vectors("queries", cupy.asarray(vectors), 2, largest=LARGEST_VALUE)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint64])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merlin_poeem.arrays import Float32, Int64, check_unique
+from merlin_poeem.arrays import Float32, Int64, check_unique, check_values, largest_value
 from merlin_poeem.frames.columns import read_arrow, read_ids, read_vectors
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.index.index import Index
@@ -88,7 +88,8 @@ def index_frame(
         Not a frame, ids that are no integers, or vectors that are neither strings nor lists.
     ValueError
         A missing column, no rows, a null, a repeated id, a vector that :func:`read_vectors` refuses
-        (naming the first such row), both ``params`` and ``metric``, or what
+        or, unless the metric is cosine, one with a value above 1e15 in size (naming the first such
+        row), both ``params`` and ``metric``, or what
         :func:`~merlin_poeem.fit` refuses.
     ImportError
         faiss-cpu is not installed.
@@ -102,6 +103,8 @@ def index_frame(
     if params is None:
         n_items, dim = matrix.shape
         params = suggest_params(n_items, dim, metric or "inner_product")
+    # Here, as the rows of a sample have other numbers.
+    check_values(f"column {vectors!r}", matrix, largest_value(params.metric))
     quantization = fit(params, _sample(matrix, params, seed), rotation=rotation, seed=seed)
     return Index.from_vectors(params, quantization, item_ids, matrix, item_table=table, info=info)
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int32, Int64, as_item_ids, as_vectors, normalize
+from merlin_poeem.arrays import (
+    Float32,
+    Int32,
+    Int64,
+    as_item_ids,
+    as_vectors,
+    largest_value,
+    normalize,
+)
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes
@@ -194,7 +202,8 @@ class Index:
         Raises
         ------
         TypeError, ValueError
-            Wrong dtype or shape, NaN, repeated ids, or ids already held.
+            Wrong dtype or shape, NaN, values above 1e15 in size unless the metric is cosine,
+            repeated ids, or ids already held.
         """
         added = encode_items(self.params, self.quantization, item_ids, vectors)
         held = added.item_ids[self.rows_of(added.item_ids) >= 0]
@@ -283,7 +292,8 @@ def encode_items(
     """Encode raw (n, dim) float32 item vectors, normalised first where the metric is cosine."""
     check_agreement(params, quantization)
     item_ids = as_item_ids("item_ids", item_ids)
-    vectors = as_vectors("vectors", vectors, quantization.dim)
+    largest = largest_value(params.metric)
+    vectors = as_vectors("vectors", vectors, quantization.dim, largest=largest)
     if len(item_ids) != len(vectors):
         raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
     if params.metric == "cosine":

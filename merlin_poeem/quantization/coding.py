@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int32, as_vectors
+from merlin_poeem.arrays import LARGEST_VALUE, Float32, Int32, as_vectors
 from merlin_poeem.quantization.item_codes import Quantization
 
 CHUNK_BYTES = 64 << 20
@@ -17,8 +17,9 @@ def encode(
     """Nearest list and nearest codewords of raw (n, dim) float32 vectors; ties to the lower number.
 
     Returns ``list_ids`` (n,) int32 and ``codes`` (n, pq_dim), bounded in memory for any n.
+    ``ValueError`` for values above 1e15 in size: where the metric is cosine, give unit vectors.
     """
-    vectors = as_vectors("vectors", vectors, quantization.dim)
+    vectors = as_vectors("vectors", vectors, quantization.dim, largest=LARGEST_VALUE)
     widest = max(quantization.n_lists, quantization.pq_book_size, quantization.dim)
     rows = max(1, CHUNK_BYTES // (4 * widest))
     list_ids = np.empty(len(vectors), np.int32)

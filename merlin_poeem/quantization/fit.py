@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from merlin_poeem.arrays import Float32, Int64, as_vectors, normalize
+from merlin_poeem.arrays import Float32, Int64, as_vectors, largest_value, normalize
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
 
@@ -29,13 +29,14 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        Vectors not finite float32 (n, dim), fewer than ``n_lists`` of them, ``pq_dim`` not dividing
-        ``dim``, or ``pq_bits`` other than 4 and 8.
+        Vectors not finite float32 (n, dim), values above 1e15 in size unless the metric is cosine,
+        fewer vectors than ``n_lists``, ``pq_dim`` not dividing ``dim``, or ``pq_bits`` other than
+        4 and 8.
     ImportError
         faiss-cpu is not installed.
     """
     faiss = import_faiss()
-    vectors = as_vectors("vectors", vectors)
+    vectors = as_vectors("vectors", vectors, largest=largest_value(params.metric))
     dim = vectors.shape[1]
     params.pq_len(dim)
     if params.pq_bits not in TRAINABLE_PQ_BITS:

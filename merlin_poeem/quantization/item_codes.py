@@ -7,10 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int32, Int64, as_item_ids, check_unique
+from merlin_poeem.arrays import (
+    LARGEST_FLOAT,
+    LARGEST_VALUE,
+    Float32,
+    Int32,
+    Int64,
+    as_item_ids,
+    check_unique,
+    check_values,
+)
 from merlin_poeem.quantization.params import MAX_PQ_BITS
 
 MAX_ROTATION_ERROR = 1e-3
+# Rotated vectors and residuals may have larger values than the vectors that they come from.
+LARGEST_CODEWORD_VALUE = 100 * LARGEST_VALUE
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +33,7 @@ class Quantization:
     al., PAMI 2011; Poeem, SIGIR 2021, section 3).
 
     Raises ``TypeError`` or ``ValueError`` on construction when dtypes or shapes do not fit, values
-    are not finite, or the rotation is not orthogonal.
+    are not finite or above 1e17 in size, or the rotation is not orthogonal.
     """
 
     coarse_centroids: Float32
@@ -39,7 +50,8 @@ class Quantization:
 
     def __post_init__(self) -> None:
         for name, ndim in (("coarse_centroids", 2), ("codebook", 3)):
-            object.__setattr__(self, name, _float32(name, getattr(self, name), ndim))
+            array = _float32(name, getattr(self, name), ndim, LARGEST_CODEWORD_VALUE)
+            object.__setattr__(self, name, array)
         if self.pq_book_size != 1 << self.pq_bits or not 1 <= self.pq_bits <= MAX_PQ_BITS:
             raise ValueError(
                 f"codebook: expected 2**1 to 2**{MAX_PQ_BITS} codewords, a power of two; "
@@ -50,7 +62,9 @@ class Quantization:
                 f"codebook: expected pq_dim * pq_len = dim = {self.dim}, got {self.codebook.shape}"
             )
         if self.rotation is not None:
-            object.__setattr__(self, "rotation", _float32("rotation", self.rotation, 2))
+            object.__setattr__(
+                self, "rotation", _float32("rotation", self.rotation, 2, LARGEST_FLOAT)
+            )
             _check_orthogonal(self.rotation, self.dim)
 
     @property
@@ -180,14 +194,13 @@ def unpack_codes(
     return codes[:, :pq_dim]
 
 
-def _float32(name: str, array: Float32, ndim: int) -> Float32:
+def _float32(name: str, array: Float32, ndim: int, largest: float) -> Float32:
     array = np.asarray(array)
     if array.dtype != np.float32:
         raise TypeError(f"{name}: expected float32, got {array.dtype}")
     if array.ndim != ndim or 0 in array.shape:
         raise ValueError(f"{name}: expected {ndim} dimensions, none empty; got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    check_values(name, array, largest)
     return np.ascontiguousarray(array)
 
 

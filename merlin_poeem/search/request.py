@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from merlin_poeem.arrays import Float32, as_vectors, check_on_host, normalize
+from merlin_poeem.arrays import Float32, as_vectors, check_on_host, largest_value, normalize
 from merlin_poeem.quantization.params import check_n_probes, positive_int
 from merlin_poeem.search.item_set import ItemFilter, as_item_filter
 from merlin_poeem.search.ragged import IdLists
@@ -35,7 +35,9 @@ class SearchRequest:
         For searchers on the host: CuPy arrays are a ``TypeError``.
         """
         check_on_host("queries", queries)
-        queries, k = as_vectors("queries", queries, index.dim), positive_int("k", k)
+        largest = largest_value(index.params.metric)
+        queries = as_vectors("queries", queries, index.dim, largest=largest)
+        k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         n_probes = check_n_probes(n_probes, index.n_lists)
         exclude = as_item_filter("exclude", exclude, len(queries))

@@ -18,8 +18,10 @@ from merlin_poeem import (
     Searcher,
     open_searcher,
 )
+from merlin_poeem.arrays import LARGEST_VALUE
 from merlin_poeem.evaluate import exact_search
 from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search import reference
 from merlin_poeem.search.gpu.index_shape import MAX_PQ_BITS
@@ -254,6 +256,55 @@ def test_far_from_the_origin(open_index: Callable[[Index], Searcher], metric: st
     )
     index = Index.from_codes(index.params, moved, index.item_codes)
     check(open_index(index), random_queries(index, 8) + np.float32(30), k=20)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_of_the_largest_values(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    index = random_index(metric, rotation=True)
+    queries = random_queries(index, 12)
+    largest = np.float32(LARGEST_VALUE) * (queries / np.abs(queries).max())
+    searcher = open_index(index)
+    # All lists: of queries so far away float32 cannot tell which one is the nearest.
+    with np.errstate(over="raise"):
+        got = check(searcher, largest, k=10, n_probes=8)
+    assert np.isfinite(got.scores).all()
+    assert (got.counts == 10).all()
+    beyond = queries.copy()
+    beyond[[7, 9], 3] = -3e38, 2e15
+    if metric == "cosine":
+        check(searcher, beyond, k=10, n_probes=8)
+        return
+    message = r"queries: expected values of at most 1e\+15 .*got -3e\+38, first in row 7$"
+    with pytest.raises(ValueError, match=message):
+        searcher.search(beyond, k=10)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_items_of_the_largest_values(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.uniform(-1, 1, (300, 16)).astype(np.float32)
+    vectors[0, 0] = 1
+    largest, params = (
+        vectors * np.float32(LARGEST_VALUE),
+        IVFPQParams(n_lists=4, pq_dim=4, pq_bits=4, metric=metric),
+    )
+    ids = np.arange(300)
+    index = Index.from_vectors(params, fit(params, largest), ids, largest)
+    got = check(open_index(index), vectors[:20], k=10, n_probes=4)
+    assert np.isfinite(got.scores).all()
+    assert np.isin(np.arange(20), got.item_ids.reshape(20, 10)).all() or metric != "cosine"
+    if metric == "cosine":
+        return
+    largest[5, 2] = 3e38
+    for refused in (
+        lambda: fit(params, largest),
+        lambda: Index.from_vectors(params, index.quantization, ids, largest),
+        lambda: index.extend(ids + 300, largest),
+    ):
+        with pytest.raises(ValueError, match=r"at most 1e\+15 .*got 3e\+38, first in row 5$"):
+            refused()
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from merlin_poeem.arrays import largest_value
 from merlin_poeem.blocks.in_graph.filters import GraphIdLists, eligible, id_lists
 from merlin_poeem.blocks.in_graph.keys import largest, results_of
 from merlin_poeem.blocks.in_graph.scan import best_of_visits
@@ -101,8 +102,14 @@ def _checks(
     state: GraphState, queries: tf.Tensor, k: tf.Tensor, n_probes: tf.Tensor
 ) -> list[tf.Operation]:
     at_most = f"n_probes: expected at most n_lists = {state.n_lists}"
+    finite = tf.debugging.assert_all_finite(queries, "queries: expected finite values").op
+    most = largest_value(state.params.metric)
+    with tf.control_dependencies([finite]):
+        size = tf.reduce_max(tf.abs(queries))
+    too_large = f"queries: expected values of at most {most:.0e} in size"
     return [
-        tf.debugging.assert_all_finite(queries, "queries: expected finite values").op,
+        finite,
+        tf.debugging.assert_less_equal(size, most, too_large),
         tf.debugging.assert_positive(k, "k: expected at least 1"),
         tf.debugging.assert_positive(n_probes, "n_probes: expected at least 1"),
         tf.debugging.assert_less_equal(n_probes, state.n_lists, at_most),
