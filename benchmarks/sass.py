@@ -1,10 +1,11 @@
-"""The instructions that a scan spends on a lookup: ``python -m benchmarks.sass``; no GPU needed.
+"""The instructions that the kernels spend: ``python -m benchmarks.sass``; no GPU needed.
 
-Compiles ``scan`` for sm_90, disassembles it with ``nvdisasm`` and follows the loop over groups, in
-which a warp scores 32 items, on the shortest way that fetches codes and looks all of them up: no
-filter, no mask, no item good enough to be kept. The share of the shared-memory peak is a model,
-not a measurement: no stalls, and all units at once at their peaks (``PEAKS``), the slowest of
-which alone counts.
+Compiles kernels for sm_90, disassembles them with ``nvdisasm`` and follows their loops on the
+shortest way: of ``scan`` the loop over groups, in which a warp scores 32 items (no filter, no mask,
+no item good enough to be kept); of the bulk path the products of 16 queries with 32 items, the
+decoding of four code bytes of 32 items, and the exact scores of 32 noted items. The share of the
+shared-memory peak is a model, not a measurement: no stalls, and all units at once at their peaks
+(``PEAKS``), the slowest of which alone counts. ``bulk_plan.py`` has its constants from here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from merlin_poeem.search.gpu.bulk_plan import HELD_STEPS
+from merlin_poeem.search.gpu.kernels import scan_name, tiles_name
 from tests.search.gpu import nvrtc
 
 ARCHITECTURE = 90
@@ -59,7 +62,12 @@ def main() -> None:
     if disassembler is None:
         sys.exit("needs nvdisasm: the CUDA toolkit's, or pip install nvidia-cuda-nvdisasm")
     for n in args.code_bytes:
-        report(n, *group_loop(disassemble(disassembler, f"scan<{n}, true, true>"), n))
+        code = disassemble(disassembler, "scan.cu", scan_name(n, spread=True, plain=True))
+        report(n, *group_loop(code, n))
+    for steps in HELD_STEPS:
+        report_tiles(steps, disassemble(disassembler, "tiles.cu", tiles_name(steps, plain=True)))
+    for n in args.code_bytes:
+        report_rescore(n, disassemble(disassembler, "rescore.cu", f"rescore<{n}>"))
 
 
 def find_nvdisasm() -> str | None:
@@ -68,12 +76,12 @@ def find_nvdisasm() -> str | None:
     return shutil.which("nvdisasm") or next(map(str, wheels), None)
 
 
-def disassemble(disassembler: str, name: str) -> list[Instruction]:
+def disassemble(disassembler: str, file: str, name: str) -> list[Instruction]:
     """The instructions of one kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(nvrtc.compile_kernels("scan.cu", [name], ARCHITECTURE).cubin)
-        file.flush()
-        command = [disassembler, "-c", file.name]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(nvrtc.compile_kernels(file, [name], ARCHITECTURE).cubin)
+        cubin.flush()
+        command = [disassembler, "-c", cubin.name]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     labels: dict[str, int] = {}
     found = []
@@ -156,6 +164,58 @@ def report(n: int, way: Counter[str], lookups: Counter[str]) -> None:
     print(f"  beside the lookups {overhead.total()}: {dict(overhead.most_common())}")
     print(f"  clocks: {', '.join(f'{pipe} {c:.1f}' for pipe, c in clocks.items())}")
     print(f"  {n / clocks[slowest]:.0%} of the shared-memory peak, bound by {slowest}")
+
+
+def report_tiles(steps: int, code: list[Instruction]) -> None:
+    """Of ``find_candidates`` whose items stay in registers for ``steps`` steps of 16 dimensions."""
+    products = _all_of(code, "HMMA")
+    without, noting = cycle(code, products), cycle(code, [*products, *_all_of(code, "ATOMG")])
+    print(f"find_candidates<{steps}, true>, sm_{ARCHITECTURE}:")
+    print(
+        f"  products of 16 queries, {16 * steps} dimensions, and 32 items: {without.total()}, "
+        f"{noting.total()} where one is noted; a query: {without.total() / 16:.1f} to "
+        f"{noting.total() / 16:.1f}"
+    )
+    # The queries of the next tile: from the wait for those of this one to its products.
+    waits, copied = _all_of(code, "LDGDEPBAR")[-1], _all_of(code, "LDGSTS")
+    first_copy = next(i for i in copied if i > waits)
+    loading = [*_shortest(code, waits, first_copy), *_shortest(code, first_copy, products[0])]
+    print(
+        f"  taking 64 queries, by each of 8 warps: {len(loading)}; a query and 32 items: "
+        f"{len(loading) * 8 / (64 * 4):.1f}"
+    )
+    for bits, dims in ((64, 4), (128, 8)):
+        copies = [i for i in _all_of(code, "LDG") if f".{bits}.CONSTANT" in code[i].operands]
+        # Codewords of one such load, or of several: the shorter way is that of one.
+        loads = [i for i in _all_of(code, "LDG") if code[i].operands.startswith(".E.CONSTANT")]
+        ways = []
+        for first in range(0, len(copies), 4):
+            word = max(i for i in loads if i < copies[first])
+            ways.append(cycle(code, [word, *copies[first : first + 4]]))
+        way = min(ways, key=Counter.total)
+        print(f"  decoding a code byte of {dims} dimensions, 32 items: {way.total() / 4:.1f}")
+
+
+def report_rescore(n: int, code: list[Instruction]) -> None:
+    """Of ``rescore``: 32 noted items of ``n`` code bytes."""
+    extractions = [i for i in _all_of(code, "PRMT") if CODE_BYTE.search(code[i].operands)]
+    # Those of the noted items come after the shuffles that hand the items out.
+    shuffles = [i for i in _all_of(code, "SHFL") if code[i].operands.startswith(".IDX")]
+    first = next(i for i in extractions if sum(i - 400 < s < i for s in shuffles) >= 9)
+    start = extractions.index(first)
+    handing_out = [s for s in shuffles if s < first][-9:]
+    way = cycle(code, [*handing_out, *extractions[start : start + n]])
+    print(f"rescore<{n}>, sm_{ARCHITECTURE}: 32 noted items: {way.total()}")
+
+
+def cycle(code: list[Instruction], through: list[int]) -> Counter[str]:
+    """Opcodes on the shortest way through all of these, in their order, and back to the first."""
+    legs = zip(through, [*through[1:], through[0]], strict=True)
+    return Counter(code[i].opcode for leg in legs for i in _shortest(code, *leg))
+
+
+def _all_of(code: list[Instruction], opcode: str) -> list[int]:
+    return [i for i, each in enumerate(code) if each.opcode == opcode]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,32 @@
-"""Write ``kernels.json`` anew, what each kernel takes: ``python -m tests.golden.make_kernels``."""
+"""What each kernel takes, by compiler: ``python -m tests.golden.make_kernels`` writes it anew.
+
+A file a compiler, ``kernels/<release>.json``; those of compilers that are not at hand stay as they
+are, and ``make test-compilers`` brings all. It prints what has changed.
+"""
+
+from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.search.gpu.nvrtc import Kernel, Resources, compile_every_kernel, compiler
+from tests.search.gpu.nvrtc import Kernel, Resources, compile_every_kernel
+from tests.search.gpu.nvrtc_library import UNPACKED, Compiler, compilers, own_compiler
 
-TABLE = Path(__file__).with_name("kernels.json")
+FOLDER = Path(__file__).with_name("kernels")
+
+Table = dict[Kernel, Resources]
 
 
-def read() -> tuple[str, dict[Kernel, Resources]]:
-    """The compiler of the table, and the table."""
-    table = json.loads(TABLE.read_text())
+def releases() -> list[str]:
+    """Those that there is a table of."""
+    return sorted(file.stem for file in FOLDER.glob("*.json"))
+
+
+def read(release: str) -> tuple[str, Table]:
+    """The wheel that the table is of, and the table."""
+    table = json.loads((FOLDER / f"{release}.json").read_text())
     of_kernels = len(Kernel.__dataclass_fields__)
     rows = [list(row.items()) for row in table["kernels"]]
     return table["compiler"], {
@@ -19,14 +34,73 @@ def read() -> tuple[str, dict[Kernel, Resources]]:
     }
 
 
-def write(resources: dict[Kernel, Resources]) -> None:
-    """One row a line."""
-    rows = [json.dumps(asdict(kernel) | asdict(of)) for kernel, of in resources.items()]
-    head = f'{{"compiler": {json.dumps(compiler())}, "kernels": [\n'
-    TABLE.write_text(head + ",\n".join(rows) + "\n]}\n")
+def write(compiler: Compiler, table: Table) -> None:
+    """One row a line, what is zero left out."""
+    rows = [
+        json.dumps(asdict(kernel) | {name: n for name, n in asdict(of).items() if n})
+        for kernel, of in table.items()
+    ]
+    head = f'{{"compiler": {json.dumps(compiler.wheel)}, "kernels": [\n'
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{compiler.release}.json").write_text(head + ",\n".join(rows) + "\n]}\n")
+
+
+def changes(before: Table, after: Table) -> list[str]:
+    """What is new, gone, or takes something else than before: a line a kernel."""
+    lines = [f"- {kernel}" for kernel in before if kernel not in after]
+    for kernel, now in after.items():
+        then = before.get(kernel)
+        if then is None:
+            lines.append(f"+ {kernel}: {_told(now)}")
+        elif then != now:
+            lines.append(f"  {kernel}: {_told(then)} -> {_told(now)}")
+    return lines
+
+
+def summary(release: str, table: Table) -> list[str]:
+    """The most registers in each file, and every spill."""
+    most: Counter[tuple[str, int]] = Counter()
+    for kernel, of in table.items():
+        key = kernel.file, kernel.architecture
+        most[key] = max(most[key], of.registers)
+    files = sorted({kernel.file for kernel in table})
+    architectures = sorted({kernel.architecture for kernel in table})
+    lines = [f"{release}: most registers, {' '.join(f'sm_{each}' for each in architectures)}"]
+    lines += [
+        f"  {file:12}" + "".join(f"{most[file, each]:6}" for each in architectures)
+        for file in files
+    ]
+    spilled = {kernel: of for kernel, of in table.items() if of.spilled_bytes}
+    lines.append(f"  spills: {len(spilled) or 'none'}")
+    lines += [f"    {kernel}: {_told(of)}" for kernel, of in spilled.items()]
+    return lines
+
+
+def _told(of: Resources) -> str:
+    told = f"{of.registers} registers, {of.shared_bytes} bytes shared"
+    if of.spilled_bytes:
+        told += f", SPILLS {of.spill_store_bytes} + {of.spill_load_bytes}"
+        told += f", stack {of.stack_bytes}"
+    if of.blocks > 1:
+        told += f", {of.blocks} blocks"
+    return told
+
+
+def main() -> None:
+    """Compile with every compiler that is at hand."""
+    for release, compiler in compilers().items():
+        table, warnings = compile_every_kernel(compiler)
+        before = read(release)[1] if release in releases() else {}
+        write(compiler, table)
+        print("\n".join([*summary(release, table), *warnings]))
+        if before:
+            print("\n".join(["  changes:", *changes(before, table)]))
+    if own := own_compiler():
+        for release in set(releases()) - {*UNPACKED, own.release}:
+            (FOLDER / f"{release}.json").unlink()
+    if missing := set(UNPACKED) - compilers().keys():
+        print(f"left as they were, not at hand: {sorted(missing)}; make test-compilers brings them")
 
 
 if __name__ == "__main__":
-    compiled, warnings = compile_every_kernel()
-    write(compiled)
-    print("\n".join([*warnings, f"{len(compiled)} kernels: {TABLE}"]))
+    main()

@@ -6,7 +6,10 @@ and, in the tests, an emulation on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from threading import local
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -16,6 +19,9 @@ from merlin_poeem.search.gpu.card import Card
 from merlin_poeem.search.gpu.kernels import COMPILER_OPTIONS, kernel_source
 
 Replay = Callable[[], None]
+
+PER_THREAD_STREAM = 2
+"""``cudaStreamPerThread``."""
 
 
 class Kernel(Protocol):
@@ -58,8 +64,8 @@ class Device(Protocol):
         """
         ...
 
-    def stream_id(self) -> int:
-        """A number for the current stream, the same for the same stream."""
+    def stream_id(self) -> Hashable:
+        """What tells the current stream from others; while it is held, no other is its equal."""
         ...
 
     def synchronize(self) -> None:
@@ -97,7 +103,8 @@ class CupyDevice:
             module = self.xp.RawModule(
                 code=kernel_source(file), options=COMPILER_OPTIONS, name_expressions=(name,)
             )
-            self._kernels[file, name] = _CupyKernel(module.get_function(name))
+            function = module.get_function(name)
+            self._kernels[file, name] = _CupyKernel(function, self.card.shared_bytes_per_block)
         return self._kernels[file, name]
 
     def capture(self, work: Callable[[], None]) -> Replay:
@@ -105,7 +112,13 @@ class CupyDevice:
         stream = self.xp.cuda.Stream(non_blocking=True)
         with stream:
             stream.begin_capture()
-            work()
+            try:
+                work()
+            except BaseException:
+                # A stream is not left in the middle; what it says of its half is not the error.
+                with contextlib.suppress(self.xp.cuda.runtime.CUDARuntimeError):
+                    stream.end_capture()
+                raise
             graph = stream.end_capture()
 
         def replay() -> None:
@@ -113,9 +126,9 @@ class CupyDevice:
 
         return replay
 
-    def stream_id(self) -> int:
+    def stream_id(self) -> Hashable:
         """See :meth:`Device.stream_id`."""
-        return int(self.xp.cuda.get_current_stream().ptr)
+        return _StreamId.of(self.xp.cuda.get_current_stream())
 
     def synchronize(self) -> None:
         """See :meth:`Device.synchronize`."""
@@ -127,9 +140,38 @@ class CupyDevice:
         return int(free + self.xp.get_default_memory_pool().free_bytes())
 
 
+class _OfThread(local):
+    """Something of each thread's own, which no later thread has."""
+
+    def __init__(self) -> None:
+        self.token = object()
+
+
+_of_thread = _OfThread()
+
+
+@dataclass(frozen=True)
+class _StreamId:
+    address: int
+    thread: object | None
+    """Of a stream that each thread has its own of, all with one address."""
+    stream: Any = field(compare=False)
+    """Held: CUDA gives the address of a stream that is gone to another one. Streams that another
+    library made are its own to keep, as for CuPy's memory."""
+
+    @classmethod
+    def of(cls, stream: Any) -> _StreamId:
+        is_of_thread = stream.ptr == PER_THREAD_STREAM
+        return cls(stream.ptr, _of_thread.token if is_of_thread else None, stream)
+
+
 class _CupyKernel:
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, shared_bytes_per_block: int) -> None:
         self._function = function
+        # CUDA's default is 48 KB for static and dynamic shared memory together. All that a block
+        # may have, once: a limit takes nothing by itself, and launches come from several threads.
+        own = function.shared_size_bytes
+        function.max_dynamic_shared_size_bytes = shared_bytes_per_block - own
 
     def __call__(
         self,
@@ -138,8 +180,6 @@ class _CupyKernel:
         args: Sequence[Any],
         shared_bytes: int = 0,
     ) -> None:
-        if shared_bytes > self._function.max_dynamic_shared_size_bytes:
-            self._function.max_dynamic_shared_size_bytes = shared_bytes
         # CuPy has no null pointer; an integer of a pointer's width is passed like one.
         arguments = tuple(np.uint64(0) if arg is None else arg for arg in args)
         self._function(grid, block, arguments, shared_mem=shared_bytes)

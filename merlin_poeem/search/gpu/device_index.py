@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, normalize
+from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu.device import Device
-from merlin_poeem.search.gpu.index_shape import IndexShape, codes_per_byte, index_shape
+from merlin_poeem.search.gpu.index_shape import (
+    TILE_ITEMS,
+    IndexShape,
+    codes_per_byte,
+    index_shape,
+)
 from merlin_poeem.search.gpu.shared_memory import BOOK_ROWS, THREADS, WARPS, check_dim
 from merlin_poeem.search.item_set import ItemSet
 
@@ -54,6 +59,8 @@ class DeviceIndex:
     """(n_lists + 1,) uint32."""
     row_offsets: Any
     """(n_lists + 1,) uint32."""
+    tiles: Any
+    """(n_tiles, 2) uint32: the list of each tile, and the number in it of the tile's first item."""
     codes: Any
     """(n_groups, 32 * code_bytes) uint8, arranged by ``code_layout.cuh``."""
     item_ids: Any
@@ -136,6 +143,7 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
         "radii": longest,
         "group_offsets": np.concatenate([[0], np.cumsum(groups)]).astype(np.uint32),
         "row_offsets": index.list_offsets.astype(np.uint32),
+        "tiles": tiles_of_lists(index.list_sizes),
         "item_ids": index.item_ids,
     }
     arrays = {name: None if a is None else xp.asarray(a) for name, a in fields.items()}
@@ -160,7 +168,16 @@ def device_bytes(index: Index, shape: IndexShape) -> int:
     rotation = 0 if quantization.rotation is None else quantization.rotation.nbytes
     book = 4 * BOOK_ROWS * shape.byte_len * shape.code_bytes
     tables = 2 * quantization.coarse_centroids.nbytes + 16 * shape.n_lists + rotation + 2 * book
-    return codes + per_item * shape.n_items + staging + tables
+    return codes + per_item * shape.n_items + staging + tables + 8 * shape.n_tiles
+
+
+def tiles_of_lists(list_sizes: Int64) -> NDArray[np.uint32]:
+    """(n_tiles, 2) uint32: list and first item of every tile; no list without items has any."""
+    n_tiles = -(-list_sizes // TILE_ITEMS)
+    lists = np.repeat(np.arange(len(list_sizes)), n_tiles)
+    starts = np.repeat(np.cumsum(n_tiles) - n_tiles, n_tiles)
+    first_items = (np.arange(len(lists)) - starts) * TILE_ITEMS
+    return np.stack((lists, first_items), axis=1).astype(np.uint32)
 
 
 def byte_codebook(quantization: Quantization) -> Float32:

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import Metric
+from merlin_poeem.search.gpu.rounding import round_up
 
 MAX_CODE_BYTES = 64
 MAX_PQ_BITS = 8
+TILE_ITEMS = 128
+"""Items of a list that the bulk path decodes together: ``TILE_ITEMS`` of ``cuda/tiles.cu``."""
+PRODUCT_DIMS = 16
+"""Dimensions that tensor cores take at a time."""
 MAX_GROUPS = 2**27 - 1
 """Rows, 32 a group, are 32-bit numbers in the kernels; the last one stands for no row."""
 
@@ -27,8 +32,14 @@ class IndexShape:
     byte_len: int
     """Dimensions that one code byte stands for."""
     metric: Metric
-    largest_list: int
-    """Items of the longest list."""
+    n_tiles: int
+    """Tiles of at most ``TILE_ITEMS`` items, each of one list."""
+
+    @property
+    def padded_dim(self) -> int:
+        """The dimensions of all code bytes, those that no item uses included, as tensor cores take
+        them."""
+        return round_up(self.code_bytes * self.byte_len, PRODUCT_DIMS)
 
 
 def index_shape(index: Index) -> IndexShape:
@@ -59,7 +70,7 @@ def index_shape(index: Index) -> IndexShape:
         code_bytes=-(-used_bytes // 4) * 4,
         byte_len=packed * index.quantization.pq_len,
         metric=params.metric,
-        largest_list=int(index.list_sizes.max(initial=0)),
+        n_tiles=int((-(-index.list_sizes // TILE_ITEMS)).sum()),
     )
 
 

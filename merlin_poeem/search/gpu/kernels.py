@@ -6,7 +6,9 @@ import re
 from functools import cache
 from pathlib import Path
 
+from merlin_poeem.search.gpu.bulk_plan import HELD_STEPS
 from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES
+from merlin_poeem.search.gpu.shared_memory import LARGE_QUERY_TILE, QUERY_TILE
 
 FOLDER = Path(__file__).parent / "cuda"
 
@@ -30,13 +32,27 @@ def kernel_source(file: str) -> str:
     return "\n".join(_lines(file, set())) + "\n"
 
 
+def table_name(fixed: bool, tile: int) -> str:
+    """Products with a table, in fixed point or as float32, of ``tile`` queries at a time."""
+    return f"multiply_table<{str(fixed).lower()}, {tile}>"
+
+
+def tiles_name(steps: int, plain: bool) -> str:
+    """Candidates by tiles whose items stay in registers for ``steps`` steps."""
+    return f"find_candidates<{steps}, {str(plain).lower()}>"
+
+
 def every_kernel() -> list[tuple[str, str]]:
     """(file, name) of all that opening an index and searching can launch: ``Device.kernel``."""
     widths = range(4, MAX_CODE_BYTES + 1, 4)
     return [
         *(("layout.cu", name) for name in ("arrange_codes", "item_terms", "mark_items")),
         ("queries.cu", "prepare_queries"),
-        *(("tables.cu", f"multiply_table<{fixed}>") for fixed in ("true", "false")),
+        *(
+            ("tables.cu", table_name(fixed, tile))
+            for fixed in (True, False)
+            for tile in (QUERY_TILE, LARGE_QUERY_TILE)
+        ),
         ("lists.cu", "choose_lists"),
         *(
             ("scan.cu", scan_name(width, True, plain))
@@ -45,8 +61,12 @@ def every_kernel() -> list[tuple[str, str]]:
         ),
         *(("scan.cu", scan_name(width, False, False)) for width in widths),
         ("merge.cu", "merge_parts"),
-        *(("pairs.cu", name) for name in ("count_pairs", "place_pairs")),
-        ("tiles.cu", "find_candidates"),
+        *(("pairs.cu", name) for name in ("count_pairs", "end_lists", "place_pairs")),
+        *(
+            ("tiles.cu", tiles_name(steps, plain))
+            for steps in (*HELD_STEPS, 0)
+            for plain in (True, False)
+        ),
         *(("rescore.cu", f"rescore<{width}>") for width in widths),
     ]
 

@@ -9,56 +9,83 @@ from typing import Any
 
 import numpy as np
 
-from merlin_poeem.search.gpu.bulk_plan import PRODUCT_DIMS, TILE_ITEMS, BulkPlan
+from merlin_poeem.arrays import largest_value
+from merlin_poeem.search.gpu.bulk_plan import (
+    NOTED_BYTES,
+    BulkPlan,
+    held_steps,
+    tile_shared_bytes,
+)
 from merlin_poeem.search.gpu.device import Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex
 from merlin_poeem.search.gpu.filters import NO_FILTERS, Filters
-from merlin_poeem.search.gpu.kernels import scan_name
+from merlin_poeem.search.gpu.kernels import scan_name, table_name, tiles_name
 from merlin_poeem.search.gpu.plan import PROBE_BYTES, SearchPlan
 from merlin_poeem.search.gpu.results import Results
 from merlin_poeem.search.gpu.shared_memory import (
     BOOK_ROWS,
-    QUERY_TILE,
     THREADS,
     lut_shared_bytes,
+    query_tile,
     query_warps,
+    table_shared_bytes,
 )
+from merlin_poeem.search.gpu.workspace import Pieces
 
 BLOCK = (THREADS,)
+# More queries are rotated as they are multiplied with centroids, a column a thread; a warp that
+# rotates its own query reads the whole rotation for it.
+MAX_ROTATED_IN_PLACE = 32
 
 
 class Pipeline:
     """The launches of one plan, with the memory for their intermediate results.
 
     ``n_queries`` at a time at most; ``k`` and ``n_probes`` are those that ``plan`` was made for.
+    ``pieces`` has ``plan.workspace_bytes`` left.
     """
 
     def __init__(
-        self, device: Device, index: DeviceIndex, plan: SearchPlan, k: int, n_probes: int
+        self,
+        device: Device,
+        index: DeviceIndex,
+        plan: SearchPlan,
+        k: int,
+        n_probes: int,
+        pieces: Pieces,
     ) -> None:
         self._device, self._index, self._plan = device, index, plan
         self._k, self._n_probes = np.int32(k), np.int32(n_probes)
-        xp, shape, n = device.xp, index.shape, plan.chunk
-        self._rotated = xp.empty((n, shape.dim), np.float32)
+        take, shape, n = pieces.take, index.shape, plan.chunk
+        self._rotated = take((n, shape.dim), np.float32)
         self._squares, self._scales, self._units, self._margins = (
-            xp.empty(n, np.float32) for _ in range(4)
+            take(n, np.float32) for _ in range(4)
         )
-        self._products = xp.empty((n, shape.n_lists), np.float32)
-        self._probes = xp.empty((n, n_probes, PROBE_BYTES // 4), np.int32)
-        self._luts = xp.empty((n, BOOK_ROWS, shape.code_bytes), np.int32)
+        self._products = take((n, shape.n_lists), np.float32)
+        self._probes = take((n, n_probes, PROBE_BYTES // 4), np.int32)
+        self._luts = take((n, BOOK_ROWS, shape.code_bytes), np.int32)
+        self._rounded = self._pair_counts = self._noted_counts = None
         if plan.n_parts > 1 or plan.bulk is not None:
-            self._part_scores = xp.empty((n, plan.n_parts, k), np.float32)
-            self._part_rows = xp.empty((n, plan.n_parts, k), np.uint32)
-            self._part_counts = xp.empty((n, plan.n_parts), np.int32)
+            self._part_scores = take((n, plan.n_parts, k), np.float32)
+            self._part_rows = take((n, plan.n_parts, k), np.uint32)
+            self._part_counts = take((n, plan.n_parts), np.int32)
         if plan.bulk is not None:
-            self._thresholds = xp.empty(n, np.float32)
-            self._pairs = xp.empty(n * (n_probes - plan.bulk.n_seeds), np.int32)
-            self._candidates = xp.empty((n, plan.bulk.n_noted), np.uint32)
+            self._rounded = take((n, shape.padded_dim), np.uint16)
+            self._thresholds = take(n, np.float32)
+            self._pair_counts = take(shape.n_lists, np.int32)
+            self._pair_ends = take(shape.n_lists, np.int32)
+            self._pairs = take(n * (n_probes - plan.bulk.n_seeds), np.int32)
+            self._noted_counts = take(n, np.int32)
+            self._noted = take((n, plan.bulk.n_noted, NOTED_BYTES // 4), np.uint32)
 
     def run(self, queries: Any, results: Results, filters: Filters = NO_FILTERS) -> None:
         """Search for (n, dim) float32 ``queries`` on the device, chunk by chunk."""
-        for start in range(0, len(queries), self._plan.chunk):
-            chunk = slice(start, min(start + self._plan.chunk, len(queries)))
+        n, size = len(queries), self._plan.chunk
+        if n <= size:
+            self._run_chunk(queries, results, filters)
+            return
+        for start in range(0, n, size):
+            chunk = slice(start, min(start + size, n))
             self._run_chunk(queries[chunk], results[chunk], filters[chunk])
 
     def _run_chunk(self, queries: Any, results: Results, filters: Filters) -> None:
@@ -74,46 +101,55 @@ class Pipeline:
 
     def _prepare_queries(self, queries: Any, n: int) -> None:
         index, shape = self._index, self._index.shape
-        rotation = index.rotation
-        if rotation is not None and self._plan.library_products and shape.metric != "cosine":
-            queries = self._device.xp.matmul(queries, rotation, out=self._rotated[:n])
-            rotation = None
+        largest = np.float32(largest_value(shape.metric))
+        products = None
+        # A query of the cosine is made of unit length first.
+        if index.rotation is not None and n > MAX_ROTATED_IN_PLACE and shape.metric != "cosine":
+            products = self._rotated
+            self._multiply(n, queries, index.rotation, products)
         warps = query_warps(self._device.card, shape.dim)
         self._device.kernel("queries.cu", "prepare_queries")(
             (-(-n // warps),),
             (32 * warps,),
             (
-                *(queries, rotation, index.origin, index.radii, index.base_radius, index.metric),
-                *(np.int32(n), np.int32(shape.dim), np.int32(shape.code_bytes)),
-                *(np.int32(shape.byte_len), self._rotated, self._squares),
-                *(self._scales, self._units, self._margins),
+                *(queries, index.rotation, products, index.origin, index.radii),
+                *(index.base_radius, largest, index.metric, np.int32(n), np.int32(shape.dim)),
+                *(np.int32(shape.padded_dim), np.int32(shape.code_bytes)),
+                *(np.int32(shape.byte_len), np.int32(shape.n_lists)),
+                *(self._rotated, self._rounded, self._squares, self._scales, self._units),
+                *(self._margins, self._noted_counts, self._pair_counts),
             ),
             shared_bytes=2 * 4 * shape.dim * warps,
         )
 
     def _score_lists(self, n: int) -> None:
-        table = self._index.list_table
-        if self._plan.library_products:
-            self._device.xp.matmul(self._rotated[:n], table, out=self._products[:n])
-        else:
-            self._multiply_table("multiply_table<false>", n, table, 1, self._products)
+        self._multiply(n, self._rotated, self._index.list_table, self._products)
 
     def _build_luts(self, n: int) -> None:
         n_bytes = self._index.shape.code_bytes
         book = self._index.book.reshape(self._index.shape.byte_len, BOOK_ROWS * n_bytes)
-        self._multiply_table("multiply_table<true>", n, book, n_bytes, self._luts)
+        self._multiply_table(n, self._rotated, book, n_bytes, self._luts, fixed=True)
 
-    def _multiply_table(self, name: str, n: int, table: Any, n_parts: int, out: Any) -> None:
+    def _multiply(self, n: int, queries: Any, table: Any, out: Any) -> None:
+        if self._plan.library_products:
+            self._device.xp.matmul(queries[:n], table, out=out[:n])
+        else:
+            self._multiply_table(n, queries, table, 1, out, fixed=False)
+
+    def _multiply_table(
+        self, n: int, queries: Any, table: Any, n_parts: int, out: Any, *, fixed: bool
+    ) -> None:
         length, width = table.shape
-        self._device.kernel("tables.cu", name)(
-            (-(-width // THREADS), -(-n // QUERY_TILE)),
+        tile = query_tile(self._device.card, n, n_parts * length)
+        self._device.kernel("tables.cu", table_name(fixed, tile))(
+            (-(-width // THREADS), -(-n // tile)),
             BLOCK,
             (
-                *(self._rotated, table, self._scales),
+                *(queries, table, self._scales if fixed else None),
                 *(np.int32(n), np.int32(self._index.shape.dim), np.int32(length)),
                 *(np.int32(n_parts), np.int32(width), out),
             ),
-            shared_bytes=4 * QUERY_TILE * n_parts * length,
+            shared_bytes=table_shared_bytes(tile, n_parts * length),
         )
 
     def _choose_lists(self, n: int) -> None:
@@ -176,46 +212,41 @@ class Pipeline:
         seeds = (self._part_scores, self._part_rows, self._part_counts)
         outputs = (*seeds, self._thresholds, None, None, None)
         self._launch_scan(n, bulk.n_seeds, 1, filters, outputs)
-        pair_ends = self._group_pairs(n, bulk)
-        found = self._device.xp.zeros(n, np.int32)
-        self._find_candidates(bulk, filters, pair_ends, found)
-        self._rescore(n, bulk, filters, found, results)
+        self._group_pairs(n, bulk)
+        self._find_candidates(bulk, filters)
+        self._rescore(n, bulk, filters, results)
 
-    def _group_pairs(self, n: int, bulk: BulkPlan) -> Any:
-        """The (query, probe) pairs grouped by list; where each list's end is returned."""
-        xp = self._device.xp
-        counts = xp.zeros(self._index.shape.n_lists, np.int32)
-        own = n * (int(self._n_probes) - bulk.n_seeds)
+    def _group_pairs(self, n: int, bulk: BulkPlan) -> None:
+        """The (query, probe) pairs grouped by list."""
+        own, n_lists = n * (int(self._n_probes) - bulk.n_seeds), np.int32(self._index.shape.n_lists)
         grid, sizes = (-(-own // THREADS),), (np.int32(n), self._n_probes, np.int32(bulk.n_seeds))
-        self._device.kernel("pairs.cu", "count_pairs")(grid, BLOCK, (self._probes, *sizes, counts))
-        ends = xp.cumsum(counts, dtype=np.int32)
-        self._device.kernel("pairs.cu", "place_pairs")(
+        counts, ends = self._pair_counts, self._pair_ends
+        kernel = self._device.kernel
+        kernel("pairs.cu", "count_pairs")(grid, BLOCK, (self._probes, *sizes, counts))
+        kernel("pairs.cu", "end_lists")((1,), BLOCK, (counts, n_lists, ends))
+        kernel("pairs.cu", "place_pairs")(
             grid, BLOCK, (self._probes, *sizes, ends, counts, self._pairs)
         )
-        return ends
 
-    def _find_candidates(
-        self, bulk: BulkPlan, filters: Filters, pair_ends: Any, found: Any
-    ) -> None:
+    def _find_candidates(self, bulk: BulkPlan, filters: Filters) -> None:
         index, shape = self._index, self._index.shape
-        padded_dim = -(-shape.dim // PRODUCT_DIMS) * PRODUCT_DIMS
-        self._device.kernel("tiles.cu", "find_candidates")(
-            (shape.n_lists, -(-shape.largest_list // TILE_ITEMS)),
+        name = tiles_name(held_steps(shape), plain=index.terms is None)
+        self._device.kernel("tiles.cu", name)(
+            (shape.n_tiles, bulk.tile_parts),
             BLOCK,
             (
-                *(self._rotated, self._units, self._squares, self._margins, self._thresholds),
-                *(self._probes, pair_ends, self._pairs, index.group_offsets, index.row_offsets),
-                *(index.codes, index.terms, filters.eligible_mask, index.rounded_book),
-                *(index.metric, np.int32(shape.dim), np.int32(padded_dim)),
-                *(np.int32(shape.code_bytes), np.int32(shape.byte_len), self._n_probes),
-                *(np.int32(bulk.n_noted), self._candidates, found),
+                *(self._rounded, self._units, self._squares, self._margins, self._thresholds),
+                *(self._probes, self._pair_ends, self._pairs, index.tiles),
+                *(index.group_offsets, index.row_offsets, index.codes, index.terms),
+                *(filters.eligible_mask, index.rounded_book, index.metric),
+                *(np.int32(shape.padded_dim), np.int32(shape.code_bytes)),
+                *(np.int32(shape.byte_len), self._n_probes),
+                *(np.int32(bulk.n_noted), self._noted, self._noted_counts),
             ),
-            shared_bytes=bulk.tile_shared_bytes,
+            shared_bytes=tile_shared_bytes(shape),
         )
 
-    def _rescore(
-        self, n: int, bulk: BulkPlan, filters: Filters, found: Any, results: Results
-    ) -> None:
+    def _rescore(self, n: int, bulk: BulkPlan, filters: Filters, results: Results) -> None:
         index, plan = self._index, self._plan
         n_bytes = index.shape.code_bytes
         self._device.kernel("rescore.cu", f"rescore<{n_bytes}>")(
@@ -225,9 +256,9 @@ class Pipeline:
                 *(self._luts, self._units, self._squares, self._probes),
                 *(index.codes, index.terms, index.item_ids, filters.eligible_mask),
                 *(self._part_scores, self._part_rows, self._part_counts),
-                *(self._candidates, found, index.metric, self._n_probes, np.int32(bulk.n_seeds)),
-                *(np.int32(bulk.n_noted), self._k, np.int32(plan.capacity)),
-                *(results.scores, results.item_ids, results.counts),
+                *(self._noted, self._noted_counts, index.metric, self._n_probes),
+                *(np.int32(bulk.n_seeds), np.int32(bulk.n_noted), self._k),
+                *(np.int32(plan.capacity), results.scores, results.item_ids, results.counts),
             ),
             shared_bytes=lut_shared_bytes(n_bytes, "compact") + plan.merge_shared_bytes,
         )

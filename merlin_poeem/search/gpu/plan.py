@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from merlin_poeem.search.gpu.bulk_plan import (
+    BF16_BYTES,
     MAX_SORTED_PROBES,
+    NOTED_BYTES,
     BulkPlan,
     is_bulk_faster,
     plan_bulk,
@@ -24,6 +26,7 @@ from merlin_poeem.search.gpu.shared_memory import (
     choose_lut_layout,
     resident_blocks,
 )
+from merlin_poeem.search.gpu.workspace import ALIGNMENT
 
 PROBE_BYTES = 24
 """``sizeof(Probe)``, ``cuda/probe.cuh``."""
@@ -33,11 +36,14 @@ MIN_GROUPS_PER_PART = 4 * WARPS
 MAX_PARTS = 64
 # More than a merging block should read.
 MAX_MERGED = 32768
-# From here on cuBLAS multiplies faster than multiply_table, whose launches CUDA can record.
-LIBRARY_PRODUCT_BATCH = 256
-MAX_CAPTURED_BATCH = 32
+MAX_CAPTURED_BATCH = 4096
+"""Larger batches take longer than their launches."""
+# Steps between the batches that graphs are of, as parts of the next power of two.
+BATCH_STEPS = 8
 # multiply_table counts query tiles in a grid's second dimension.
 MAX_CHUNK = MAX_GRID_Y * QUERY_TILE
+# Arrays of a pipeline, at most: each may leave nearly ALIGNMENT bytes of its workspace unused.
+MAX_ARRAYS = 20
 # (query, probe) pairs are 32-bit numbers.
 MAX_PAIRS = 2**31 - 1
 
@@ -72,9 +78,11 @@ class SearchPlan:
     workspace_bytes: int
     """Device memory that the search uses beside the index, its queries and its results."""
     library_products: bool
-    """Whether cuBLAS multiplies queries with rotation and centroids, or a kernel of ours."""
+    """Whether cuBLAS multiplies queries with rotation and centroids, or a kernel of ours, whose
+    launches CUDA can record."""
     captured_batch: int | None
-    """The batch, rounded up, of the CUDA graph that serves this search; None where none does."""
+    """The batch, rounded up, of the CUDA graph that serves this search where it has no filters;
+    None where none does."""
 
 
 def plan_search(
@@ -108,22 +116,24 @@ def plan_search(
     resident = resident_blocks(card, lut_bytes + buffer_bytes)
     bulk = None if id_lists else plan_bulk(card, shape, k, n_probes)
     if bulk is not None:
-        per_query = workspace_bytes_per_query(shape, k, n_probes, 1, bulk)
-        if not is_bulk_faster(shape, min(batch, workspace_limit // per_query), n_probes, bulk):
+        chunk = balanced_chunk(batch, queries_at_once(shape, k, n_probes, 1, bulk, workspace_limit))
+        if not is_bulk_faster(shape, chunk, k, n_probes, bulk):
             bulk = None
     n_parts = 1
     if bulk is None:
         n_parts = choose_n_parts(card.n_multiprocessors * resident, shape, batch, k, n_probes)
     per_query = workspace_bytes_per_query(shape, k, n_probes, n_parts, bulk)
-    if per_query > workspace_limit:
+    for_all = workspace_bytes_for_all(shape, bulk)
+    at_once = queries_at_once(shape, k, n_probes, n_parts, bulk, workspace_limit)
+    if at_once < 1:
         raise ValueError(
-            f"workspace_bytes: expected at least {per_query}, what one query with "
+            f"workspace_bytes: expected at least {per_query + for_all}, what one query with "
             f"n_probes = {n_probes} and k = {k} needs; got {workspace_limit}"
         )
-    chunk = max(1, min(batch, workspace_limit // per_query, MAX_CHUNK, MAX_PAIRS // n_probes))
+    chunk = balanced_chunk(batch, at_once)
     # The graph is of the batch rounded up, which has to fit whole.
-    rounded = power_of_two(batch)
-    captured = batch <= MAX_CAPTURED_BATCH and rounded * per_query <= workspace_limit
+    rounded = graph_batch(batch)
+    captured = rounded <= min(MAX_CAPTURED_BATCH, at_once)
     return SearchPlan(
         path="scan" if bulk is None else "bulk",
         bulk=bulk,
@@ -135,10 +145,21 @@ def plan_search(
         n_parts=n_parts,
         sorts_probes=n_probes <= MAX_SORTED_PROBES,
         chunk=chunk,
-        workspace_bytes=chunk * per_query,
-        library_products=chunk >= LIBRARY_PRODUCT_BATCH,
-        captured_batch=rounded if captured and bulk is None else None,
+        workspace_bytes=for_all + chunk * per_query,
+        library_products=chunk > MAX_CAPTURED_BATCH,
+        captured_batch=rounded if captured else None,
     )
+
+
+def graph_batch(batch: int) -> int:
+    """``batch`` rounded up to one of few: powers of two up to 32, then eight steps a doubling."""
+    rounded = power_of_two(batch)
+    return rounded if rounded <= 32 else round_up(batch, rounded // BATCH_STEPS)
+
+
+def balanced_chunk(batch: int, most: int) -> int:
+    """Queries of a chunk, at most ``most``, so that no chunk is much smaller than the others."""
+    return -(-batch // -(-batch // max(1, most)))
 
 
 def choose_n_parts(wanted_blocks: int, shape: IndexShape, batch: int, k: int, n_probes: int) -> int:
@@ -146,6 +167,20 @@ def choose_n_parts(wanted_blocks: int, shape: IndexShape, batch: int, k: int, n_
     groups = n_probes * shape.n_groups / max(1, shape.n_lists)
     most = min(MAX_PARTS, MAX_MERGED // k, int(groups) // MIN_GROUPS_PER_PART)
     return max(1, min(-(-wanted_blocks // max(1, batch)), most))
+
+
+def queries_at_once(
+    shape: IndexShape,
+    k: int,
+    n_probes: int,
+    n_parts: int,
+    bulk: BulkPlan | None,
+    workspace_limit: int,
+) -> int:
+    """How many queries the workspace has room for, and the kernels have numbers for."""
+    left = workspace_limit - workspace_bytes_for_all(shape, bulk)
+    per_query = workspace_bytes_per_query(shape, k, n_probes, n_parts, bulk)
+    return min(max(0, left) // per_query, MAX_CHUNK, MAX_PAIRS // n_probes)
 
 
 def workspace_bytes_per_query(
@@ -157,5 +192,14 @@ def workspace_bytes_per_query(
     lut = 4 * BOOK_ROWS * shape.code_bytes
     probes = PROBE_BYTES * n_probes
     parts = (8 * k + 4) * n_parts if n_parts > 1 or bulk is not None else 0
-    candidates = 0 if bulk is None else 4 * (bulk.n_noted + n_probes - bulk.n_seeds + 2)
-    return rotated + products + lut + probes + parts + candidates
+    noted = 0
+    if bulk is not None:
+        rounded, pairs = BF16_BYTES * shape.padded_dim, 4 * (n_probes - bulk.n_seeds)
+        noted = rounded + NOTED_BYTES * bulk.n_noted + pairs + 2 * 4
+    return rotated + products + lut + probes + parts + noted
+
+
+def workspace_bytes_for_all(shape: IndexShape, bulk: BulkPlan | None) -> int:
+    """The same of all queries together, and what lies unused between arrays."""
+    pairs_of_lists = 0 if bulk is None else 2 * 4 * shape.n_lists
+    return pairs_of_lists + ALIGNMENT * MAX_ARRAYS

@@ -24,12 +24,23 @@ class Results:
     @classmethod
     def empty(cls, device: Device, n_queries: int, k: int) -> Results:
         """Room for the results of ``n_queries``, its content undefined."""
-        xp = device.xp
+        return cls.within(device.xp.empty(results_bytes(n_queries, k), np.uint8), n_queries, k)
+
+    @classmethod
+    def within(cls, memory: Any, n_queries: int, k: int) -> Results:
+        """Results that lie one after the other in ``memory``: (results_bytes,) uint8."""
+        ids_end = 8 * n_queries * k
+        scores_end = ids_end + 4 * n_queries * k
         return cls(
-            xp.empty((n_queries, k), np.float32),
-            xp.empty((n_queries, k), np.int64),
-            xp.empty(n_queries, np.int32),
+            memory[ids_end:scores_end].view(np.float32).reshape(n_queries, k),
+            memory[:ids_end].view(np.int64).reshape(n_queries, k),
+            memory[scores_end:].view(np.int32),
         )
 
     def __getitem__(self, queries: slice) -> Results:
         return Results(self.scores[queries], self.item_ids[queries], self.counts[queries])
+
+
+def results_bytes(n_queries: int, k: int) -> int:
+    """Memory of the results of ``n_queries``."""
+    return (12 * k + 4) * n_queries

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from copy import copy
 from threading import RLock
 from typing import Any
 
 import numpy as np
 
-from merlin_poeem.arrays import array_module, as_vectors
+from merlin_poeem.arrays import array_module, as_vectors, largest_value
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import check_n_probes, positive_int
-from merlin_poeem.search.gpu.captured_search import CapturedSearch
+from merlin_poeem.search.gpu.captured_search import CapturedSearch, captured_bytes
 from merlin_poeem.search.gpu.device import CupyDevice, Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex, open_on_device
 from merlin_poeem.search.gpu.filters import Filters
+from merlin_poeem.search.gpu.kept_searches import KeptSearches
 from merlin_poeem.search.gpu.pipeline import Pipeline
-from merlin_poeem.search.gpu.plan import MAX_CAPTURED_BATCH, SearchPlan, plan_search
+from merlin_poeem.search.gpu.plan import (
+    MAX_CAPTURED_BATCH,
+    SearchPlan,
+    graph_batch,
+    plan_search,
+)
 from merlin_poeem.search.gpu.results import Results
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists
 
 WORKSPACE_BYTES = 512 << 20
-# What is kept for searches that come again: bitmaps of item sets, and CUDA graphs.
+# What is kept for searches that come again: bitmaps of item sets, and streams with their searches.
 KEPT_MASKS = 8
-KEPT_GRAPHS = 64
+KEPT_STREAMS = 8
 DLPACK_CUDA = 2
 
 
@@ -34,8 +41,9 @@ class GpuSearcher:
 
     Opening copies codes and item ids to the device: ``pq_dim`` bytes an item (half of it with 4-bit
     codes), 8 for its id, 4 more for a ``cosine`` or ``l2`` index, and a few percent where lists are
-    short. A search needs beside it at most ``workspace_bytes`` and its results: a batch that needs
-    more goes in chunks.
+    short. A search needs beside it at most ``workspace_bytes``, its queries and its results; a
+    larger batch goes in chunks. That memory is kept for the next search on the same stream, for up
+    to eight streams.
 
     Scores are sums in fixed point, so that items with the same codes have the same score; they come
     as float32.
@@ -72,9 +80,7 @@ class GpuSearcher:
         self._removed: ItemSet | None = None
         # Other streams than this one may be the next to read it.
         self.device.synchronize()
-        self._masks: OrderedDict[tuple[int, ItemSet | None, ItemSet | None], Any] = OrderedDict()
-        self._captured: OrderedDict[tuple[int, int, int, int], CapturedSearch] = OrderedDict()
-        self._lock = RLock()
+        self._keep_nothing()
 
     @property
     def device_bytes(self) -> int:
@@ -116,7 +122,8 @@ class GpuSearcher:
         TensorFlow's) give CuPy arrays, and nothing but the numbers of results is read by the host.
         ``k`` is at most 2,048 where the index has as many items.
         """
-        matrix = as_vectors("queries", _as_device_array(queries), self.index.dim)
+        largest = largest_value(self.index.params.metric)
+        matrix = as_vectors("queries", _as_device_array(queries), self.index.dim, largest=largest)
         given_on_device = array_module(matrix) is not np
         k = min(positive_int("k", k), max(1, len(self.index)))
         n_probes = self._check_n_probes(n_probes)
@@ -155,32 +162,38 @@ class GpuSearcher:
         exclude = as_item_filter("exclude", exclude, len(matrix))
         allow = as_item_filter("allow", allow, len(matrix))
         held = min(k, len(self.index))
-        results = Results.empty(self.device, len(matrix), k)
-        if held < k or not len(matrix):
-            results.scores[:], results.item_ids[:], results.counts[:] = -np.inf, -1, 0
         if held and len(matrix):
             found = self._run(xp.ascontiguousarray(matrix), held, n_probes, exclude, allow)
             if held == k:
                 return found
+        results = Results.empty(self.device, len(matrix), k)
+        results.scores[:], results.item_ids[:], results.counts[:] = -np.inf, -1, 0
+        if held and len(matrix):
             results.scores[:, :held], results.item_ids[:, :held] = found.scores, found.item_ids
             results.counts[:] = found.counts
         return results
 
     def capture(self, batch: int, k: int, n_probes: int | None = None) -> CapturedSearch:
-        """A search of exactly ``batch`` queries, recorded as a CUDA graph.
+        """A search of exactly ``batch`` queries, recorded as a CUDA graph, in memory of its own.
 
-        For the lowest latency: fill ``queries``, call ``replay()``, read the results. Raises as
-        :meth:`search` does, and ``ValueError`` for a batch above 32 or an index without items.
+        For the lowest latency: fill ``queries``, call ``replay()``, read the results, all on one
+        stream, and keep the object until that stream is done with it. Raises as
+        :meth:`search` does, and ``ValueError`` for a batch above 4,096 or more than fits in
+        ``workspace_bytes``, or an index without items.
         """
         plan = self.plan(batch, k, n_probes)
         if plan.captured_batch is None or not len(self.index):
             raise ValueError(
-                f"batch: expected 1 to {MAX_CAPTURED_BATCH} and an index that holds items; "
-                f"got {batch} and {len(self.index)} items"
+                f"batch: expected 1 to {MAX_CAPTURED_BATCH}, no more than fit in workspace_bytes = "
+                f"{self.workspace_bytes}, and an index that holds items; got {batch} and "
+                f"{len(self.index)} items"
             )
         n_probes = self._check_n_probes(n_probes)
         mask = self._eligible_mask(None, None)
-        return CapturedSearch(self.device, self._on_device, plan, batch, k, n_probes, mask)
+        captured = CapturedSearch(self.device, self._on_device, plan, batch, k, n_probes, mask)
+        # It may be replayed on another stream than this one, which has run it once.
+        self.device.synchronize()
+        return captured
 
     def without(self, item_ids: Any) -> GpuSearcher:
         """A searcher that never returns these items either, over the same device memory.
@@ -193,9 +206,14 @@ class GpuSearcher:
         if self._removed is not None:
             removed = ItemSet(np.concatenate([self._removed.item_ids, removed.item_ids]))
         other = copy(self)
-        other._removed, other._lock = removed, RLock()
-        other._masks, other._captured = OrderedDict(), OrderedDict()
+        other._removed = removed
+        other._keep_nothing()
         return other
+
+    def _keep_nothing(self) -> None:
+        self._masks: OrderedDict[Hashable, Any] = OrderedDict()
+        self._streams: OrderedDict[Hashable, KeptSearches] = OrderedDict()
+        self._lock = RLock()
 
     def _check_n_probes(self, n_probes: int | None) -> int:
         default = self.index.params.n_probes
@@ -211,31 +229,55 @@ class GpuSearcher:
     ) -> Results:
         """Results of (n, dim) queries that were checked; neither they nor the index are empty."""
         matrix = self.device.xp.asarray(queries)
-        id_lists = isinstance(exclude, IdLists) or isinstance(allow, IdLists)
-        plan = self.plan(len(matrix), k, n_probes, id_lists=id_lists)
-        if plan.captured_batch is not None and exclude is None and allow is None:
-            return self._run_captured(matrix, plan.captured_batch, k, n_probes)
-        filters = self._filters(exclude, allow)
-        results = Results.empty(self.device, len(matrix), k)
-        # CuPy gives memory back to the stream that it was used on: no other search gets it before.
-        Pipeline(self.device, self._on_device, plan, k, n_probes).run(matrix, results, filters)
-        return results
-
-    def _run_captured(self, queries: Any, batch: int, k: int, n_probes: int) -> Results:
-        key = (self.device.stream_id(), batch, k, n_probes)
-        # The graph's memory is its own: filled, used and copied by one thread at a time, in the
-        # order of the one stream it is for.
+        # One thread at a time: the memory that is kept is filled, used and copied in the order of
+        # the one stream that it is for.
         with self._lock:
-            if key not in self._captured:
-                self._captured[key] = self.capture(batch, k, n_probes)
-            self._captured.move_to_end(key)
-            if len(self._captured) > KEPT_GRAPHS:
-                self._captured.popitem(last=False)
-            captured, n = self._captured[key], len(queries)
-            captured.queries[:n] = queries
-            captured.replay()
-            found = captured.results[slice(0, n)]
-            return Results(found.scores.copy(), found.item_ids.copy(), found.counts.copy())
+            kept = self._searches_of_stream()
+            if exclude is None and allow is None and len(matrix) <= MAX_CAPTURED_BATCH:
+                captured = self._captured(kept, graph_batch(len(matrix)), k, n_probes)
+                if captured is not None:
+                    return captured.search(matrix)
+            id_lists = isinstance(exclude, IdLists) or isinstance(allow, IdLists)
+            filters = self._filters(exclude, allow)
+            results = Results.empty(self.device, len(matrix), k)
+            pipeline = self._pipeline(kept, len(matrix), k, n_probes, id_lists)
+            pipeline.run(matrix, results, filters)
+            return results
+
+    def _searches_of_stream(self) -> KeptSearches:
+        stream = self.device.stream_id()
+        if stream not in self._streams:
+            self._streams[stream] = KeptSearches(self.device.xp, self.workspace_bytes)
+            if len(self._streams) > KEPT_STREAMS:
+                self._streams.popitem(last=False)
+        self._streams.move_to_end(stream)
+        return self._streams[stream]
+
+    def _captured(
+        self, kept: KeptSearches, batch: int, k: int, n_probes: int
+    ) -> CapturedSearch | None:
+        """The graph for ``batch`` queries; None where they do not fit in the workspace at once."""
+
+        def capture() -> CapturedSearch | None:
+            plan = self.plan(batch, k, n_probes)
+            if plan.captured_batch is None:
+                return None
+            needed = captured_bytes(plan, self.index.dim, batch, k)
+            workspace, mask = kept.workspace(needed), self._eligible_mask(None, None)
+            device, index = self.device, self._on_device
+            return CapturedSearch(device, index, plan, batch, k, n_probes, mask, workspace)
+
+        return kept.graph((batch, k, n_probes), capture)
+
+    def _pipeline(
+        self, kept: KeptSearches, batch: int, k: int, n_probes: int, id_lists: bool
+    ) -> Pipeline:
+        def cut() -> Pipeline:
+            plan = self.plan(batch, k, n_probes, id_lists=id_lists)
+            pieces = kept.workspace(plan.workspace_bytes).pieces()
+            return Pipeline(self.device, self._on_device, plan, k, n_probes, pieces)
+
+        return kept.pipeline((batch, k, n_probes, id_lists), cut)
 
     def _filters(self, exclude: ItemFilter | None, allow: ItemFilter | None) -> Filters:
         sets = [each if isinstance(each, ItemSet) else None for each in (exclude, allow)]

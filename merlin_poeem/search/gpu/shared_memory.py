@@ -17,8 +17,12 @@ BOOK_ROWS = 256
 """Rows of a LUT, one a code byte's value."""
 BANKS = 32
 """Words of shared memory that are read at once."""
-QUERY_TILE = 8
+QUERY_TILE, LARGE_QUERY_TILE = 8, 32
 """Queries that ``multiply_table`` takes together: ``TILE`` of ``cuda/tables.cu``."""
+LARGE_TILE_PADDING = 4
+"""Words between its tiles of 32 queries."""
+LARGE_TILE_BATCH = 257
+"""From so many queries on, tiles of 32 fill a card."""
 
 STATIC_SHARED_BYTES = 4352
 """The most that a kernel declares for itself; the card's limit holds for both together."""
@@ -31,12 +35,24 @@ MAX_RESIDENT_BLOCKS = 3
 
 def check_dim(card: Card, shape: IndexShape) -> None:
     """``ValueError`` where ``multiply_table`` cannot hold its queries in a block of this card."""
-    needed = 4 * QUERY_TILE * max(shape.dim, shape.code_bytes * shape.byte_len)
+    needed = table_shared_bytes(QUERY_TILE, max(shape.dim, shape.code_bytes * shape.byte_len))
     if needed > card.shared_bytes_per_block:
         raise ValueError(
             f"dim, pq_dim: {shape.dim} dimensions, {shape.byte_len} a code byte, need {needed} "
             f"bytes of shared memory in a block; {card.name} has {card.shared_bytes_per_block}"
         )
+
+
+def query_tile(card: Card, n: int, width: int) -> int:
+    """Queries that ``multiply_table`` takes together, of ``n`` of ``width`` values each."""
+    # Three blocks a multiprocessor, or else the small tile's are more.
+    fits = 3 * table_shared_bytes(LARGE_QUERY_TILE, width) <= card.shared_bytes_per_block
+    return LARGE_QUERY_TILE if n >= LARGE_TILE_BATCH and fits else QUERY_TILE
+
+
+def table_shared_bytes(tile: int, width: int) -> int:
+    """Shared memory of a block of ``multiply_table`` for ``tile`` queries of ``width`` values."""
+    return 4 * width * (tile + (LARGE_TILE_PADDING if tile == LARGE_QUERY_TILE else 0))
 
 
 def query_warps(card: Card, dim: int) -> int:

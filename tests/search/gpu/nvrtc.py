@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from merlin_poeem.search.gpu.kernels import COMPILER_OPTIONS, every_kernel, kernel_source
 from tests.search.gpu.kept_files import kept_file
+from tests.search.gpu.nvrtc_library import Compiler, Output, own_compiler
 
-ARCHITECTURES = (80, 90)
-"""Compute capabilities that the table is of: A100 and H100."""
+ARCHITECTURES = (80, 90, 100)
+"""Compute capabilities that the tables are of: A100, H100 and B200, where the compiler knows it."""
 
-# CuPy adds the first itself, so that subnormal floats are zero.
-OPTIONS = ("-ftz=true", "--ptxas-options=-v")
+# CuPy adds the first two itself: subnormal floats are zero, and functions the device's.
+OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "--ptxas-options=-v")
 
 ENTRY = re.compile(r"^ptxas info +: Compiling entry function '(\w+)'", re.M)
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -50,11 +48,16 @@ class Resources:
     blocks: int
     """Resident at once: the second of ``__launch_bounds__``, 1 without."""
     registers: int
-    shared_bytes: int
+    shared_bytes: int = 0
     """Declared by the kernel itself, without its dynamic shared memory."""
-    stack_bytes: int
-    spill_store_bytes: int
-    spill_load_bytes: int
+    stack_bytes: int = 0
+    spill_store_bytes: int = 0
+    spill_load_bytes: int = 0
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Of local memory, all in all: 0 is what a kernel should have."""
+        return self.stack_bytes + self.spill_store_bytes + self.spill_load_bytes
 
 
 @dataclass(frozen=True)
@@ -75,88 +78,77 @@ class Compiled:
     cubin: bytes
 
 
-@cache
 def missing() -> str | None:
-    """Why nothing can be compiled here; None where it can."""
-    try:
-        from cupy_backends.cuda.libs import nvrtc
-
-        nvrtc.getVersion()
-    except (ImportError, RuntimeError) as error:
-        return f"needs CuPy with NVRTC (the current environment): {error}"
-    return None
+    """Why this environment has no compiler of its own; None where it has."""
+    return None if own_compiler() else "needs NVRTC: the current environment has it"
 
 
-def compiler() -> str:
-    """The compiler and its version; the resources are of this one."""
-    return f"nvidia-cuda-nvrtc {version('nvidia-cuda-nvrtc')}"
+def architectures_of(compiler: Compiler) -> list[int]:
+    """Those of the tables that it compiles for."""
+    return [each for each in ARCHITECTURES if each in compiler.architectures()]
 
 
-def compile_kernels(file: str, names: Sequence[str], architecture: int) -> Compiled:
-    """Compile ``names`` of ``search/gpu/cuda/<file>`` in one program; an error is CuPy's exception.
+def compile_kernels(
+    file: str, names: Sequence[str], architecture: int, compiler: Compiler | None = None
+) -> Compiled:
+    """Compile ``names`` of ``search/gpu/cuda/<file>`` in one program; None is our own compiler.
 
     A kernel takes the same when compiled alone, as CuPy does it for a search.
     """
-    from cupy.cuda.compiler import _NVRTCProgram
-    from cupy_backends.cuda.libs import nvrtc
-
-    source, log = kernel_source(file), io.StringIO()
-    program = _NVRTCProgram(source, file, name_expressions=tuple(names), method="cubin")
-    cubin, mangled = program.compile(_options(architecture), log)
-    said = log.getvalue().strip("\0")
-    return Compiled(
-        Report(
-            resources=_resources(said, _text(nvrtc.getPTX(program.ptr)), mangled),
-            warnings=[
-                line for line in said.splitlines() if line.strip() and not PTXAS_REPORT.match(line)
-            ],
-        ),
-        cubin=cubin + b"\0",  # CuPy takes the last byte for the end of a string
-    )
+    compiler = compiler or own_compiler()
+    if compiler is None:
+        raise ImportError(missing())
+    output = compiler.compile(kernel_source(file), file, tuple(names), _options(architecture))
+    lines = output.log.splitlines()
+    warnings = [line for line in lines if line.strip() and not PTXAS_REPORT.match(line)]
+    return Compiled(Report(_resources(output), warnings), output.cubin)
 
 
-def compile_every_kernel() -> tuple[dict[Kernel, Resources], list[str]]:
-    """All that ``every_kernel`` lists, for every architecture; and all warnings."""
+def compile_every_kernel(
+    compiler: Compiler, architectures: Sequence[int] | None = None
+) -> tuple[dict[Kernel, Resources], list[str]]:
+    """All that ``every_kernel`` lists, for every architecture or those; and all warnings."""
+    architectures = architectures or architectures_of(compiler)
     names: dict[str, list[str]] = {}
     for file, name in every_kernel():
         names.setdefault(file, []).append(name)
-    programs = [(file, architecture) for file in names for architecture in ARCHITECTURES]
+    programs = [(file, arch) for file in names for arch in architectures]
+    # A file at a time would leave a processor idle at the end: those that take longest come first.
+    programs.sort(key=lambda program: -len(kernel_source(program[0])) * len(names[program[0]]))
     with ThreadPoolExecutor(2) as pool:
-        reports = pool.map(lambda of: _kept_report(of[0], names[of[0]], of[1]), programs)
+        reports = pool.map(lambda of: _kept_report(of[0], names[of[0]], of[1], compiler), programs)
         done = dict(zip(programs, reports, strict=True))
     resources = {
-        Kernel(architecture, file, name): of_kernel
-        for (file, architecture), report in done.items()
-        for name, of_kernel in report.resources.items()
+        Kernel(architecture, file, name): done[file, architecture].resources[name]
+        for architecture in architectures
+        for file, name in every_kernel()
     }
     return resources, [warning for report in done.values() for warning in report.warnings]
 
 
-def _kept_report(file: str, names: list[str], architecture: int) -> Report:
+def _kept_report(file: str, names: list[str], architecture: int, compiler: Compiler) -> Report:
     """From an earlier run, if source, options and compiler are the same: they include no file."""
 
     def make(path: Path) -> None:
-        path.write_text(json.dumps(asdict(compile_kernels(file, names, architecture).report)))
+        report = compile_kernels(file, names, architecture, compiler).report
+        path.write_text(json.dumps(asdict(report)))
 
-    parts = (kernel_source(file), repr(names), repr(_options(architecture)), compiler())
+    parts = (kernel_source(file), repr(names), repr(_options(architecture)), compiler.wheel)
     report = json.loads(kept_file(".json", parts, make).read_text())
     resources = {name: Resources(**of_kernel) for name, of_kernel in report["resources"].items()}
     return Report(resources, report["warnings"])
 
 
 def _options(architecture: int) -> tuple[str, ...]:
-    from cupy._core.core import assemble_cupy_compiler_options
-
-    given = assemble_cupy_compiler_options(COMPILER_OPTIONS)
-    return (*given, *OPTIONS, f"-arch=sm_{architecture}")
+    return (*COMPILER_OPTIONS, *OPTIONS, f"-arch=sm_{architecture}")
 
 
-def _resources(report: str, ptx: str, mangled: dict[str, str]) -> dict[str, Resources]:
-    bounds = {entry[1]: entry[2] for entry in LAUNCH_BOUNDS.finditer(ptx)}
-    parts = ENTRY.split(report)
+def _resources(output: Output) -> dict[str, Resources]:
+    bounds = {entry[1]: entry[2] for entry in LAUNCH_BOUNDS.finditer(output.ptx)}
+    parts = ENTRY.split(output.log)
     reports = dict(zip(parts[1::2], parts[2::2], strict=True))
     found = {}
-    for name, entry in mangled.items():
+    for name, entry in output.lowered.items():
         # Functions that the kernel calls have frames of their own.
         frames = [[int(n) for n in frame] for frame in FRAME.findall(reports[entry])]
         stack, stores, loads = (sum(column) for column in zip(*frames, strict=True))
@@ -178,7 +170,3 @@ def _resources(report: str, ptx: str, mangled: dict[str, str]) -> dict[str, Reso
 def _directive(name: str, bounds: str) -> int:
     value = re.search(rf"\.{name} (\d+)", bounds)
     return int(value[1]) if value else 1
-
-
-def _text(ptx: str | bytes) -> str:
-    return ptx.decode() if isinstance(ptx, bytes) else ptx

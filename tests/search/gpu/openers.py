@@ -11,8 +11,12 @@ import pytest
 
 from merlin_poeem import Index
 from merlin_poeem.search.gpu.bulk_plan import BulkPlan
-from merlin_poeem.search.gpu.device import CupyDevice
-from merlin_poeem.search.gpu.plan import SearchPlan
+from merlin_poeem.search.gpu.device import CupyDevice, Device
+from merlin_poeem.search.gpu.plan import (
+    SearchPlan,
+    workspace_bytes_for_all,
+    workspace_bytes_per_query,
+)
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from merlin_poeem.search.gpu.shared_memory import lut_shared_bytes
 from tests.device_arrays import hidden
@@ -23,7 +27,7 @@ from tests.search.gpu.emulation.device import EmulatedDevice, Order
 class ReplannedSearcher(GpuSearcher):
     """A GPU searcher whose plans are altered: small tests take the ways of large searches."""
 
-    def __init__(self, index: Index, device: EmulatedDevice, **changes: Any) -> None:
+    def __init__(self, index: Index, device: Device, **changes: Any) -> None:
         self.changes = changes
         super().__init__(index, device)
 
@@ -34,12 +38,17 @@ class ReplannedSearcher(GpuSearcher):
         plan = replace(super().plan(batch, k, n_probes, id_lists=id_lists), **self.changes)
         if plan.bulk is not None and (id_lists or not self._has_two_lists(n_probes)):
             plan = replace(plan, path="scan", bulk=None)
-        lut_bytes = lut_shared_bytes(self._on_device.shape.code_bytes, plan.lut_layout)
+        shape = self._on_device.shape
+        lut_bytes = lut_shared_bytes(shape.code_bytes, plan.lut_layout)
+        chunk = min(plan.chunk, batch)
+        held, lists = min(k, shape.n_items), self._check_n_probes(n_probes)
+        per_query = workspace_bytes_per_query(shape, held, lists, plan.n_parts, plan.bulk)
         return replace(
             plan,
             lut_bytes=lut_bytes,
             shared_bytes=plan.shared_bytes - plan.lut_bytes + lut_bytes,
-            chunk=min(plan.chunk, batch),
+            chunk=chunk,
+            workspace_bytes=workspace_bytes_for_all(shape, plan.bulk) + chunk * per_query,
         )
 
     def _has_two_lists(self, n_probes: int | None) -> bool:
@@ -97,27 +106,78 @@ class StandInDevice(EmulatedDevice):
 
 SPLIT = {"n_parts": 3, "captured_batch": None, "chunk": 5, "sorts_probes": False}
 # Few candidates have room: with some searches all of them do, with others the lists are scanned.
-BULK = {"path": "bulk", "bulk": BulkPlan(1, 64, 2 * 192 * 136), "captured_batch": None}
+BULK = {"path": "bulk", "bulk": BulkPlan(1, 64), "captured_batch": None}
 COMPACT = {"lut_layout": "compact", "captured_batch": None, "library_products": True}
 
 
-def _missing_gpu() -> str | None:
+def _open_card() -> tuple[CupyDevice | None, str]:
+    """The GPU of this machine; None, and what is missing."""
     try:
-        CupyDevice()
+        return CupyDevice(), ""
     except (ImportError, RuntimeError) as error:
-        return str(error)
-    return None
+        return None, str(error)
 
 
-NO_GPU = _missing_gpu()
+# One for all tests: a kernel is compiled and loaded once.
+CARD, NO_GPU = _open_card()
 
 
-def open_on_card(index: Index) -> GpuSearcher:
+def card_opener(
+    kind: Callable[..., GpuSearcher] = ReplannedSearcher, **changes: Any
+) -> Callable[[Index], GpuSearcher]:
     """Opens an index on the GPU of this machine, where it has one."""
-    if NO_GPU:
-        pytest.skip(NO_GPU)
-    return GpuSearcher(index)
 
+    def open_on_card(index: Index) -> GpuSearcher:
+        if CARD is None:
+            pytest.skip(NO_GPU)
+        return kind(index, CARD, **changes)
+
+    return open_on_card
+
+
+class OnAnotherStream(GpuSearcher):
+    """Searches on a stream of its own, which no other stream waits for."""
+
+    def __init__(self, index: Index, device: CupyDevice) -> None:
+        super().__init__(index, device)
+        self._own_stream = device.xp.cuda.Stream(non_blocking=True)
+
+    def search(self, queries: Any, **arguments: Any) -> Any:
+        with self._own_stream:
+            return super().search(queries, **arguments)
+
+
+class DlpackAlone:
+    """An array that can be asked for nothing but DLPack."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __dlpack__(self, **arguments: Any) -> Any:
+        return self._array.__dlpack__(**arguments)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+class GivenDlpack(GpuSearcher):
+    """Searches queries that another library has on the device; its answers come to the host."""
+
+    def search(self, queries: Any, **arguments: Any) -> Any:
+        on_device = DlpackAlone(self.device.xp.asarray(queries))
+        return super().search(on_device, **arguments).to_host()
+
+
+# What tells their tests from one another: the words of benchmarks/card_check/contract.py.
+CARD_OPENERS: dict[str, Callable[[Index], GpuSearcher]] = {
+    "gpu, on this machine's card": card_opener(GpuSearcher),
+    "gpu, on this machine's card, lists split": card_opener(**SPLIT),
+    "gpu, on this machine's card, compact LUT": card_opener(**COMPACT),
+    "gpu, on this machine's card, in bulk": card_opener(**BULK),
+    "gpu, on this machine's card, in chunks": card_opener(chunk=7, captured_batch=None),
+    "gpu, on this machine's card, on another stream": card_opener(OnAnotherStream),
+    "gpu, on this machine's card, given DLPack": card_opener(GivenDlpack),
+}
 
 # All ways run in the current environment. The kernels are the same in the pinned one, and so are
 # the arrays that they are given: there, what NumPy 1.24 may change is seen in one way.
@@ -127,7 +187,7 @@ OTHER_WAYS: dict[str, Callable[[Index], GpuSearcher]] = {
     "gpu, reverse order, in bulk": opener("reverse", **BULK),
 }
 GPU_OPENERS: dict[str, Callable[[Index], GpuSearcher]] = {
-    "gpu, on this machine's card": open_on_card,
+    **CARD_OPENERS,
     "gpu": opener("forward"),
     **({} if find_spec("tensorflow") else OTHER_WAYS),
 }

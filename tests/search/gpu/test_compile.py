@@ -1,13 +1,17 @@
 """Every kernel compiles for the cards it is for, without spilling, and takes no more than it did.
 
-No GPU is needed. ``golden/kernels.json`` is what the kernels took when it was written; after a
-change that is meant, and after another compiler, ``python -m tests.golden.make_kernels`` writes it.
+No GPU is needed. ``golden/kernels/`` is what the kernels took when it was written, by compiler;
+after a change that is meant, and after another compiler, ``python -m tests.golden.make_kernels``
+writes it. Two compilers are asked, for one architecture each; ``make test-compilers`` asks all.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,13 +20,18 @@ import pytest
 from merlin_poeem import ItemSet
 from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES
 from merlin_poeem.search.gpu.kernels import FOLDER, every_kernel
-from merlin_poeem.search.gpu.shared_memory import MIN_RESIDENT_BLOCKS, STATIC_SHARED_BYTES
+from merlin_poeem.search.gpu.shared_memory import (
+    LARGE_TILE_BATCH,
+    MIN_RESIDENT_BLOCKS,
+    STATIC_SHARED_BYTES,
+)
 from merlin_poeem.search.gpu.shared_memory import THREADS as THREADS_OF_BLOCK
 from tests.golden import make_kernels
-from tests.index_factories import random_index
+from tests.index_factories import random_index, random_queries
 from tests.search.gpu import nvrtc
 from tests.search.gpu.emulation.device import EmulatedDevice
-from tests.search.gpu.nvrtc import ARCHITECTURES, Kernel, Resources
+from tests.search.gpu.nvrtc import Kernel, Resources, architectures_of
+from tests.search.gpu.nvrtc_library import UNPACKED, Compiler, compilers, own_compiler
 from tests.search.gpu.openers import BULK, COMPACT, SPLIT, ReplannedSearcher
 
 REGISTERS = 65536
@@ -31,35 +40,54 @@ REGISTERS = 65536
 GLOBAL_FUNCTION = re.compile(r"__global__\b[^(]*(?:\([^()]*(?:\([^()]*\))?\))?\s*(\w+)\(")
 
 
-@pytest.fixture(scope="module")
-def compiled() -> tuple[dict[Kernel, Resources], list[str]]:
-    """Every kernel, and the compiler's warnings."""
-    if reason := nvrtc.missing():
-        pytest.skip(reason)
-    return nvrtc.compile_every_kernel()
+OWN = "own"
+ALL = os.environ.get("MERLIN_POEEM_COMPILERS") == "all"
+# The oldest of CUDA 13, where registers are fewest, and the newest.
+ASKED = dict.fromkeys((*UNPACKED, OWN)) if ALL else {"13.0": [80], OWN: [90]}
+"""Architectures by compiler; None is all that it knows of the table's."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """All kernels, as one compiler has them."""
+
+    compiler: Compiler
+    architectures: list[int]
+    resources: dict[Kernel, Resources]
+    warnings: list[str]
+
+
+@pytest.fixture(scope="module", params=ASKED)
+def compiled(request: pytest.FixtureRequest) -> Compiled:
+    """Every kernel, by each compiler that is asked."""
+    release = request.param
+    compiler = own_compiler() if release == OWN else compilers().get(release)
+    if compiler is None:
+        pytest.skip(
+            "needs NVRTC, which the current environment has"
+            if release == OWN
+            else f"needs NVRTC {release}: make .venv/nvrtc-{release}/.ready"
+        )
+    architectures = ASKED[release] or architectures_of(compiler)
+    return Compiled(compiler, architectures, *nvrtc.compile_every_kernel(compiler, architectures))
 
 
 @pytest.fixture
-def resources(compiled: tuple[dict[Kernel, Resources], list[str]]) -> dict[Kernel, Resources]:
-    return compiled[0]
+def resources(compiled: Compiled) -> dict[Kernel, Resources]:
+    return compiled.resources
 
 
-def test_every_kernel_compiles_without_a_warning(
-    compiled: tuple[dict[Kernel, Resources], list[str]],
-) -> None:
-    resources, warnings = compiled
-    assert set(resources) == {
+def test_every_kernel_compiles_without_a_warning(compiled: Compiled) -> None:
+    assert set(compiled.resources) == {
         Kernel(architecture, file, name)
-        for architecture in ARCHITECTURES
+        for architecture in compiled.architectures
         for file, name in every_kernel()
     }
-    assert warnings == []
+    assert compiled.warnings == []
 
 
 def test_no_kernel_spills(resources: dict[Kernel, Resources]) -> None:
-    assert (
-        _those(resources, lambda r: r.stack_bytes + r.spill_store_bytes + r.spill_load_bytes) == {}
-    )
+    assert _those(resources, lambda r: r.spilled_bytes) == {}
 
 
 def test_blocks_fit_as_the_plan_has_them(resources: dict[Kernel, Resources]) -> None:
@@ -70,10 +98,13 @@ def test_blocks_fit_as_the_plan_has_them(resources: dict[Kernel, Resources]) -> 
     )
 
 
-def test_no_kernel_takes_more_than_it_did(resources: dict[Kernel, Resources]) -> None:
-    compiler, table = make_kernels.read()
-    assert nvrtc.compiler() == compiler, "run python -m tests.golden.make_kernels, look at the diff"
-    assert set(table) == set(resources)
+def test_no_kernel_takes_more_than_it_did(compiled: Compiled) -> None:
+    wheel, whole_table = make_kernels.read(compiled.compiler.release)
+    told = "run python -m tests.golden.make_kernels, look at the diff"
+    assert compiled.compiler.wheel == wheel, told
+    resources = compiled.resources
+    table = {k: of for k, of in whole_table.items() if k.architecture in compiled.architectures}
+    assert set(table) == set(resources), told
 
     def takes_more(kernel: Kernel) -> bool:
         now, before = resources[kernel], table[kernel]
@@ -86,10 +117,19 @@ def test_no_kernel_takes_more_than_it_did(resources: dict[Kernel, Resources]) ->
     assert {k: (table[k], resources[k]) for k in table if takes_more(k)} == {}
 
 
-def test_the_table_is_of_every_kernel() -> None:
+@pytest.mark.parametrize("release", make_kernels.releases())
+def test_a_table_is_of_every_kernel_and_no_spill(release: str) -> None:
     """Here without a compiler too."""
-    of_architectures = {(kernel.file, kernel.name) for kernel in make_kernels.read()[1]}
-    assert of_architectures == set(every_kernel())
+    table = make_kernels.read(release)[1]
+    assert {(kernel.file, kernel.name) for kernel in table} == set(every_kernel())
+    assert _those(table, lambda r: r.spilled_bytes) == {}
+
+
+def test_there_is_a_table_of_every_compiler() -> None:
+    own = own_compiler()
+    expected = {*UNPACKED, own.release} if own else set(UNPACKED)
+    assert expected <= set(make_kernels.releases())
+    assert len(make_kernels.releases()) == len(UNPACKED) + 1
 
 
 def test_every_kernel_is_listed() -> None:
@@ -129,6 +169,11 @@ def test_searches_ask_for_the_listed_kernels() -> None:
                 searcher.search_padded(queries, k=5, exclude=ItemSet(index.item_ids[:3]))
             plain = ReplannedSearcher(plain_index, device, **spread)
             plain.search_padded(plain_index.quantization.coarse_centroids, k=5)
+    for metric, pq_len in product(("cosine", "inner_product"), (16, 32, 64)):
+        wide = random_index(metric, pq_dim=4, pq_len=pq_len)
+        with np.errstate(all="ignore"):
+            searcher = ReplannedSearcher(wide, device, **BULK)
+            searcher.search_padded(random_queries(wide, LARGE_TILE_BATCH), k=5)
     assert device.asked == set(every_kernel())
 
 

@@ -88,3 +88,47 @@ def test_integer_intrinsics() -> None:
             a * b >> 32,
         )
     ]
+
+
+CARD_NAN, MOVED_NAN = 0x7FFFFFFF, 0xFFFFFFFF
+MINUS = 0x80000000
+TINY, SMALLEST = 0x00000001, 0x00800000
+"""The smallest subnormal number, and the smallest that is not."""
+ONE, INFINITY, ZERO = 0x3F800000, 0x7F800000, 0
+X, SUM, PRODUCT, FMA, LEAST, MOST, SCALED, COMPARED = range(8)
+LESS, EQUAL, NEITHER = 2, 1, 0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        # A NaN that arithmetic makes is the card's; one that is only moved stays as it is.
+        (INFINITY, INFINITY | MINUS, {SUM: CARD_NAN, LEAST: INFINITY | MINUS, MOST: INFINITY}),
+        (INFINITY, ZERO, {PRODUCT: CARD_NAN, FMA: CARD_NAN}),
+        (MOVED_NAN, ONE, {X: MOVED_NAN, LEAST: ONE, MOST: ONE, COMPARED: NEITHER}),
+        (ONE, MOVED_NAN, {LEAST: ONE, MOST: ONE, COMPARED: NEITHER}),
+        (MOVED_NAN, MOVED_NAN, {X: MOVED_NAN, LEAST: CARD_NAN, MOST: CARD_NAN}),
+        # -0 is below 0, and equal to it.
+        (ZERO | MINUS, ZERO, {LEAST: ZERO | MINUS, MOST: ZERO, COMPARED: EQUAL}),
+        (ZERO, ZERO | MINUS, {LEAST: ZERO | MINUS, MOST: ZERO, COMPARED: EQUAL}),
+        # Subnormal numbers are zeros of their sign, but where they are only moved.
+        (TINY, ZERO, {X: TINY, SUM: ZERO, LEAST: ZERO, MOST: ZERO, COMPARED: EQUAL}),
+        (TINY | MINUS, ONE, {X: TINY | MINUS, PRODUCT: ZERO | MINUS, LEAST: ZERO | MINUS}),
+        (SMALLEST, 0x3F000000, {PRODUCT: ZERO, SCALED: ZERO, COMPARED: LESS}),
+        (SMALLEST, SMALLEST, {FMA: SMALLEST, SUM: 0x01000000, LEAST: SMALLEST}),
+        (SMALLEST | MINUS, SMALLEST + 1, {SUM: ZERO, PRODUCT: ZERO | MINUS}),
+    ],
+)
+def test_floats_are_as_on_a_card(x: int, y: int, expected: dict[int, int]) -> None:
+    out = np.empty((1, 8), np.uint32)
+    floats = [np.array([bits], np.uint32).view(np.float32) for bits in (x, y)]
+    inline_kernel("floats")((1,), (32,), (*floats, np.int32(1), out))
+    got = {place: hex(out[0, place]) for place in expected}
+    assert got == {place: hex(bits) for place, bits in expected.items()}
+
+
+def test_subnormal_numbers_are_the_callers_again() -> None:
+    inline_kernel("floats")(
+        (4,), (32,), (np.ones(99, "f4"), np.ones(99, "f4"), np.int32(99), np.empty((99, 8), "u4"))
+    )
+    assert np.float32(1e-38) / np.float32(100) > 0

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from merlin_poeem import Candidates, Index
+from merlin_poeem.search.gpu.bulk_plan import BulkPlan
 from merlin_poeem.search.gpu.kernels import kernel_source
 from tests.index_factories import (
     assert_answers,
@@ -91,7 +92,10 @@ FAULTS = {
         "long", "scan.cu", "if (!__syncthreads_or(pending))", "if (!pending)"
     ),
     "scanned before the tile is loaded": barrier(
-        "long", "scan.cu", "tile[i] = probes[first + i];\n    ", ""
+        "long", "scan.cu", "tile[i] = between.probes[between.first + i];\n    }\n    ", ""
+    ),
+    "where the tiles start is read before it is there": barrier(
+        "long", "scan.cu", "while (more) {\n    ", ""
     ),
     "warps are summed before all are there": barrier(
         "lists", "lists.cu", "of_warps[warp_id()] = in_warp;\n  ", ""
@@ -106,10 +110,13 @@ FAULTS = {
         "lists", "lists.cu", "n_groups += total;\n    ", ""
     ),
     "queries are multiplied before all are there": barrier(
-        "in bulk", "tiles.cu", "", "\n\n    float products"
+        "in bulk", "tiles.cu", "", "\n    if (first + next_tile < last_pair)"
     ),
-    "codes are put before the tile is cleared": barrier(
-        "in bulk", "tiles.cu", "", "\n  for (unsigned i = threadIdx.x; i < tile_items * n_bytes"
+    "items are held before they are decoded": barrier(
+        "in bulk", "tiles.cu", "", "\n  items.hold(padded_dim);"
+    ),
+    "sums of two tiles of pairs overlap": barrier(
+        "in bulk, many lists", "pairs.cu", "n_pairs += total;\n    ", ""
     ),
     # Bounds.
     "item after the list": Fault("long", "scan.cu", "row >= probe.row_end", "row > probe.row_end"),
@@ -135,8 +142,18 @@ FAULTS = {
     ),
     # Ties.
     "ties by falling id at k": Fault(
-        "ties", "scan.cu", "item_ids[rows[j]] < id", "item_ids[rows[j]] > id"
+        "ties",
+        "scan.cu",
+        "return ~static_cast<unsigned>(biased(id_of[row_of[i]]));",
+        "return static_cast<unsigned>(biased(id_of[row_of[i]]));",
     ),
+    "ties by the upper halves of ids alone": Fault(
+        "wide ids", "scan.cu", "if (uppers.n_ties < uppers.n_equal) {", "if (false) {"
+    ),
+    "ties by the lower halves of ids alone": Fault(
+        "wide ids", "scan.cu", "? ~static_cast<unsigned>(biased(id_of[row_of[i]]) >> 32)", "? 1u"
+    ),
+    "ids below zero come last": Fault("wide ids", "scan.cu", " ^ 0x8000000000000000ull", ""),
     "ties by falling id in the result": Fault(
         "ties", "scan.cu", "item_ids[rows[i]] < item_ids", "item_ids[rows[i]] > item_ids"
     ),
@@ -179,7 +196,45 @@ FAULTS = {
     "excluded is allowed": Fault(
         "item sets", "layout.cu", "!= (complement != 0)", "== (complement != 0)"
     ),
-    "bulk asks no item set": Fault("in bulk", "tiles.cu", "&& mask >> in_warp & 1u", ""),
+    "bulk asks no item set": Fault("in bulk", "tiles.cu", "      hits &= mask;\n", ""),
+    # The bulk path.
+    "hits of the other row": Fault("in bulk", "tiles.cu", "of_row[lane & 1u ? 8 : 0]", "of_row[0]"),
+    "hits of two lanes alone": Fault(
+        "in bulk", "tiles.cu", "      hits |= __shfl_xor_sync(ALL_LANES, hits, 2);\n", ""
+    ),
+    "a tile of queries is copied over the one in use": Fault(
+        "in bulk", "tiles.cu", "rows + (turn ^ 1) * TILE_QUERIES * stride", "rows"
+    ),
+    "group of the tile's first items": Fault(
+        "in bulk", "tiles.cu", "own.first_group + group_in_list + warp_item / 32", "own.first_group"
+    ),
+    "pairs are counted from where the last search ended": Fault(
+        "in bulk", "queries.cu", "pair_counts[i] = 0;", "pair_counts[i] = 7;"
+    ),
+    "noted after what was noted before": Fault(
+        "in bulk", "queries.cu", "noted_counts[query] = 0;", "noted_counts[query] = 5;"
+    ),
+    "no more noted than there is room for": Fault(
+        "in bulk, no room", "tiles.cu", "if (place < capacity)", "if (place <= capacity)"
+    ),
+    "what was not noted is not scanned": Fault(
+        "in bulk, no room", "rescore.cu", "n_noted > noted_capacity", "n_noted > 100000"
+    ),
+    "bits of a group are taken twice": Fault(
+        "in bulk",
+        "rescore.cu",
+        "const unsigned number = n_given",
+        "const unsigned number = 0 * n_given",
+    ),
+    "items of the lane before": Fault(
+        "in bulk", "rescore.cu", "of_lane + step) <= number", "of_lane + step) < number"
+    ),
+    "codes of a group's first half": Fault(
+        "in bulk, wide",
+        "tiles.cu",
+        "t += THREADS / TILE_ITEMS * 4",
+        "t += THREADS / TILE_ITEMS * 8",
+    ),
 }
 
 
@@ -198,7 +253,7 @@ def searches() -> dict[str, Search]:
     """Small, and hard for the kernels: buffers overflow, scores tie, parts and tiles end inside."""
     one = {"n_parts": 1, "captured_batch": None, "sorts_probes": False}
     parts = {**one, "n_parts": 3}
-    bulk = {**BULK, "bulk": replace(BULK["bulk"], n_noted=4096), "chunk": 3}
+    bulk = {**BULK, "bulk": BulkPlan(1, 4096), "chunk": 130}
     index = random_index("l2", n_items=3000, seed=1)
     queries = random_queries(index, 3)
     long = Search(index, queries, one, {"k": 250, "n_probes": 8})
@@ -210,6 +265,7 @@ def searches() -> dict[str, Search]:
     product = random_index(n_items=3000, seed=1, spread=0.2)
     same = random_index(n_items=2000, n_repeated=1900, encodes_residual=False)
     many = random_index(n_items=1500, n_lists=300, n_repeated=0)
+    wide = random_index(n_items=1000, pq_dim=20, pq_len=2)
     segments = random_index("cosine", pq_dim=12, pq_len=1)
     return {
         "long": long,
@@ -226,8 +282,28 @@ def searches() -> dict[str, Search]:
         "several segments": Search(
             segments, random_queries(segments, 3), {**one, "lut_layout": "compact"}, {"k": 20}
         ),
-        "in bulk": Search(product, queries, bulk, {"k": 5, "n_probes": 8, **sets}),
+        "wide ids": Search(with_wide_ids(same), queries, one, {"k": 230, "n_probes": 8}),
+        "in bulk": Search(
+            product, random_queries(product, 150), bulk, {"k": 5, "n_probes": 8, **sets}
+        ),
+        "in bulk, no room": Search(
+            product,
+            random_queries(product, 60),
+            {**bulk, "bulk": BulkPlan(1, 20)},
+            {"k": 5, "n_probes": 8},
+        ),
+        "in bulk, wide": Search(wide, random_queries(wide, 20), bulk, {"k": 60, "n_probes": 8}),
+        "in bulk, many lists": Search(many, queries, bulk, {"k": 5, "n_probes": 200}),
     }
+
+
+def with_wide_ids(index: Index) -> Index:
+    """Ids of any size, so that both halves of them decide, and the sign."""
+    codes = index.item_codes
+    rng = np.random.default_rng(0)
+    upper = rng.integers(-3, 3, index.n_items) << 32
+    ids = upper + rng.permutation(index.n_items) * 1_000_003
+    return Index.from_codes(index.params, index.quantization, replace(codes, item_ids=ids))
 
 
 def lists_alike(index: Index) -> Index:

@@ -13,6 +13,7 @@ from merlin_poeem import Index, ItemCodes, IVFPQParams
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu.device_index import device_bytes
 from merlin_poeem.search.gpu.index_shape import index_shape
+from merlin_poeem.search.gpu.plan import workspace_bytes_for_all, workspace_bytes_per_query
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from tests.index_factories import (
     assert_answers,
@@ -27,21 +28,26 @@ from tests.search.gpu.emulation.device import EmulatedDevice
 from tests.search.gpu.openers import needs_compiler, open_emulated
 
 
+def workspace_of(searcher: GpuSearcher, batch: int) -> int:
+    """What a chunk of ``batch`` queries takes in a batch of 20 to 32, not split over blocks."""
+    shape = searcher._on_device.shape
+    per_query = workspace_bytes_per_query(shape, 9, searcher.index.params.n_probes, n_parts=1)
+    return workspace_bytes_for_all(shape, None) + batch * per_query
+
+
 def test_small_workspace_gives_the_same_in_chunks(index: Index, searcher: GpuSearcher) -> None:
     queries = random_queries(index, 20)
     lists = random_id_lists(index, 20, 100)
-    per_query = searcher.plan(20, 9).workspace_bytes // 20
-    small = open_emulated(index, workspace_bytes=3 * per_query)
+    small = open_emulated(index, workspace_bytes=workspace_of(searcher, 3))
     assert small.plan(20, 9).chunk == 3
-    assert small.plan(20, 9).workspace_bytes <= 3 * per_query
+    assert small.plan(20, 9).workspace_bytes == small.workspace_bytes
     for search in ({"k": 9}, {"k": 9, "exclude": lists}, {"k": 9, "allow": lists}):
         assert_same(small.search(queries, **search), searcher.search(queries, **search))
     assert small.device.n_launches("choose_lists") == 3 * 7
 
 
 def test_batch_whose_rounded_graph_does_not_fit(index: Index, searcher: GpuSearcher) -> None:
-    per_query = searcher.plan(32, 9).workspace_bytes // 32
-    small = open_emulated(index, workspace_bytes=20 * per_query)
+    small = open_emulated(index, workspace_bytes=workspace_of(searcher, 20))
     for batch in (16, 17, 20, 21, 32):
         queries = random_queries(index, batch)
         assert_same(small.search(queries, k=9), searcher.search(queries, k=9))

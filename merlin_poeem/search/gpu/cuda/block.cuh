@@ -8,8 +8,10 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 __device__ __forceinline__ unsigned lane_id() { return threadIdx.x & 31u; }
 __device__ __forceinline__ unsigned warp_id() { return threadIdx.x >> 5; }
 
-// NVRTC has no INFINITY.
+// NVRTC has no INFINITY and no NAN.
+__device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
+__device__ __forceinline__ float nan_value() { return __uint_as_float(0x7fffffffu); }
 
 __device__ __forceinline__ float warp_sum(float value) {
   for (int step = 16; step > 0; step >>= 1) value += __shfl_xor_sync(ALL_LANES, value, step);

@@ -14,21 +14,17 @@
 constexpr int BOOK_ROWS = 256;
 constexpr int BANKS = 32;
 
-// The width of the segment that byte t of `n_bytes` lies in, and where it starts.
+// Where the segment of 32, 16, 8 or 4 columns that byte t of `n_bytes` lies in starts.
 __host__ __device__ constexpr int segment_start(int n_bytes, int t) {
-  int start = 0;
-  for (int width = BANKS; width >= 4; width >>= 1) {
-    while (n_bytes - start >= width) {
-      if (t < start + width) return start;
-      start += width;
-    }
-  }
-  return start;
+  return t < (n_bytes & ~31) ? t & ~31
+         : t < (n_bytes & ~15) ? n_bytes & ~31
+         : t < (n_bytes & ~7)  ? n_bytes & ~15
+                               : n_bytes & ~7;
 }
 
+// How many columns it has.
 __host__ __device__ constexpr int segment_width(int n_bytes, int t) {
-  const int left = n_bytes - segment_start(n_bytes, t);
-  return left >= 32 ? 32 : left >= 16 ? 16 : left >= 8 ? 8 : 4;
+  return t < (n_bytes & ~31) ? 32 : t < (n_bytes & ~15) ? 16 : t < (n_bytes & ~7) ? 8 : 4;
 }
 
 // The column whose code is byte t of the item in `lane`.
@@ -58,14 +54,10 @@ __host__ __device__ constexpr int segment_words(int t) {
 
 // Bytes from the start of a group to byte t of the item in `lane`.
 __host__ __device__ constexpr int place_in_group(int n_bytes, int t, int lane) {
-  int start = 0;
-  for (int chunk = 16; chunk >= 4; chunk >>= 1) {
-    while (n_bytes - start >= chunk) {
-      if (t < start + chunk) return start * 32 + lane * chunk + t - start;
-      start += chunk;
-    }
-  }
-  return start * 32;
+  const int in_16 = n_bytes & ~15, in_8 = n_bytes & ~7;
+  const int chunk = t < in_16 ? 16 : t < in_8 ? 8 : 4;
+  const int start = t < in_16 ? t & ~15 : t < in_8 ? in_16 : in_8;
+  return start * 32 + lane * chunk + t - start;
 }
 
 // The code bytes of one item, four to a word.

@@ -22,8 +22,8 @@ struct IdFilter {
   long long n_excluded, n_allowed;
   bool has_allowed;
 
-  __device__ IdFilter()
-      : excluded(nullptr), allowed(nullptr), n_excluded(0), n_allowed(0), has_allowed(false) {}
+  // Without lists; trivial, so that shared memory can hold one.
+  IdFilter() = default;
 
   __device__ IdFilter(size_t query, const long long* __restrict__ exclude_offsets,
                       const long long* __restrict__ exclude_ids,

@@ -26,6 +26,8 @@ choose_lists(const float* __restrict__ products,       // (n, n_lists)
   probes += query * n_probes;
   const auto score_at = [=](unsigned list) {
     const float score = products[list] + (biases == nullptr ? 0.0f : biases[list]);
+    // A card's NaN would rank highest, and break the order of the sort.
+    if (isnan(score)) return minus_infinity();
     return score + 0.0f;  // -0 and 0 are equal, and get one key
   };
 
@@ -88,7 +90,8 @@ choose_lists(const float* __restrict__ products,       // (n, n_lists)
   unsigned n_groups = 0;
   for (unsigned start = 0; start < n_probes; start += THREADS) {
     const unsigned i = start + threadIdx.x;
-    const unsigned list = i >= n_probes ? 0 : sorted ? lists[i] : probes[i].list;
+    unsigned list = i >= n_probes ? 0 : sorted ? lists[i] : probes[i].list;
+    list = min(list, static_cast<unsigned>(n_lists) - 1);  // whatever came, read no other memory
     const unsigned first = group_offsets[list];
     const unsigned n_own = i < n_probes && finite ? group_offsets[list + 1] - first : 0;
     unsigned total;

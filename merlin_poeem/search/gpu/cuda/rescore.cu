@@ -1,8 +1,111 @@
 // The k best of a query from the k best of its best lists and the candidates of the others.
+#include "noted.cuh"
 #include "scan_groups.cuh"
 
-// One block a query. Exact scores of its candidates, from their codes; where there were more than
-// were noted, it scans the remaining lists instead. Shared memory as scan<BYTES, false> has it.
+// Where the `rank`-th bit is, from 0 on, that is set in `bits`.
+__device__ __forceinline__ unsigned place_of_bit(unsigned bits, unsigned rank) {
+  unsigned place = 0;
+#pragma unroll
+  for (unsigned width = 16; width > 0; width >>= 1) {
+    const unsigned n_lower = __popc(bits & ((1u << width) - 1u));
+    if (rank >= n_lower) {
+      rank -= n_lower;
+      bits >>= width;
+      place += width;
+    }
+  }
+  return place;
+}
+
+// One item for a lane to score: its place in the codes, its row, its list's base.
+struct Candidate {
+  unsigned group, lane, row;
+  int base;
+};
+
+// The items of 32 noted groups, a group a lane, handed out 32 items at a time, an item a lane.
+struct NotedItems {
+  unsigned group, items, first_row;
+  int base;
+  unsigned before;  // items of the lanes before
+  unsigned n_items, n_given;
+
+  __device__ __forceinline__ NotedItems() : n_items(0), n_given(0) {}
+
+  __device__ __forceinline__ void load(const Noted* __restrict__ noted, unsigned place, unsigned n,
+                                       const Probe* __restrict__ probes, unsigned n_probes) {
+    group = items = first_row = 0;
+    base = 0;
+    if (place < n) {
+      const Probe& probe = probes[probes_before(probes, n_probes, noted[place].group)];
+      group = noted[place].group + probe.group_shift;
+      first_row = noted[place].group * 32 + probe.row_shift;
+      base = probe.base;
+      items = noted[place].items;
+    }
+    const unsigned own = __popc(items), end = warp_running_sum(own);
+    before = end - own;
+    n_items = __shfl_sync(ALL_LANES, end, 31);
+    n_given = 0;
+  }
+
+  // The lane's next item; false where there is none. All lanes of a warp call it.
+  __device__ __forceinline__ bool next(Candidate& candidate) {
+    const unsigned number = n_given + lane_id();
+    unsigned of_lane = 0;  // the last whose items start at or before this one
+#pragma unroll
+    for (unsigned step = 16; step > 0; step >>= 1) {
+      if (__shfl_sync(ALL_LANES, before, of_lane + step) <= number) of_lane += step;
+    }
+    const unsigned rank = number - __shfl_sync(ALL_LANES, before, of_lane);
+    candidate.group = __shfl_sync(ALL_LANES, group, of_lane);
+    candidate.lane = place_of_bit(__shfl_sync(ALL_LANES, items, of_lane), rank);
+    candidate.row = __shfl_sync(ALL_LANES, first_row, of_lane) + candidate.lane;
+    candidate.base = __shfl_sync(ALL_LANES, base, of_lane);
+    n_given += 32;
+    return number < n_items;
+  }
+};
+
+// Pushes what was noted to `best`, with exact scores. All threads call it.
+template <int BYTES>
+__device__ __forceinline__ void rescore_noted(TopK& best, const unsigned char* __restrict__ codes,
+                                              const float* __restrict__ terms, const int* lut,
+                                              const Scorer& scorer,
+                                              const Probe* __restrict__ probes, unsigned n_probes,
+                                              const Noted* __restrict__ noted, unsigned n_noted) {
+  NotedItems items;
+  unsigned first = warp_id() * 32;
+  bool pending = false;
+  float score = 0.0f;
+  unsigned row = NO_ROW;
+  do {
+    if (pending) pending = score >= best.threshold;
+    bool full = best.push(pending, score, row);
+    while (!full) {
+      if (items.n_given >= items.n_items) {
+        if (first >= n_noted) break;
+        items.load(noted, first + lane_id(), n_noted, probes, n_probes);
+        first += THREADS;
+      }
+      Candidate candidate;
+      pending = items.next(candidate);
+      if (pending) {
+        ItemCodes<BYTES> item;
+        item.load(codes, candidate.group, candidate.lane);
+        row = candidate.row;
+        score = scorer.score(candidate.base + sum_of_item(item, lut, candidate.lane),
+                             terms == nullptr ? 0.0f : terms[row]);
+        pending = score >= best.threshold;
+      }
+      full = best.push(pending, score, row);
+    }
+  } while (best.make_room(pending));
+}
+
+// One block a query. Exact scores of what was noted for it, from the codes; where more groups were
+// found than it has room for, it scans the remaining lists instead. Shared memory as
+// scan<BYTES, false> has it.
 template <int BYTES>
 __global__ void __launch_bounds__(THREADS, 2)
 rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fixed point
@@ -16,9 +119,9 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
         const float* __restrict__ seed_scores,            // (n, k)
         const unsigned* __restrict__ seed_rows,           // (n, k)
         const int* __restrict__ seed_counts,              // (n,)
-        const unsigned* __restrict__ candidates,          // (n, n_noted)
-        const int* __restrict__ candidate_counts,         // (n,)
-        int metric, int n_probes, int n_seeds, int n_noted, int k, int capacity,
+        const Noted* __restrict__ noted,                  // (n, noted_capacity)
+        const int* __restrict__ noted_counts,             // (n,)
+        int metric, int n_probes, int n_seeds, int noted_capacity, int k, int capacity,
         float* __restrict__ scores,                       // (n, k)
         long long* __restrict__ ids,                      // (n, k)
         int* __restrict__ counts) {                       // (n,)
@@ -33,7 +136,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
   const Scorer scorer(metric, units[query], query_squares, query);
   probes += query * n_probes;
 
-  const unsigned n_seeded = seed_counts[query], n_found = candidate_counts[query];
+  const unsigned n_seeded = seed_counts[query], n_noted = noted_counts[query];
   for (unsigned start = 0; start < n_seeded; start += THREADS) {
     const unsigned i = start + threadIdx.x;
     const bool has_pair = i < n_seeded;
@@ -41,29 +144,14 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
     const unsigned row = has_pair ? seed_rows[query * k + i] : NO_ROW;
     best.take(has_pair, score, row);
   }
-  if (n_found > n_noted) {
+  if (n_noted > noted_capacity) {
     const Lookups<BYTES, false> lookups(lut, lane_id());
     scan_groups<BYTES, false, false>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
-                              IdFilter(), tile, probes, n_probes, probes[n_seeds - 1].end,
-                              probes[n_probes - 1].end);
+                                     IdFilter(), tile, probes, n_probes, probes[n_seeds - 1].end,
+                                     probes[n_probes - 1].end);
   } else {
-    candidates += query * n_noted;
-    for (unsigned start = 0; start < n_found; start += THREADS) {
-      const unsigned i = start + threadIdx.x;
-      const bool has_pair = i < n_found;
-      float score = 0.0f;
-      unsigned row = NO_ROW;
-      if (has_pair) {
-        const unsigned group = candidates[i] / 32, lane = candidates[i] % 32;
-        const Probe& probe = probes[probes_before(probes, n_probes, group)];
-        ItemCodes<BYTES> item;
-        item.load(codes, group + probe.group_shift, lane);
-        row = candidates[i] + probe.row_shift;
-        score = scorer.score(probe.base + sum_of_item(item, lut, lane),
-                             terms == nullptr ? 0.0f : terms[row]);
-      }
-      best.take(has_pair, score, row);
-    }
+    rescore_noted<BYTES>(best, codes, terms, lut, scorer, probes, n_probes,
+                         noted + query * noted_capacity, n_noted);
   }
   __syncthreads();
   best.finish(scores + query * k, ids + query * k, counts + query);

@@ -5,7 +5,7 @@
 
 // Blocks that a multiprocessor should have the registers for: with one more the compiler spills.
 __host__ __device__ constexpr int blocks_at_once(int n_bytes, bool spread) {
-  return spread && n_bytes <= 20 ? 3 : 2;
+  return spread && n_bytes <= 16 ? 3 : 2;
 }
 
 // One block scans part `blockIdx.x % n_parts` of the first n_probes lists of query
@@ -40,21 +40,27 @@ scan(const int* __restrict__ luts,                     // (n, 256, BYTES), fixed
   int* lut = reinterpret_cast<int*>(memory);
   const size_t query = blockIdx.x / n_parts;
   const unsigned part = blockIdx.x % n_parts;
-  load_lut<BYTES, SPREAD>(lut, luts + query * (BOOK_ROWS * BYTES));
-  TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
-  const Lookups<BYTES, SPREAD> lookups(lut, lane_id());
-  const IdFilter filter(query, exclude_offsets, exclude_ids, allow_offsets, allow_ids);
-  const Scorer scorer(metric, units[query], query_squares, query);
-
   probes += query * probe_stride;
   const unsigned long long n_groups = probes[n_probes - 1].end;
+  // The queries that fill a graph's batch up have no groups, and cost next to nothing.
+  if (n_groups > 0) load_lut<BYTES, SPREAD>(lut, luts + query * (BOOK_ROWS * BYTES));
+  TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
+  const Lookups<BYTES, SPREAD> lookups(lut, lane_id());
+  // Read for pushed items alone: the loop has use for every register. The first barrier of
+  // scan_groups shows it to all.
+  __shared__ IdFilter filter;
+  if (!PLAIN && threadIdx.x == 0) {
+    filter = IdFilter(query, exclude_offsets, exclude_ids, allow_offsets, allow_ids);
+  }
+  const Scorer scorer(metric, units[query], query_squares, query);
+
   scan_groups<BYTES, SPREAD, PLAIN>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
                                     filter, tile, probes, n_probes, n_groups * part / n_parts,
                                     n_groups * (part + 1) / n_parts);
+  const size_t place = blockIdx.x;  // of the part, or of the query, which then has one part
   if (scores != nullptr) {
-    best.finish(scores + query * k, ids + query * k, counts + query);
+    best.finish(scores + place * k, ids + place * k, counts + place);
   } else {
-    const size_t place = query * n_parts + part;
     best.finish_part(part_scores + place * k, part_rows + place * k, part_counts + place);
     if (part_thresholds != nullptr && threadIdx.x == 0) part_thresholds[place] = best.threshold;
   }

@@ -94,6 +94,12 @@ struct WarpScan {
   }
 };
 
+// What is needed between tiles alone: kept in shared memory, as the loop has use for every register.
+struct BetweenTiles {
+  const Probe* probes;
+  unsigned first, stop;
+};
+
 // Pushes the items of groups [group, stop) of `probes` to `best`: groups are numbered through all
 // lists. All threads call it; `tile` is shared, and the LUT behind `lookups` filled. It ends with a
 // barrier.
@@ -104,17 +110,24 @@ __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& item
                                             Probe (&tile)[PROBE_TILE],
                                             const Probe* __restrict__ probes, unsigned n_probes,
                                             unsigned group, unsigned stop) {
-  // The tiles before the first group are not for this block.
-  unsigned first = probes_before(probes, n_probes, group) / PROBE_TILE * PROBE_TILE;
+  __shared__ BetweenTiles between;
+  if (threadIdx.x == 0) {
+    // The tiles before the first group are not for this block.
+    between.first = probes_before(probes, n_probes, group) / PROBE_TILE * PROBE_TILE;
+    between.stop = stop;
+    between.probes = probes;
+  }
   group += warp_id();
-  for (unsigned tile_end = 0; tile_end < stop; first += PROBE_TILE) {
-    const unsigned n_tile = min(PROBE_TILE, n_probes - first);
+  bool more = stop > 0;
+  while (more) {
     __syncthreads();
-    for (unsigned i = threadIdx.x; i < n_tile; i += THREADS) tile[i] = probes[first + i];
+    const unsigned n_tile = min(PROBE_TILE, n_probes - between.first);
+    for (unsigned i = threadIdx.x; i < n_tile; i += THREADS) {
+      tile[i] = between.probes[between.first + i];
+    }
     __syncthreads();
-    tile_end = tile[n_tile - 1].end;
     WarpScan<BYTES, SPREAD, PLAIN> scan(best, items, lookups, scorer, filter, group, tile,
-                                        min(stop, tile_end));
+                                        min(between.stop, tile[n_tile - 1].end));
     Fetched<BYTES, PLAIN> item, next;
     if (group < scan.stop) item.fetch(scan.cursor, group, scan.lane, items);
     do {
@@ -131,6 +144,9 @@ __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& item
       }
     } while (best.make_room(scan.pending));
     group = scan.group;
+    more = scan.stop < between.stop;
+    // All have read it: make_room has a barrier, and the next tile begins with one.
+    if (threadIdx.x == 0) between.first += PROBE_TILE;
   }
   __syncthreads();
 }

@@ -6,6 +6,7 @@
 // its codes. The threshold is that of the k best items of the query's best lists, scanned before.
 #include "code_layout.cuh"
 #include "block.cuh"
+#include "noted.cuh"
 #include "probe.cuh"
 #include "scorer.cuh"
 
@@ -13,12 +14,21 @@
 using bf16 = unsigned short;
 
 constexpr int TILE_QUERIES = 64, TILE_ITEMS = 128;
-// The warps of a block stand 2 by 4 over the tile of products; each has 32 by 32 of them.
-constexpr int WARP_QUERIES = 32, WARP_ITEMS = 32;
+// The warps of a block stand 2 by 4 over the tile of products; each has 32 by 32 of them, a group
+// of items wide.
+constexpr int WARP_QUERIES = 32, WARP_ITEMS = 32, PRODUCT_QUERIES = 16, PRODUCT_ITEMS = 8;
+constexpr int PRODUCTS = WARP_ITEMS / PRODUCT_ITEMS;
 // Of a row in shared memory: rows then start in different banks.
 constexpr int ROW_PADDING = 8;
+// Threads that copy the row of one query.
+constexpr int ROW_THREADS = THREADS / TILE_QUERIES;
 
-#ifndef CUDA_EMULATION
+#ifdef CUDA_EMULATION
+__device__ __forceinline__ void copy_16_bytes_async(bf16* to, const bf16* from) {
+  *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+}
+__device__ __forceinline__ void wait_for_copies() {}
+#else
 // d += a b, a 16 x 16 and b 16 x 8 in bf16; PTX ISA, mma.m16n8k16.
 __device__ __forceinline__ void mma_m16n8k16_bf16(float* d, const unsigned* a, const unsigned* b) {
   asm volatile(
@@ -27,30 +37,231 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float* d, const unsigned* a, c
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+// To shared from global memory, past the registers; PTX ISA, cp.async.
+__device__ __forceinline__ void copy_16_bytes_async(bf16* to, const bf16* from) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif
 
-// To the nearest, of two to the even one.
-__device__ __forceinline__ bf16 to_bf16(float value) {
-  const unsigned bits = __float_as_uint(value);
-  return static_cast<bf16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
+// TILE_ITEMS items of one list: the list, and the first of them.
+struct Tile {
+  unsigned list, first_item;
+};
 
-// What the epilogue needs of a query of the tile.
+// What is needed of a query of the tile, beside its row.
 struct TileQuery {
-  int query;           // -1: none
-  unsigned begin;      // the query's number for the list's first group
-  float base, margin;  // add to a product: the most that the exact one may be
-  float threshold, square;
+  int query;             // -1: none
+  unsigned first_group;  // the query's number for the list's first group
+  float limit;           // what is noted reaches it: a product, or if not PLAIN a score
+  float bound;           // add to a product: the most that the exact one may be
+  float square;
 };
 
 __device__ __forceinline__ unsigned pair_of_bf16(const bf16* values) {
   return *reinterpret_cast<const unsigned*>(values);
 }
 
-// Grid (n_lists, tiles of the longest list). Shared memory: (TILE_QUERIES + TILE_ITEMS) rows of
-// padded_dim + ROW_PADDING bf16; padded_dim is a multiple of 16.
+// What is decoded: the codes of 32 items a group, and what each value of each code byte stands for.
+struct CodedTile {
+  const unsigned char* __restrict__ groups;  // of the tile
+  const bf16* __restrict__ book;             // (n_bytes, 256, byte_len)
+  unsigned n_items;
+  int n_bytes, byte_len, padded_dim;
+};
+
+// Copies codewords of one Word, or of several where they are not WHOLE words.
+template <class Word, bool WHOLE>
+__device__ __forceinline__ void copy_codeword(const bf16* __restrict__ book, unsigned codeword,
+                                              int byte_len, bf16* to) {
+  Word* words = reinterpret_cast<Word*>(to);
+  if constexpr (WHOLE) {
+    *words = __ldg(reinterpret_cast<const Word*>(book) + codeword);
+  } else {
+    const int n_words = byte_len * sizeof(bf16) / sizeof(Word);
+    const Word* from = reinterpret_cast<const Word*>(book) + codeword * n_words;
+#pragma unroll 1
+    for (int i = 0; i < n_words; i++) words[i] = __ldg(from + i);
+  }
+}
+
+// Writes what the codes of the thread's item stand for to its row; several threads share an item.
+template <class Word, bool WHOLE>
+__device__ __forceinline__ void decode_item(const CodedTile& coded, bf16* row) {
+  const unsigned item = threadIdx.x % TILE_ITEMS, lane = item % 32;
+  const int n_bytes = coded.n_bytes;
+  const unsigned char* group =
+      coded.groups + static_cast<size_t>(item / 32) * (32 * n_bytes);
+  const int part = threadIdx.x / TILE_ITEMS;
+  for (int t = part * 4; t < n_bytes; t += THREADS / TILE_ITEMS * 4) {
+    // The four bytes of a word lie in one segment and one chunk.
+    const int start = segment_start(n_bytes, t), width = segment_width(n_bytes, t);
+    const unsigned word =
+        __ldg(reinterpret_cast<const unsigned*>(group + place_in_group(n_bytes, t, lane)));
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const unsigned column = start + ((lane ^ (t + j - start)) & (width - 1));
+      const unsigned code = __byte_perm(word, 0, 0x4440 + j);
+      copy_codeword<Word, WHOLE>(coded.book, column * BOOK_ROWS + code, coded.byte_len,
+                                 row + column * coded.byte_len);
+    }
+  }
+}
+
+// Decodes the tile's items to rows of `stride`; zeros after the last codeword.
+__device__ __forceinline__ void decode_tile(const CodedTile& coded, int stride, bf16* rows) {
+  const unsigned item = threadIdx.x % TILE_ITEMS;
+  if (item >= coded.n_items) return;
+  bf16* row = rows + item * stride;
+  const int byte_len = coded.byte_len, used_dim = coded.n_bytes * byte_len;
+#pragma unroll 1
+  for (int i = used_dim + threadIdx.x / TILE_ITEMS; i < coded.padded_dim;
+       i += THREADS / TILE_ITEMS) {
+    row[i] = 0;
+  }
+  if (byte_len == 8) {
+    decode_item<uint4, true>(coded, row);
+  } else if (byte_len == 4) {
+    decode_item<uint2, true>(coded, row);
+  } else if (byte_len == 2) {
+    decode_item<unsigned, true>(coded, row);
+  } else if (byte_len % 8 == 0) {
+    decode_item<uint4, false>(coded, row);
+  } else {
+    decode_item<bf16, false>(coded, row);
+  }
+}
+
+// A warp's items as the tensor cores take them, 16 dimensions a step. Those of up to STEPS steps
+// stay in registers for all queries; with 0 they are read again each time.
+template <int STEPS>
+struct ItemFragments {
+  unsigned held[STEPS > 0 ? STEPS : 1][PRODUCTS][2];
+  const bf16* rows;  // of the lane: its item, its dimensions
+  int stride;
+
+  __device__ __forceinline__ ItemFragments(const bf16* rows, int stride)
+      : rows(rows), stride(stride) {}
+
+  __device__ __forceinline__ void hold(int padded_dim) {
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+      if (step * 16 < padded_dim) read(step, held[step]);
+    }
+  }
+
+  __device__ __forceinline__ void read(int step, unsigned (&to)[PRODUCTS][2]) const {
+#pragma unroll
+    for (int n = 0; n < PRODUCTS; n++) {
+      const bf16* from = rows + n * PRODUCT_ITEMS * stride + step * 16;
+      to[n][0] = pair_of_bf16(from);
+      to[n][1] = pair_of_bf16(from + 8);
+    }
+  }
+};
+
+// Adds the products of 16 queries with the warp's items in one step: `query_rows` is of the lane.
+__device__ __forceinline__ void multiply_step(const bf16* query_rows, int stride,
+                                              const unsigned (&items)[PRODUCTS][2],
+                                              float (&products)[PRODUCTS][4]) {
+  const unsigned queries[4] = {pair_of_bf16(query_rows), pair_of_bf16(query_rows + 8 * stride),
+                               pair_of_bf16(query_rows + 8),
+                               pair_of_bf16(query_rows + 8 * stride + 8)};
+#pragma unroll
+  for (int n = 0; n < PRODUCTS; n++) mma_m16n8k16_bf16(products[n], queries, items[n]);
+}
+
+template <int STEPS>
+__device__ __forceinline__ void multiply(const bf16* query_rows, const ItemFragments<STEPS>& items,
+                                         int padded_dim, float (&products)[PRODUCTS][4]) {
+  if constexpr (STEPS > 0) {
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+      if (step * 16 < padded_dim) {
+        multiply_step(query_rows + step * 16, items.stride, items.held[step], products);
+      }
+    }
+  } else {
+    for (int step = 0; step * 16 < padded_dim; step++) {
+      unsigned read[PRODUCTS][2];
+      items.read(step, read);
+      multiply_step(query_rows + step * 16, items.stride, read, products);
+    }
+  }
+}
+
+// Which of the lane's eight items of one row reach the query's limit, a bit an item of the warp.
+template <bool PLAIN>
+__device__ __forceinline__ unsigned hits_of_row(const float (&products)[PRODUCTS][4], int row,
+                                                const TileQuery& own, int metric,
+                                                const float* item_terms, unsigned in_column) {
+  unsigned hits = 0;
+#pragma unroll
+  for (int i = 0; i < 2 * PRODUCTS; i++) {
+    const int in_warp = i / 2 * PRODUCT_ITEMS + i % 2;
+    const float product = products[i / 2][row * 2 + i % 2];
+    bool hit;
+    if constexpr (PLAIN) {
+      hit = product >= own.limit;
+    } else {
+      const Scorer scorer(metric, 0.0f, &own.square, 0);
+      hit = scorer.score_of(product + own.bound, item_terms[in_warp + in_column]) >= own.limit;
+    }
+    hits |= hit ? 1u << in_warp : 0u;
+  }
+  return hits << in_column;
+}
+
+// Where the queries of a tile come from. Their rows are copied while those of the tile before are
+// multiplied.
+struct ProbingQueries {
+  const bf16* __restrict__ queries;          // (n, padded_dim)
+  const float* __restrict__ units;           // (n,)
+  const float* __restrict__ squares;         // (n,)
+  const float* __restrict__ margins;         // (n,)
+  const float* __restrict__ thresholds;      // (n,)
+  const Probe* __restrict__ probes;          // (n, n_probes)
+  const int* __restrict__ pairs;             // by list: query * n_probes + i
+  int n_probes, padded_dim, stride;
+
+  // Starts to copy the rows of the pairs from `first` on; four threads a pair.
+  template <bool PLAIN>
+  __device__ __forceinline__ void load(int first, int last, bf16* rows, TileQuery* tile) const {
+    const int row = threadIdx.x / ROW_THREADS, own_part = threadIdx.x % ROW_THREADS;
+    const int place = first + row, pair = place < last ? pairs[place] : -1;
+    const int query = pair < 0 ? -1 : pair / n_probes;
+    if (own_part == 0) tile[row] = described<PLAIN>(pair, query);
+    if (query < 0) return;
+    const bf16* from = queries + static_cast<size_t>(query) * padded_dim;
+    for (int i = own_part * 8; i < padded_dim; i += ROW_THREADS * 8) {
+      copy_16_bytes_async(rows + row * stride + i, from + i);
+    }
+  }
+
+  template <bool PLAIN>
+  __device__ __forceinline__ TileQuery described(int pair, int query) const {
+    TileQuery own{-1, 0, infinity(), 0.0f, 0.0f};
+    if (query < 0) return own;
+    const float threshold = thresholds[query];
+    const float base = __int2float_rn(probes[pair].base) * units[query];
+    // The margin, and what the sums of the limit may be rounded by.
+    const float margin = margins[query] * 1.00001f + (fabsf(base) + fabsf(threshold)) * 1e-6f;
+    own.query = query;
+    own.first_group = pair % n_probes == 0 ? 0 : probes[pair - 1].end;
+    own.limit = PLAIN ? threshold - base - margin : threshold;
+    own.bound = base + margin;
+    own.square = squares[query];
+    return own;
+  }
+};
+
+// Grid (tiles of the index, parts that share the queries of a tile). Shared memory: 2 *
+// TILE_QUERIES + TILE_ITEMS rows of padded_dim + ROW_PADDING bf16; padded_dim is a multiple of 16.
+// STEPS is padded_dim / 16 or more, or 0. PLAIN: for the inner product.
+template <int STEPS, bool PLAIN>
 __global__ void __launch_bounds__(THREADS, 2)
-find_candidates(const float* __restrict__ queries,           // (n, dim), rotated
+find_candidates(const bf16* __restrict__ queries,            // (n, padded_dim), rotated
                 const float* __restrict__ units,             // (n,)
                 const float* __restrict__ squares,           // (n,)
                 const float* __restrict__ margins,           // (n,)
@@ -58,127 +269,90 @@ find_candidates(const float* __restrict__ queries,           // (n, dim), rotate
                 const Probe* __restrict__ probes,            // (n, n_probes)
                 const int* __restrict__ pair_ends,           // (n_lists,)
                 const int* __restrict__ pairs,               // by list: query * n_probes + i
+                const Tile* __restrict__ tiles,              // of all lists
                 const unsigned* __restrict__ group_offsets,  // (n_lists + 1,)
                 const unsigned* __restrict__ row_offsets,    // (n_lists + 1,)
                 const unsigned char* __restrict__ codes,     // (n_groups, 32 * n_bytes)
                 const float* __restrict__ terms,             // (n_items,), or null
                 const unsigned* __restrict__ eligible_mask,  // (n_groups,), or null
-                const bf16* __restrict__ book,      // (n_bytes, 256, byte_len)
-                int metric, int dim, int padded_dim, int n_bytes, int byte_len, int n_probes,
+                const bf16* __restrict__ book,               // (n_bytes, 256, byte_len)
+                int metric, int padded_dim, int n_bytes, int byte_len, int n_probes,
                 int capacity,
-                unsigned* __restrict__ candidates,           // (n, capacity), 32 * group + lane
-                int* __restrict__ candidate_counts) {        // (n,), zeros; may exceed the capacity
+                Noted* __restrict__ noted,                   // (n, capacity)
+                int* __restrict__ noted_counts) {            // (n,), zeros; may exceed the capacity
   extern __shared__ __align__(16) bf16 rows[];
-  __shared__ TileQuery tile[TILE_QUERIES];
+  __shared__ TileQuery query_tiles[2][TILE_QUERIES];
   __shared__ float item_terms[TILE_ITEMS];
-  __shared__ unsigned item_masks[TILE_ITEMS / 32];
-  const unsigned list = blockIdx.x;
-  const int first_pair = list == 0 ? 0 : pair_ends[list - 1], last_pair = pair_ends[list];
-  const unsigned n_items = row_offsets[list + 1] - row_offsets[list];
-  const unsigned first_item = blockIdx.y * TILE_ITEMS;
-  if (first_pair == last_pair || first_item >= n_items) return;
+  const Tile tile = tiles[blockIdx.x];
+  const unsigned list = tile.list;
+  const int last_pair = pair_ends[list];
+  int first = (list == 0 ? 0 : pair_ends[list - 1]) + blockIdx.y * TILE_QUERIES;
+  if (first >= last_pair) return;
 
-  const int stride = padded_dim + ROW_PADDING;
-  bf16* item_rows = rows + TILE_QUERIES * stride;
-  const unsigned tile_items = min(static_cast<unsigned>(TILE_ITEMS), n_items - first_item);
-  const unsigned first_group = group_offsets[list] + first_item / 32;
-  for (int i = threadIdx.x; i < TILE_ITEMS * stride; i += THREADS) {
-    item_rows[i] = 0;
-  }
-  for (unsigned i = threadIdx.x; i < TILE_ITEMS; i += THREADS) {
-    const bool inside = i < tile_items;
-    item_terms[i] = inside && terms != nullptr ? terms[row_offsets[list] + first_item + i] : 0.0f;
-  }
-  if (threadIdx.x < TILE_ITEMS / 32) {
-    const unsigned i = threadIdx.x * 32;
-    const unsigned left = i < tile_items ? tile_items - i : 0;
-    const unsigned mask = left >= 32 ? ALL_LANES : (1u << left) - 1u;
-    const bool masked = left > 0 && eligible_mask != nullptr;
-    item_masks[threadIdx.x] = masked ? mask & eligible_mask[first_group + threadIdx.x] : mask;
-  }
-  __syncthreads();
-  for (unsigned i = threadIdx.x; i < tile_items * n_bytes; i += THREADS) {
-    const unsigned item = i % tile_items, byte = i / tile_items, lane = item % 32;
-    const unsigned char* group =
-        codes + static_cast<size_t>(first_group + item / 32) * (32 * n_bytes);
-    const int column = column_of(n_bytes, byte, lane);
-    const unsigned code = group[place_in_group(n_bytes, byte, lane)];
-    const bf16* codeword =
-        book + (static_cast<size_t>(column) * BOOK_ROWS + code) * byte_len;
-    bf16* to = item_rows + item * stride + column * byte_len;
-    for (int j = 0; j < byte_len && column * byte_len + j < dim; j++) to[j] = codeword[j];
+  const int stride = padded_dim + ROW_PADDING, next_tile = gridDim.y * TILE_QUERIES;
+  bf16* item_rows = rows + 2 * TILE_QUERIES * stride;
+  const unsigned left_in_list = row_offsets[list + 1] - row_offsets[list] - tile.first_item;
+  const unsigned n_items = min(static_cast<unsigned>(TILE_ITEMS), left_in_list);
+  const unsigned group_in_list = tile.first_item / 32;
+  const unsigned first_group = group_offsets[list] + group_in_list;
+  const ProbingQueries probing{queries, units,    squares,    margins, thresholds, probes,
+                              pairs,   n_probes, padded_dim, stride};
+  probing.template load<PLAIN>(first, last_pair, rows, query_tiles[0]);
+  decode_tile({codes + static_cast<size_t>(first_group) * (32 * n_bytes), book, n_items, n_bytes,
+               byte_len, padded_dim},
+              stride, item_rows);
+  if (!PLAIN && threadIdx.x < TILE_ITEMS) {
+    const bool has_term = threadIdx.x < n_items && terms != nullptr;
+    item_terms[threadIdx.x] =
+        has_term ? terms[row_offsets[list] + tile.first_item + threadIdx.x] : 0.0f;
   }
 
   const unsigned lane = lane_id(), in_row = lane / 4, in_column = lane % 4 * 2;
   const unsigned warp_query = warp_id() / 4 * WARP_QUERIES, warp_item = warp_id() % 4 * WARP_ITEMS;
-  for (int first = first_pair; first < last_pair; first += TILE_QUERIES) {
-    __syncthreads();
-    if (threadIdx.x < TILE_QUERIES) {
-      TileQuery& own = tile[threadIdx.x];
-      const int place = first + threadIdx.x;
-      own.query = -1;
-      if (place < last_pair) {
-        const int pair = pairs[place], query = pair / n_probes;
-        own.begin = pair % n_probes == 0 ? 0 : probes[pair - 1].end;
-        // Lists count as empty for a query that is not finite.
-        if (probes[pair].end > own.begin) own.query = query;
-        own.base = __int2float_rn(probes[pair].base) * units[query];
-        own.margin = margins[query] + fabsf(own.base) * 1e-6f;
-        own.threshold = thresholds[query];
-        own.square = squares[query];
-      }
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < TILE_QUERIES * padded_dim; i += THREADS) {
-      const int row = i / padded_dim, column = i % padded_dim, query = tile[row].query;
-      const bool inside = query >= 0 && column < dim;
-      rows[row * stride + column] = to_bf16(
-          inside ? __ldg(queries + static_cast<size_t>(query) * dim + column) : 0.0f);
-    }
-    __syncthreads();
+  // The warp's items that there are, and that may be returned.
+  const unsigned left = warp_item < n_items ? n_items - warp_item : 0;
+  unsigned mask = left >= 32 ? ALL_LANES : (1u << left) - 1u;
+  if (left > 0 && eligible_mask != nullptr) mask &= eligible_mask[first_group + warp_item / 32];
 
-    float products[WARP_QUERIES / 16][WARP_ITEMS / 8][4] = {};
-    for (int k = 0; k < padded_dim; k += 16) {
-      unsigned a[WARP_QUERIES / 16][4], b[WARP_ITEMS / 8][2];
-#pragma unroll
-      for (int m = 0; m < WARP_QUERIES / 16; m++) {
-        const bf16* from = rows + (warp_query + m * 16 + in_row) * stride + k + in_column;
-        a[m][0] = pair_of_bf16(from);
-        a[m][1] = pair_of_bf16(from + 8 * stride);
-        a[m][2] = pair_of_bf16(from + 8);
-        a[m][3] = pair_of_bf16(from + 8 * stride + 8);
-      }
-#pragma unroll
-      for (int n = 0; n < WARP_ITEMS / 8; n++) {
-        const bf16* from =
-            item_rows + (warp_item + n * 8 + in_row) * stride + k + in_column;
-        b[n][0] = pair_of_bf16(from);
-        b[n][1] = pair_of_bf16(from + 8);
-      }
-#pragma unroll
-      for (int m = 0; m < WARP_QUERIES / 16; m++) {
-#pragma unroll
-        for (int n = 0; n < WARP_ITEMS / 8; n++) mma_m16n8k16_bf16(products[m][n], a[m], b[n]);
-      }
+  ItemFragments<STEPS> items(item_rows + (warp_item + in_row) * stride + in_column, stride);
+  __syncthreads();
+  items.hold(padded_dim);
+  for (int turn = 0; first < last_pair; first += next_tile, turn ^= 1) {
+    wait_for_copies();
+    // The rows of this turn are here, and nobody reads those of the turn before any more.
+    __syncthreads();
+    if (first + next_tile < last_pair) {
+      probing.template load<PLAIN>(first + next_tile, last_pair,
+                                   rows + (turn ^ 1) * TILE_QUERIES * stride,
+                                   query_tiles[turn ^ 1]);
     }
-
-    const unsigned mask = item_masks[warp_item / 32];
-#pragma unroll
-    for (int row = 0; row < WARP_QUERIES / 8; row++) {
-      const TileQuery& own = tile[warp_query + row * 8 + in_row];
-      if (own.query < 0) continue;
-      const Scorer scorer(metric, 0.0f, &own.square, 0);
-#pragma unroll
-      for (int i = 0; i < WARP_ITEMS / 4; i++) {
-        const unsigned in_warp = i / 2 * 8 + in_column + i % 2, item = warp_item + in_warp;
-        const float product = products[row / 2][i / 2][row % 2 * 2 + i % 2];
-        const float most = scorer.score_of(product + own.base + own.margin, item_terms[item]);
-        if (most >= own.threshold && mask >> in_warp & 1u) {
-          const int place = atomicAdd(candidate_counts + own.query, 1);
-          if (place < capacity) {
-            candidates[static_cast<size_t>(own.query) * capacity + place] =
-                own.begin * 32 + first_item + item;
-          }
+    const bf16* query_rows =
+        rows + (turn * TILE_QUERIES + warp_query + in_row) * stride + in_column;
+#pragma unroll 1
+    for (int m = 0; m < WARP_QUERIES; m += PRODUCT_QUERIES) {
+      float products[PRODUCTS][4] = {};
+      multiply(query_rows + m * stride, items, padded_dim, products);
+      // The two rows of a lane are 8 apart. Of the four lanes of a row, the even ones get the hits
+      // of all in the first row, the odd ones those in the second.
+      const TileQuery* of_row = query_tiles[turn] + warp_query + m + in_row;
+      unsigned hits = hits_of_row<PLAIN>(products, 0, of_row[0], metric, item_terms + warp_item,
+                                         in_column);
+      unsigned other = hits_of_row<PLAIN>(products, 1, of_row[8], metric, item_terms + warp_item,
+                                          in_column);
+      if (lane & 1u) {
+        const unsigned of_first = hits;
+        hits = other;
+        other = of_first;
+      }
+      hits |= __shfl_xor_sync(ALL_LANES, other, 1);
+      hits |= __shfl_xor_sync(ALL_LANES, hits, 2);
+      hits &= mask;
+      const TileQuery& own = of_row[lane & 1u ? 8 : 0];
+      if (lane % 4 < 2 && hits != 0 && own.query >= 0) {
+        const int place = atomicAdd(noted_counts + own.query, 1);
+        if (place < capacity) {
+          noted[static_cast<size_t>(own.query) * capacity + place] = {
+              own.first_group + group_in_list + warp_item / 32, hits};
         }
       }
     }

@@ -89,23 +89,43 @@ struct TopK {
     __syncthreads();
   }
 
-  // Of the pairs at the cut, those with the lowest ids stay; the others get a score whose key is 0.
+  // Of the pairs at the cut, the `n_ties` with the lowest ids stay; the others get a score whose key
+  // is 0. A radix select of the ids' upper and then their lower halves: its time grows with the
+  // number of ties, not with its square.
   __device__ void drop_ties(const Cut& cut, unsigned n) {
-    for (unsigned start = 0; start < n; start += THREADS) {
-      const unsigned i = start + threadIdx.x;
-      unsigned n_lower = 0;
-      if (i < n && key_of(scores[i]) == cut.key) {
-        const long long id = item_ids[rows[i]];
-        for (unsigned j = 0; j < n && n_lower < cut.n_ties; j++) {
-          n_lower += key_of(scores[j]) == cut.key && item_ids[rows[j]] < id;
-        }
-      }
-      __syncthreads();
-      // A pair that is dropped here has too many lower ids before it; it is never one of those that
-      // decide about a later pair, as these alone are enough.
-      if (n_lower >= cut.n_ties) scores[i] = __uint_as_float(0xffffffffu);
-      __syncthreads();
+    // Of this, copies: its address would have to be in memory.
+    const float* of = scores;
+    const unsigned* row_of = rows;
+    const long long* id_of = item_ids;
+    const unsigned tied = cut.key;
+    // What is not tied ranks behind all ties.
+    const auto upper = [of, row_of, id_of, tied](unsigned i) {
+      return key_of(of[i]) == tied ? ~static_cast<unsigned>(biased(id_of[row_of[i]]) >> 32) : 0u;
+    };
+    const auto lower = [row_of, id_of](unsigned i) {
+      return ~static_cast<unsigned>(biased(id_of[row_of[i]]));
+    };
+    const Cut uppers = find_cut(shared.select, upper, n, cut.n_ties);
+    unsigned lowest = 0;
+    if (uppers.n_ties < uppers.n_equal) {
+      const unsigned at_cut = uppers.key;
+      const auto lower_at_cut = [of, tied, upper, lower, at_cut](unsigned i) {
+        return key_of(of[i]) == tied && upper(i) == at_cut ? lower(i) : 0u;
+      };
+      lowest = find_cut(shared.select, lower_at_cut, n, uppers.n_ties).key;
     }
+    for (unsigned i = threadIdx.x; i < n; i += THREADS) {
+      if (key_of(scores[i]) != cut.key) continue;
+      const unsigned key = upper(i);
+      const bool stays = key > uppers.key || (key == uppers.key && lower(i) >= lowest);
+      if (!stays) scores[i] = __uint_as_float(0xffffffffu);
+    }
+    __syncthreads();
+  }
+
+  // An id, in the order of unsigned numbers.
+  static __device__ __forceinline__ unsigned long long biased(long long id) {
+    return static_cast<unsigned long long>(id) ^ 0x8000000000000000ull;
   }
 
   // Whether pair i comes before pair j in the result.

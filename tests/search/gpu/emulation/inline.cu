@@ -154,3 +154,19 @@ __global__ void copy(const float* x, int n, int n_shared, float* out) {
   for (int i = threadIdx.x; i < n_shared; i += blockDim.x) memory[i] = 0;
   for (int i = threadIdx.x; i < n; i += blockDim.x) out[0] = x[i] + __shfl_sync(1u << i % 32, n, i);
 }
+
+// What a card makes of two floats, as bits; one thread a pair.
+__global__ void floats(const float* a, const float* b, int n, unsigned* out) {  // (n,), (n,), (n, 8)
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const float x = a[i], y = b[i];
+  unsigned* row = out + 8 * i;
+  row[0] = __float_as_uint(x);
+  row[1] = __float_as_uint(x + y);
+  row[2] = __float_as_uint(x * y);
+  row[3] = __float_as_uint(fmaf(x, y, x));
+  row[4] = __float_as_uint(fminf(x, y));
+  row[5] = __float_as_uint(fmaxf(x, y));
+  row[6] = __float_as_uint(ldexpf(x, -3));
+  row[7] = 2 * (x < y) + (x == y);
+}

@@ -1,6 +1,35 @@
-// Arithmetic intrinsics, conversions, min and max.
+// Arithmetic intrinsics, conversions, min and max. Floats that are subnormal count as zero, and become
+// zero, as in kernels that are compiled with -ftz=true: grid.cpp tells the processor.
 #pragma once
+#include "bits.h"
 #include "language.h"
+
+namespace emulation {
+
+// A library function's result, which may be subnormal.
+inline float flushed(float x) {
+  volatile float one = 1.0f;
+  return x * one;
+}
+
+// PTX ISA, min and max: a NaN loses, two NaNs give the card's; -0 is below 0.
+inline float least(float a, float b) {
+  if (isnan(a)) return isnan(b) ? bits_as<float>(kNaN) : flushed(b);
+  if (isnan(b)) return flushed(a);
+  return flushed(a < b || (a == b && signbit(a)) ? a : b);
+}
+inline float most(float a, float b) {
+  if (isnan(a)) return isnan(b) ? bits_as<float>(kNaN) : flushed(b);
+  if (isnan(b)) return flushed(a);
+  return flushed(a < b || (a == b && signbit(a)) ? b : a);
+}
+inline float scaled(float x, int exponent) { return flushed(::ldexpf(flushed(x), exponent)); }
+
+}  // namespace emulation
+
+#define fminf emulation::least
+#define fmaxf emulation::most
+#define ldexpf emulation::scaled
 
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }

@@ -70,8 +70,21 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
   return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
 }
 
-inline unsigned __float_as_uint(float x) { return emulation::bits_as<unsigned>(x); }
-inline int __float_as_int(float x) { return emulation::bits_as<int>(x); }
+namespace emulation {
+
+// The NaN of a card's arithmetic. Others are only moved, as a card moves them.
+constexpr unsigned kNaN = 0x7fffffffu;
+
+// The bits of a float, with the NaN that this machine's arithmetic or library made as the card's.
+inline unsigned bits_on_card(float x) {
+  const unsigned bits = bits_as<unsigned>(x);
+  return bits == 0xffc00000u || bits == 0x7fc00000u ? kNaN : bits;
+}
+
+}  // namespace emulation
+
+inline unsigned __float_as_uint(float x) { return emulation::bits_on_card(x); }
+inline int __float_as_int(float x) { return int(emulation::bits_on_card(x)); }
 inline float __uint_as_float(unsigned x) { return emulation::bits_as<float>(x); }
 inline float __int_as_float(int x) { return emulation::bits_as<float>(x); }
 inline long long __double_as_longlong(double x) { return emulation::bits_as<long long>(x); }
