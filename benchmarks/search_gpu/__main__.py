@@ -18,7 +18,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.catalogs import KINDS
-from benchmarks.search_gpu.grid import EMULATED_SIZES, QUICK_SIZES
+from benchmarks.search_gpu.equal_recall import equal_recall_table
+from benchmarks.search_gpu.grid import EMULATED_SIZES, QUICK_SIZES, SHAPES
 from benchmarks.search_gpu.machine import open_machine
 from benchmarks.search_gpu.measure import measure_all
 from benchmarks.search_gpu.results import Results
@@ -33,8 +34,11 @@ def main(arguments: list[str] | None = None) -> None:
         print("emulated, not a measurement: no times, and no queries/s")
     with open_machine(options.emulate) as machine:
         measure_all(options, machine, results)
+    at_equal_recall = equal_recall_table(results.rows)
+    print(f"at equal recall:\n\n{at_equal_recall}")
     if options.markdown is not None:
-        options.markdown.write_text(markdown(results.rows))
+        text = f"{markdown(results.rows)}\nAt equal recall:\n\n{at_equal_recall}"
+        options.markdown.write_text(text)
         print(f"table written to {options.markdown}")
 
 
@@ -42,6 +46,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options; those that --quick and --emulate shrink may still be named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n-items", type=int, nargs="+", default=[570_000, 4_300_000])
+    parser.add_argument("--shape", choices=SHAPES, default="usual", help="huge: 50M, k = 1,500")
+    parser.add_argument(
+        "--on-device",
+        action="store_true",
+        help="make catalog and codes on the device, as is done without Faiss and of large ones",
+    )
     parser.add_argument("--large", action="store_true", help="20M items as well")
     parser.add_argument("--kind", choices=KINDS, default="clustered")
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
@@ -60,7 +70,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="write the table there too")
     options = parser.parse_args(arguments)
     named = vars(options)
-    shrunk = EMULATED_SIZES if options.emulate else QUICK_SIZES if options.quick else {}
+    shrunk = SHAPES[options.shape]
+    if options.emulate or options.quick:
+        shrunk = EMULATED_SIZES if options.emulate else QUICK_SIZES
     named.update({axis: v for axis, v in shrunk.items() if named[axis] == parser.get_default(axis)})
     if options.large:
         options.n_items = [*options.n_items, 20_000_000]

@@ -11,7 +11,6 @@ from merlin_poeem.evaluate import recall_at_k
 from merlin_poeem.search import reference
 from merlin_poeem.search.ragged import IdLists
 
-CHECKED_QUERIES = 64
 # Rounding may part the scores of two backends by this part of the largest.
 SCORE_TOLERANCE = 1e-4
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.catalogs import Catalog
+from benchmarks.device_catalogs import DeviceCatalog
 from merlin_poeem import Candidates
 from merlin_poeem.arrays import Float32, Int64, to_host
 
@@ -64,7 +65,7 @@ def read_arrays(result: Any, k: int) -> Hits:
     return on_host(scores), on_host(item_ids)
 
 
-def read_rows(catalog: Catalog) -> Callable[[Any, int], Hits]:
+def read_rows(catalog: Catalog | DeviceCatalog) -> Callable[[Any, int], Hits]:
     """Reads ``(scores, rows of the catalog)`` on the device."""
 
     def read(result: Any, k: int) -> Hits:

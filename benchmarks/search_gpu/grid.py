@@ -18,6 +18,19 @@ QUICK_SIZES: dict[str, Any] = {
     "batches": [1, 1024],
     "ks": [100],
 }
+SHAPES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    # 12.8 GB of float vectors, and many results.
+    "huge": {
+        "n_items": [50_000_000],
+        "dims": [64],
+        "code_bytes": [16],
+        "n_lists": [16384],
+        "n_probes": [8, 32, 64],
+        "batches": [1, 32, 1024, 16384],
+        "ks": [1500],
+    },
+}
 EMULATED_SIZES: dict[str, Any] = {
     "n_items": [1500],
     "dims": [16],

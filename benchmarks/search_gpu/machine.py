@@ -55,7 +55,7 @@ def open_machine(emulate: bool) -> Iterator[Machine]:
     cuda = device.xp.cuda
     description = {
         "device": device.card.name,
-        "driver": _driver_version(),
+        "driver": driver_version(),
         "cuda": str(cuda.runtime.runtimeGetVersion()),
         "date": date,
     }
@@ -65,7 +65,8 @@ def open_machine(emulate: bool) -> Iterator[Machine]:
         yield Machine(device, rates, description)
 
 
-def _driver_version() -> str:
+def driver_version() -> str:
+    """Of the NVIDIA kernel driver."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.catalogs import Catalog, build_index
+from benchmarks.device_catalogs import DeviceCatalog, build_device_index
 from benchmarks.search_gpu.grid import Setting, by_catalog, by_index, grid
 from benchmarks.search_gpu.machine import Machine
 from benchmarks.search_gpu.open_catalog import OpenCatalog
@@ -22,6 +24,11 @@ try:
     from tqdm import tqdm
 except ImportError:  # the table shows the progress too
     tqdm = None
+
+# Faiss trains and encodes more on a CPU for minutes.
+MOST_ITEMS_OF_FAISS = 5_000_000
+# Float vectors, their halves in bf16, and as much again for what peers make of them.
+VECTOR_COPIES = 2
 
 
 def measure_all(options: argparse.Namespace, machine: Machine, results: Results) -> None:
@@ -39,7 +46,7 @@ def measure_all(options: argparse.Namespace, machine: Machine, results: Results)
             n_measured += 1
             advance(1)
     if n_measured < len(todo):
-        print(f"time is up: {len(todo) - n_measured} settings left for another run")
+        print(f"{len(todo) - n_measured} settings left for another run")
 
 
 def _measure_catalog(
@@ -53,7 +60,11 @@ def _measure_catalog(
     if time.monotonic() > deadline:
         return
     first = settings[0]
-    catalog = Catalog(first.kind, first.n_items, first.dim, options.seed)
+    catalog = _catalog_of(first, machine, options)
+    needed = VECTOR_COPIES * 4 * first.n_items * first.dim
+    if needed > machine.device.free_bytes():
+        print(f"not measured: {first.n_items:,} items need {needed / 1e9:.1f} GB on the device")
+        return
     opened = OpenCatalog(catalog, machine, max(options.batches), max(options.ks))
     for of_index in by_index(settings):
         if time.monotonic() > deadline:
@@ -67,16 +78,28 @@ def _measure_catalog(
         del session  # its memory, before the next one is opened
 
 
-def _index_of(setting: Setting, catalog: Catalog, folder: Path) -> Index:
+def _catalog_of(
+    setting: Setting, machine: Machine, options: argparse.Namespace
+) -> Catalog | DeviceCatalog:
+    """For Faiss to encode; or on the device, where there is no Faiss or too much for it."""
+    kind, n_items, dim = setting.kind, setting.n_items, setting.dim
+    if options.on_device or n_items > MOST_ITEMS_OF_FAISS or find_spec("faiss") is None:
+        return DeviceCatalog(machine.xp, kind, n_items, dim, options.seed)
+    return Catalog(kind, n_items, dim, options.seed)
+
+
+def _index_of(setting: Setting, catalog: Catalog | DeviceCatalog, folder: Path) -> Index:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    index = build_index(
-        catalog,
-        code_bytes=setting.code_bytes,
-        n_lists=setting.n_lists,
-        pq_bits=setting.pq_bits,
-        folder=folder,
-    )
+    sizes = {
+        "code_bytes": setting.code_bytes,
+        "n_lists": setting.n_lists,
+        "pq_bits": setting.pq_bits,
+    }
+    if isinstance(catalog, DeviceCatalog):
+        index = build_device_index(catalog, **sizes)
+    else:
+        index = build_index(catalog, **sizes, folder=folder)
     print(f"\n{index} in {time.perf_counter() - started:.1f} s")
     return index
 

@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.catalogs import Catalog
-from benchmarks.search_gpu.answers import CHECKED_QUERIES
+from benchmarks.device_catalogs import DeviceCatalog
 from benchmarks.search_gpu.backend import Backend
 from benchmarks.search_gpu.exact_peers import exact_top_k
 from benchmarks.search_gpu.machine import Machine
-from benchmarks.search_gpu.material import Material
+from benchmarks.search_gpu.material import Material, current_stream
 from benchmarks.search_gpu.peers import open_exact_peers
 from merlin_poeem.arrays import Int64, to_host
 from merlin_poeem.evaluate import recall_at_k
@@ -18,7 +18,7 @@ from merlin_poeem.search.ragged import IdLists
 
 # Batches that take turns, so that no search finds the lists of the one before it in the cache.
 QUERY_SETS = 4
-RECALL_QUERIES = 1000
+RECALL_QUERIES, EMULATED_RECALL_QUERIES = 1000, 64
 
 
 class OpenCatalog:
@@ -28,18 +28,22 @@ class OpenCatalog:
     """
 
     def __init__(
-        self, catalog: Catalog, machine: Machine, largest_batch: int, largest_k: int
+        self,
+        catalog: Catalog | DeviceCatalog,
+        machine: Machine,
+        largest_batch: int,
+        largest_k: int,
     ) -> None:
         self.catalog, self.machine = catalog, machine
         self._largest_k = min(largest_k, catalog.n_items)
         self.material = Material(
-            catalog, self._upload_vectors(), machine.xp, machine.device.stream_id()
+            catalog, self._upload_vectors(), machine.xp, current_stream(machine.xp)
         )
         self.query_sets = [
             machine.xp.asarray(catalog.queries(largest_batch, part=part))
             for part in range(QUERY_SETS)
         ]
-        n_judged = CHECKED_QUERIES if machine.is_emulated else RECALL_QUERIES
+        n_judged = EMULATED_RECALL_QUERIES if machine.is_emulated else RECALL_QUERIES
         self.recall_queries = catalog.queries(n_judged, part=QUERY_SETS)
         self.exact_peers = open_exact_peers(self.material)
         self.exact_seconds: dict[tuple[str, int, int], float] = {}
@@ -68,6 +72,8 @@ class OpenCatalog:
 
     def _upload_vectors(self) -> Any:
         """(n_items, dim) float32 on the device, a chunk at a time."""
+        if isinstance(self.catalog, DeviceCatalog):
+            return self.catalog.vectors
         xp = self.machine.xp
         vectors = xp.empty((self.catalog.n_items, self.catalog.dim), xp.float32)
         start = 0

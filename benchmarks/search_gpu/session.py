@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.search_gpu.answers import CHECKED_QUERIES, find_error, overlap
+from benchmarks.search_gpu.answers import find_error, overlap
 from benchmarks.search_gpu.backend import SMALL_BATCH, Backend, Hits, first_line
-from benchmarks.search_gpu.faiss_peers import open_faiss_cpu
 from benchmarks.search_gpu.frames import FRAME_BATCH, FRAMES, frames_row
 from benchmarks.search_gpu.grid import Setting
+from benchmarks.search_gpu.judge import open_judge
 from benchmarks.search_gpu.limits import Work, limit_seconds
 from benchmarks.search_gpu.open_catalog import OpenCatalog
 from benchmarks.search_gpu.opening import measure_opening
@@ -33,13 +33,13 @@ class Session:
         self.opening = measure_opening(self.searcher, self.machine)
         self._ours = our_backend(self.searcher)
         self._peers = open_index_peers(opened.material, index, folder) + opened.exact_peers
-        self._judge = open_faiss_cpu(index)
+        self._judge, self._n_judged = open_judge(index)
         self._recalls: dict[tuple[str, int, int], float] = {}
 
     def measure(self, setting: Setting) -> list[Row]:
         """A row per backend. Where our answers are wrong: one row that says so, with no times."""
         queries = self.opened.query_sets[0][: setting.batch]
-        judged = queries[:CHECKED_QUERIES]
+        judged = queries[: self._n_judged]
         expected = self._judge.search_to_host(judged, setting.k, setting.n_probes)
         backends, rows = [], {}
         for backend in self._backends(setting):
@@ -85,7 +85,7 @@ class Session:
         row["agreement"] = None if backend.is_exact else overlap(hits, expected)
         if backend.peer is None:
             row["error"] = find_error(
-                self.index, to_host(queries[:CHECKED_QUERIES]), hits, expected
+                self.index, to_host(queries[: self._n_judged]), hits, expected
             )
         return row
 

@@ -107,7 +107,9 @@ class PretendedSearcher:
 
 def pretended_machine(rates: Rates | None = RATES) -> Machine:
     xp = np if rates is None else PretendedCupy("pretended")
-    device: Any = types.SimpleNamespace(xp=xp, stream_id=lambda: 1)
+    device: Any = types.SimpleNamespace(
+        xp=xp, stream_id=lambda: 1, synchronize=lambda: None, free_bytes=lambda: 1 << 40
+    )
     description = {"device": "none", "driver": "1", "cuda": "2", "date": "2026-01-02T03:04:05"}
     return Machine(device, rates, description)
 
@@ -192,6 +194,34 @@ def rows_after(arguments: list[str], machine: Machine, more: list[str]) -> int:
     return len(Results(options.results).rows)
 
 
+@pytest.mark.parametrize("on_device", [True, False], ids=["asked for", "no Faiss"])
+def test_a_catalog_made_on_the_device(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, on_device: bool
+) -> None:
+    arguments += ["--batches", "2", "--n-probes", "4", *(["--on-device"] if on_device else [])]
+    if not on_device:
+        monkeypatch.setattr("benchmarks.search_gpu.measure.find_spec", lambda name: None)
+        monkeypatch.setattr("benchmarks.search_gpu.judge.find_spec", lambda name: None)
+    rows = rows_of(arguments, pretended_machine())
+    assert {row["error"] for row in rows} == {None}
+    assert all(row["recall"] > 0.5 for row in rows)
+    [opening] = json.loads(parse(arguments).results.read_text())["openings"]
+    assert opening["index"].startswith("device-clustered-1500x16-")
+    assert not list(parse(arguments).folder.iterdir())
+
+
+def test_what_does_not_fit_is_not_measured(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = pretended_machine()
+    machine.device.free_bytes = lambda: 100_000  # type: ignore[method-assign]
+    options = parse(arguments)
+    measure_all(options, machine, Results(options.results))
+    printed = capsys.readouterr().out
+    assert "not measured: 1,500 items need 0.0 GB on the device" in printed
+    assert "4 settings left for another run" in printed
+
+
 def test_take_turns_measures_in_rounds() -> None:
     calls: list[str] = []
     works = {name: (lambda name=name: calls.append(name), True) for name in "ab"}
@@ -215,6 +245,8 @@ def test_grid_of_the_options() -> None:
     assert len(settings) == len(set(settings)) == 2 * 2 * 3 * 2 * 4 * 4 * 3
     assert len(grid(parse(["--large"]))) == len(settings) * 3 // 2
     assert len(grid(parse(["--quick"]))) == 2
+    [huge] = {(s.n_items, s.dim, s.k) for s in grid(parse(["--shape", "huge"]))}
+    assert huge == (50_000_000, 64, 1500)
     named = grid(parse(["--quick", "--n-items", "7000", "--ks", "5", "9000"]))
     assert {(s.n_items, s.k) for s in named} == {(7000, 5)}
     assert named[0] == Setting("clustered", 7000, 64, 16, 8, 1024, 8, 1, 5)
