@@ -2,6 +2,8 @@
 #   tools    uv, ruff, mypy                      any Python from 3.10    requirements/tools.txt
 #   merlin   TensorFlow 2.12, Merlin, NVTabular  Python 3.11 or 3.10     requirements/merlin.txt
 #   current  NumPy 2, newest pandas and Faiss    Python 3.12 or newer    requirements/current.txt
+#   gpu      cuDF, CuPy, with CUDA=13 or 12      Python 3.12             requirements/gpu-cu13.txt, gpu-cu12.txt
+#   gpu-cpu  of those what needs no card         Python 3.12             requirements/gpu-cpu.txt
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,15 +25,25 @@ QUICK       ?=
 PYTEST_JOBS ?= 2
 GPU_PYTHON  ?= python
 GPU_ARGS    ?=
+MINUTES     ?= 5
+EMULATE     ?=
+CARD_ARGS   ?=
+# Of a GPU machine's environment: 13 or 12.
+CUDA        ?= 13
 UPGRADE     ?=
 
 # Name an interpreter to be used in the place of the first that is found.
 TOOLS_PYTHON   ?= $$(scripts/find_python.sh 3.11 3.12 3.13 3.14 3.10)
 MERLIN_PYTHON  ?= $$(scripts/find_python.sh 3.11 3.10)
 CURRENT_PYTHON ?= $$(scripts/find_python.sh 3.12 3.13 3.14)
+GPU_STACK_PYTHON ?= $$(scripts/find_python.sh 3.12)
 
 TOOLS := .venv/tools/bin
 UV    := $(TOOLS)/uv
+
+# NVRTC of older releases, unpacked beside the environments; `make test` takes one of them.
+COMPILERS     := $(patsubst requirements/nvrtc-%.in,%,$(wildcard requirements/nvrtc-*.in))
+TEST_COMPILER := 13.0
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export MPLBACKEND ?= Agg
@@ -66,6 +78,10 @@ bench-search: .venv/$(BENCH_ENV)/.ready ## search speed with recall, into result
 bench-gpu: ## speed, latency and recall on this machine's GPU, into results/search_gpu.json: [GPU_PYTHON=python] [GPU_ARGS=...]
 	$(GPU_PYTHON) -m benchmarks.search_gpu $(GPU_ARGS)
 
+.PHONY: card-check
+card-check: $(if $(EMULATE),.venv/current/.ready) ## everything a GPU can be asked, into results/card_check.jsonl: [GPU_PYTHON=python] [MINUTES=5] [EMULATE=1] [CARD_ARGS=...]
+	$(if $(EMULATE),.venv/current/bin/python,$(GPU_PYTHON)) -m benchmarks.card_check --minutes $(MINUTES) $(if $(EMULATE),--emulate) $(CARD_ARGS)
+
 .PHONY: notebooks
 notebooks: .venv/merlin/.ready .venv/current/.ready ## run every notebook at full scale, with outputs, into results/notebooks/
 	.venv/merlin/bin/python -m scripts.execute_notebooks --environment merlin
@@ -79,6 +95,7 @@ test: ## both test suites; MERLIN_POEEM_DATA=folder adds the tests on real data
 	$(MAKE) --no-print-directory -j 2 .venv/merlin/.ready $${python:+.venv/current/.ready}
 	$(MAKE) --no-print-directory test-merlin $${python:+MARKED="not once"}
 	$(MAKE) --no-print-directory test-current
+	$(MAKE) --no-print-directory test-gpu-stack
 
 .PHONY: test-merlin
 test-merlin: .venv/merlin/.ready ## the whole suite, in the pinned environment: [PYTEST_ARGS=...]
@@ -87,11 +104,27 @@ test-merlin: .venv/merlin/.ready ## the whole suite, in the pinned environment: 
 .PHONY: test-current
 test-current: .venv/tools/.ready ## the half without TensorFlow, on Python 3.12 or newer: [PYTEST_ARGS=...]
 	@if python="$(CURRENT_PYTHON)" && [ -n "$$python" ]; then
-		$(MAKE) --no-print-directory .venv/current/.ready CURRENT_PYTHON="$$python"
+		$(MAKE) --no-print-directory .venv/current/.ready .venv/nvrtc-$(TEST_COMPILER)/.ready CURRENT_PYTHON="$$python"
 		.venv/current/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	else
 		echo "NOT RUN on Python 3.12 or newer: the half without TensorFlow was tested in the pinned environment only."
 	fi
+
+.PHONY: test-gpu-stack
+test-gpu-stack: .venv/tools/.ready ## what NumPy, pandas and PyArrow decide, on those of cuDF; no GPU: [PYTEST_ARGS=...]
+	@if python="$(GPU_STACK_PYTHON)" && [ -n "$$python" ]; then
+		$(MAKE) --no-print-directory .venv/gpu-cpu/.ready GPU_STACK_PYTHON="$$python"
+		.venv/gpu-cpu/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(GPU_STACK_TESTS) $(PYTEST_ARGS)
+	else
+		echo "NOT RUN on cuDF's NumPy and pandas: there is no Python 3.12."
+	fi
+
+GPU_STACK_TESTS := -m "not once" --ignore tests/distributed/test_cluster.py tests/frames tests/index tests/convert tests/distributed \
+	tests/test_arrays.py
+
+.PHONY: test-compilers
+test-compilers: .venv/current/.ready $(COMPILERS:%=.venv/nvrtc-%/.ready) ## every kernel with every NVRTC that users may have, for every card; minutes: nightly
+	MERLIN_POEEM_COMPILERS=all .venv/current/bin/python -m pytest tests/search/gpu/test_compile.py $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: .venv/tools/.ready ## ruff, ruff format, mypy
@@ -115,6 +148,15 @@ requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--
 		pyproject.toml --extra train --extra systems --extra dask --extra cpu requirements/merlin.in -o requirements/merlin.txt
 	$(COMPILE) --python-version 3.12 --universal \
 		pyproject.toml --extra dask --extra cpu requirements/current.in -o requirements/current.txt
+	for cuda in cu13 cu12; do
+		$(COMPILE) $(OF_GPU_MACHINES) --extra $$cuda requirements/gpu-$$cuda.in -o requirements/gpu-$$cuda.txt
+	done
+	$(COMPILE) $(OF_GPU_MACHINES) requirements/gpu-cpu.in -o requirements/gpu-cpu.txt
+	for compiler in $(COMPILERS:%=nvrtc-%); do
+		$(COMPILE) --python-version 3.12 requirements/$$compiler.in -o requirements/$$compiler.txt
+	done
+
+OF_GPU_MACHINES = --python-version 3.12 --python-platform x86_64-manylinux_2_28 pyproject.toml --extra dask --extra cpu
 
 .PHONY: clean
 clean: ## remove the environments and every cache; results/ stays
@@ -129,10 +171,22 @@ clean: ## remove the environments and every cache; results/ stays
 
 .venv/merlin/.ready:  python = $(MERLIN_PYTHON)
 .venv/current/.ready: python = $(CURRENT_PYTHON)
+.venv/gpu-cpu/.ready .venv/gpu-cu13/.ready .venv/gpu-cu12/.ready: python = $(GPU_STACK_PYTHON)
 
-.venv/merlin/.ready .venv/current/.ready: .venv/%/.ready: requirements/%.txt pyproject.toml | .venv/tools/.ready
+ENVIRONMENTS := merlin current gpu-cpu gpu-cu13 gpu-cu12
+
+$(ENVIRONMENTS:%=.venv/%/.ready): .venv/%/.ready: requirements/%.txt pyproject.toml | .venv/tools/.ready
 	python="$(python)"
 	"$$python" -m venv --without-pip .venv/$*
 	$(UV) pip sync --quiet --require-hashes --python .venv/$*/bin/python $<
 	$(UV) pip install --quiet --no-deps --build-constraints requirements/tools.txt --python .venv/$*/bin/python --editable .
+	touch $@
+
+.PHONY: .venv/gpu
+.venv/gpu: .venv/gpu-cu$(CUDA)/.ready ## the environment of a GPU machine; then GPU_PYTHON=.venv/gpu/bin/python: [CUDA=13|12]
+	ln -sfn gpu-cu$(CUDA) $@
+
+.venv/nvrtc-%/.ready: requirements/nvrtc-%.txt | .venv/tools/.ready
+	rm -rf $(@D)
+	$(UV) pip install --quiet --no-deps --require-hashes --python $(TOOLS)/python --target $(@D) -r $<
 	touch $@
