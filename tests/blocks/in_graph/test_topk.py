@@ -259,6 +259,12 @@ def test_batch_predict_wants_our_layer(index):
     [
         ({"inputs": tf.zeros((2, 15))}, ValueError, r"expected shape \(n, 16\), got \(2, 15\)"),
         ({"inputs": tf.fill((2, 16), np.nan)}, tf.errors.InvalidArgumentError, "finite values"),
+        ({"inputs": tf.fill((2, 16), np.inf)}, tf.errors.InvalidArgumentError, "finite values"),
+        (
+            {"inputs": tf.fill((2, 16), -2e15)},
+            tf.errors.InvalidArgumentError,
+            r"queries: expected values of at most 1e\+15 in size",
+        ),
         ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
         ({"k": tf.constant(0)}, tf.errors.InvalidArgumentError, "k: expected at least 1"),
         ({"n_probes": tf.constant(9)}, tf.errors.InvalidArgumentError, "at most n_lists = 8"),
