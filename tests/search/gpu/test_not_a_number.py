@@ -58,6 +58,32 @@ def test_any_guard_is_enough() -> None:
     assert len(search_with_infinities([QUERIES, LISTS])) == 3
 
 
+def test_a_check_by_the_largest_value_would_miss_nan() -> None:
+    """A card's fmaxf drops a NaN: the query would count as one that has an answer."""
+    size = "fabsf(query[i]) <= largest"
+
+    def edit(file: str, text: str) -> str:
+        assert file != "queries.cu" or text.count(size) == 1
+        return text.replace(size, "fmaxf(0.0f, fabsf(query[i])) <= largest")
+
+    index = random_index()
+    queries = random_queries(index, 2)
+    queries[1, 3] = np.nan
+    right, wrong = (GpuSearcher(index, EmulatedDevice(edit=each)) for each in (None, edit))
+    assert right.search_padded(queries, k=5).counts.tolist() == [5, 0]
+    assert wrong.search_padded(queries, k=5).counts.tolist() != [5, 0]
+
+
+def test_subnormal_values_count_as_zero() -> None:
+    """As the kernels are compiled; the definition would make unit vectors of such queries."""
+    index = random_index("cosine")
+    tiny = np.full((2, index.dim), 1e-40, np.float32)
+    found = GpuSearcher(index, EmulatedDevice()).search(tiny, k=5)
+    zeros = GpuSearcher(index, EmulatedDevice()).search(np.zeros_like(tiny), k=5)
+    np.testing.assert_array_equal(found.item_ids, zeros.item_ids)
+    assert not found.scores.any()
+
+
 def test_without_guards_a_search_reads_what_is_not_there() -> None:
     code = (
         "from tests.search.gpu.test_not_a_number import *\n"
