@@ -122,7 +122,7 @@ test-gpu-stack: .venv/tools/.ready ## what NumPy, pandas and PyArrow decide, on 
 # Without the cluster of Dask, which starts processes, and the kernels, which are the same everywhere.
 GPU_STACK_TESTS := -m "not once" --ignore tests/distributed/test_cluster.py --ignore tests/search/test_contract.py \
 	--ignore tests/search/gpu tests/frames tests/index tests/convert tests/distributed tests/quantization tests/search \
-	tests/test_arrays.py tests/test_evaluate.py
+	tests/test_arrays.py tests/test_evaluate.py tests/test_gpu_signatures.py
 
 .PHONY: test-compilers
 test-compilers: .venv/current/.ready $(COMPILERS:%=.venv/nvrtc-%/.ready) ## every kernel with every NVRTC that users may have, for every card; minutes: nightly

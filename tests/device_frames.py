@@ -1,8 +1,9 @@
 """A stand-in for cuDF and pylibcudf over the arrays of :mod:`tests.device_arrays`.
 
-It has what ``search_frame`` uses. As cuDF's, its columns are no sequences and refuse to become
-NumPy or Arrow arrays by themselves; ``to_numpy`` is a counted read. Take the fixture ``cudf`` of
-``conftest.py``, and :func:`peek` to see what a column holds.
+It has what ``search_frame`` uses, and in :func:`make_older_cudf` what that finds in cuDF 23.12.
+As cuDF's, its columns are no sequences and refuse to become NumPy or Arrow arrays by themselves;
+``to_numpy`` is a counted read. Take the fixture ``cudf`` of ``conftest.py``, and :func:`peek` to
+see what a column holds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from tests.device_arrays import hidden, make_cupy, ndarray
@@ -216,6 +218,10 @@ class DataFrame:
     def astype(self, dtype: str) -> DataFrame:
         return DataFrame({name: column.astype(dtype) for name, column in self._columns.items()})
 
+    def to_pandas(self) -> pd.DataFrame:
+        columns = {name: column.to_arrow().to_pandas() for name, column in self._columns.items()}
+        return pd.DataFrame(columns)
+
     def to_cupy(self) -> ndarray:
         # By columns in memory, as cuDF's.
         return cupy.stack([column.values for column in self._columns.values()]).T
@@ -233,6 +239,35 @@ def peek(column: Series) -> Any:
     if isinstance(column, ListSeries):
         return np.split(hidden(column._leaves._data), hidden(column._offsets)[1:-1])[: len(column)]
     return hidden(column._data).tolist()
+
+
+class OlderSeries:
+    """``cudf.Series`` of cuDF 23.12: it takes a column, and knows nothing of pylibcudf's."""
+
+    from_arrow = Series.from_arrow
+
+    def __new__(cls, data: Column) -> Any:
+        return Series.from_pylibcudf(data)
+
+
+def as_column(arbitrary: ndarray, nan_as_null: bool | None = None) -> Column:
+    """cuDF 23.12's; floats become nulls where they are NaN, unless that is said to be unwanted."""
+    assert arbitrary.dtype.kind != "f" or nan_as_null is False
+    return Column.from_cuda_array_interface(arbitrary)
+
+
+def build_list_column(indices: Column, elements: Column, size: int) -> Column:
+    """cuDF 23.12's."""
+    return Column("list", size, None, None, 0, 0, [indices, elements])
+
+
+def make_older_cudf() -> dict[str, ModuleType]:
+    """The modules of cuDF 23.12, by name."""
+    cudf, core, column = map(ModuleType, ("cudf", "cudf.core", "cudf.core.column"))
+    cudf.DataFrame, cudf.Series, cudf.Index = DataFrame, OlderSeries, Index
+    cudf.core, core.column = core, column
+    column.as_column, column.build_list_column = as_column, build_list_column
+    return {module.__name__: module for module in (cudf, core, column)}
 
 
 def make_cudf() -> tuple[ModuleType, ModuleType]:

@@ -8,6 +8,7 @@ TOY = (
     "tests/blocks/model/test_two_tower.py",
     "tests/blocks/model/test_freshness.py",
     "tests/blocks/export/test_distributed.py",
+    "tests/blocks/export/test_export.py",
     "tests/ops/test_ops.py",
 )
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int64, array_module, as_item_ids, as_vectors
+from merlin_poeem.frames import cudf_calls
+from merlin_poeem.frames.cudf_calls import is_cudf
 from merlin_poeem.frames.json_vectors import parse_vectors
 from merlin_poeem.search.ragged import IdLists, offsets_of
 
@@ -135,7 +137,7 @@ def read_arrow(frame: Any, name: str) -> Any:
 
     column = column_of(frame, name)
     if is_cudf(frame):
-        array = column.to_arrow()
+        array = cudf_calls.to_arrow(column)
     else:
         try:
             array = pa.array(column, from_pandas=True)
@@ -159,16 +161,11 @@ def check_no_nulls(name: str, array: Any) -> None:
         raise ValueError(f"{name}: expected no nulls, got {array.null_count}, first in row {row}")
 
 
-def is_cudf(frame: Any) -> bool:
-    """Whether a frame or column is cuDF's."""
-    return type(frame).__module__.partition(".")[0] == "cudf"
-
-
 def _lengths_and_values(frame: Any, name: str, on_device: bool) -> tuple[Int64, NDArray[Any]]:
     """Of a column of vectors: :func:`read_lists`, and the same of texts."""
     import pyarrow as pa
 
-    if on_device and hasattr(column_of(frame, name), "list"):
+    if on_device and cudf_calls.has_lists(column_of(frame, name)):
         return read_lists(frame, name, on_device=True)
     array = read_arrow(frame, name)
     if not pa.types.is_string(array.type) and not pa.types.is_large_string(array.type):
@@ -204,8 +201,7 @@ def _read_wide(frame: Any, names: list[str], dim: int | None, on_device: bool) -
             raise TypeError(f"column {name!r}: expected numbers, got {dtype}")
     wide = frame[names]
     if is_cudf(frame):
-        wide = wide.astype("float32").fillna(np.nan)
-        matrix = wide.to_cupy() if on_device else wide.to_numpy()
+        matrix = cudf_calls.matrix_of(wide, on_device=on_device)
     else:
         with np.errstate(over="ignore"):
             matrix = wide.to_numpy(np.float32, na_value=np.nan)
@@ -231,26 +227,22 @@ def _lists_of_arrow(name: str, array: Any) -> tuple[Int64, NDArray[Any]]:
 
 
 def _lists_on_device(name: str, column: Any) -> tuple[Int64, NDArray[Any]]:
-    if column.null_count == len(column):
-        lengths = -column.isnull().values.astype(np.int64)
+    if cudf_calls.null_count(column) == len(column):
+        lengths = -cudf_calls.where_null(column).astype(np.int64)
         return lengths, array_module(lengths).empty(0, np.int64)
-    try:
-        lists = column.list
-    except AttributeError as error:
-        raise TypeError(
-            f"column {name!r}: expected lists of numbers, got {column.dtype}"
-        ) from error
-    lengths = lists.len().fillna(-1).values.astype(np.int64)
-    leaves = lists.leaves
-    if not len(leaves):
-        return lengths, array_module(lengths).empty(0, np.int64)
-    if leaves.dtype.kind not in "iuf":
+    if not cudf_calls.has_lists(column) or cudf_calls.has_nested_lists(column):
         raise TypeError(f"column {name!r}: expected lists of numbers, got {column.dtype}")
-    if leaves.null_count and leaves.dtype.kind == "f":
-        leaves = leaves.fillna(np.nan)
-    if leaves.null_count:
-        _refuse_nulls_inside(name, lengths, leaves.isnull().values, leaves.null_count)
-    return lengths, leaves.values
+    lengths, values = cudf_calls.list_lengths(column), cudf_calls.list_values(column)
+    if not len(values):
+        return lengths, array_module(lengths).empty(0, np.int64)
+    if values.dtype.kind not in "iuf":
+        raise TypeError(f"column {name!r}: expected lists of numbers, got {column.dtype}")
+    n_nulls = cudf_calls.null_count(values)
+    if n_nulls and values.dtype.kind == "f":
+        values = cudf_calls.nulls_to_nan(values)
+    elif n_nulls:
+        _refuse_nulls_inside(name, lengths, cudf_calls.where_null(values), n_nulls)
+    return lengths, cudf_calls.values_of(values)
 
 
 def _refuse_nulls_inside(name: str, lengths: Int64, is_null: Any, n_nulls: int) -> None:

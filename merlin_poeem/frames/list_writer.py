@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Int64, array_module
+from merlin_poeem.frames import cudf_calls
 from merlin_poeem.frames.columns import library_of
 
 MAX_LIST_VALUES = 2**31 - 1
@@ -35,7 +36,7 @@ def list_column(module: ModuleType, offsets: Int64, values: NDArray[Any]) -> Any
     """
     _check_count(module, int(offsets[-1]))
     if module.__name__ == "cudf":
-        return _cudf_lists(module, offsets, values)
+        return _cudf_lists(offsets, values)
     lists = [values[start:stop] for start, stop in pairwise(offsets.tolist())]
     return module.Series(lists, dtype=object)
 
@@ -48,17 +49,8 @@ def _check_count(module: ModuleType, n_values: int) -> None:
         )
 
 
-def _cudf_lists(cudf: ModuleType, offsets: Int64, values: NDArray[Any]) -> Any:
+def _cudf_lists(offsets: Int64, values: NDArray[Any]) -> Any:
     offsets_32 = offsets.astype(np.int32)
     if array_module(values) is np:
-        import pyarrow as pa
-
-        return cudf.Series.from_arrow(pa.ListArray.from_arrays(offsets_32, pa.array(values)))
-    # cuDF itself makes no list column of device arrays (NVIDIA/cudf issue 11130). pylibcudf, on
-    # which it stands, does: as in Arrow, the column has no data but two children, its offsets,
-    # int32, and its values, here the CuPy arrays' own memory.
-    import pylibcudf as plc
-
-    children = [plc.Column.from_cuda_array_interface(array) for array in (offsets_32, values)]
-    lists = plc.Column(plc.DataType(plc.TypeId.LIST), len(offsets) - 1, None, None, 0, 0, children)
-    return cudf.Series.from_pylibcudf(lists)
+        return cudf_calls.list_column_of_host(offsets_32, values)
+    return cudf_calls.list_column_of_device(offsets_32, values)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from merlin_poeem.frames.columns import is_cudf, library_of
+from merlin_poeem.frames.columns import library_of
+from merlin_poeem.frames.cudf_calls import is_cudf
 from merlin_poeem.frames.queries import Queries, SearchOptions
 from merlin_poeem.frames.results import Form, results_frame
 from merlin_poeem.search.item_set import ItemSet

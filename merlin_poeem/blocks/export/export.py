@@ -26,12 +26,14 @@ from merlin_poeem.blocks.model.freshness import (
 )
 from merlin_poeem.blocks.model.towers import Towers, query_tower_of
 from merlin_poeem.frames.columns import read_ids
+from merlin_poeem.frames.cudf_calls import is_cudf, to_pandas
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes
 from merlin_poeem.quantization.params import positive_int
 
 Frames: TypeAlias = Dataset | pd.DataFrame
+"""Or a cuDF frame, a type that is not there where cuDF is not."""
 
 
 def export_index(
@@ -68,7 +70,9 @@ def encode_items(
     model
         A trained two-tower model (V1 or V2) whose item tower ends in a started quantizer.
     items
-        A Merlin dataset or a pandas frame with the item tower's columns, as the workflow made them.
+        A Merlin dataset, or a pandas or cuDF frame, with the item tower's columns as the workflow
+        made them. Of a cuDF frame, and of each such partition, a copy is made on the host, where
+        Merlin's loader reads it.
     batch_size
         Rows per call of the tower.
     id_column
@@ -77,6 +81,8 @@ def encode_items(
 
     Raises
     ------
+    TypeError
+        Items of another kind.
     RuntimeError
         The quantizer has not started: there are no codes yet.
     ValueError
@@ -205,13 +211,18 @@ def _tower_batches(
 
 
 def partitions(frames: Frames) -> Iterator[pd.DataFrame]:
+    """``frames`` one after the other, each pandas'; ``TypeError`` where they are none."""
     if isinstance(frames, Dataset):
         for partition in frames.to_ddf().partitions:
-            yield partition.compute()
-    elif isinstance(frames, pd.DataFrame):
-        yield frames
+            yield _on_host(partition.compute())
+    elif isinstance(frames, pd.DataFrame) or (is_cudf(frames) and hasattr(frames, "columns")):
+        yield _on_host(frames)
     else:
         raise TypeError(f"expected a merlin.io.Dataset or a DataFrame, got {type(frames).__name__}")
+
+
+def _on_host(frame: Any) -> pd.DataFrame:
+    return to_pandas(frame) if is_cudf(frame) else frame
 
 
 def tagged_column(schema: Schema, tag: Tags) -> str:

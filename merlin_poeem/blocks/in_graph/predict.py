@@ -87,7 +87,8 @@ def batch_predict(
     encoder
         ``mm.TopKEncoder`` with an :class:`~merlin_poeem.blocks.IVFPQTopK`.
     frames
-        A Merlin dataset or a pandas frame with the query encoder's columns.
+        A Merlin dataset, or a pandas or cuDF frame, with the query encoder's columns. cuDF's are
+        copied to the host.
     k, n_probes
         None takes the layer's own.
     query_id
