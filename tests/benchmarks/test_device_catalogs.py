@@ -9,6 +9,8 @@ from merlin_poeem.evaluate import recall_at_k
 from merlin_poeem.quantization import coding
 from merlin_poeem.search import reference
 
+pytestmark = pytest.mark.once
+
 
 def test_a_catalog_is_a_function_of_its_values() -> None:
     first, again = (DeviceCatalog(np, "clustered", 700, 8, seed=3) for _ in range(2))

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.host_time import DIM, N_PROBES, K, NoArray, main, open_searcher
 
+pytestmark = pytest.mark.once
+
 UNRECORDED = 4097
 """The smallest batch that no graph serves."""
 

@@ -22,6 +22,8 @@ from merlin_poeem.search.faiss.searcher import FaissSearcher
 from tests.benchmarks.cards import RATES
 from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
 
+pytestmark = pytest.mark.once
+
 ROW = {
     *("backend", "peer", "peer_version", "kind", "n_items", "dim", "code_bytes", "pq_bits"),
     *("pq_dim", "n_lists", "n_probes", "batch", "k", "queries_per_second", "latency_us", "seconds"),

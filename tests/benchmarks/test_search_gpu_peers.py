@@ -21,6 +21,8 @@ from merlin_poeem import Index
 from merlin_poeem.search import reference
 from tests.benchmarks.cuvs_stand_in import CuvsStandIn, OldSearchParams, make_rmm
 
+pytestmark = pytest.mark.once
+
 K, N_PROBES = 5, 4
 
 
