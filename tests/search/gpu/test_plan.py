@@ -142,11 +142,13 @@ class SketchedPieces:
     """``Pieces`` of no memory, which only counts."""
 
     def __init__(self, device: Sketch) -> None:
-        self.device, self.taken = device, 0
+        self.device, self.taken, self.n_arrays = device, 0, 0
 
     def take(self, shape: Any, dtype: Any) -> np.ndarray:
         array = self.device.empty(shape, dtype)
         self.taken = round_up(self.taken, ALIGNMENT) + array.nbytes
+        self.n_arrays += 1
+        assert self.n_arrays <= MAX_ARRAYS
         return array
 
 
