@@ -29,10 +29,37 @@ def array_module(*arrays: Any) -> ModuleType:
     return np
 
 
+def type_name(thing: Any) -> str:
+    """The type of ``thing`` after the library that it is of: ``polars.DataFrame``; ``int``."""
+    kind = type(thing)
+    library = kind.__module__.partition(".")[0]
+    return kind.__name__ if library == "builtins" else f"{library}.{kind.__name__}"
+
+
 def to_host(array: Any) -> NDArray[Any]:
     """A NumPy array as it is, a CuPy array copied into one."""
     host: NDArray[Any] = array if array_module(array) is np else array.get()
     return host
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """``array`` itself, which nobody may write to from now on: for one that was just made."""
+    array.setflags(write=False)
+    return array
+
+
+def owned(array: Any, dtype: Any = None) -> NDArray[Any]:
+    """``array`` as a read-only, C-contiguous NumPy array of ``dtype``, to keep beyond the call.
+
+    Taken as it is where neither it nor what it is a view of can be written to; else copied, so
+    that a caller who goes on writing to it changes nothing here. Not for CuPy arrays, which can
+    always be written to.
+    """
+    given = np.asarray(array)
+    kept = np.ascontiguousarray(given, dtype)
+    if _is_writable(kept) and (kept is given or np.may_share_memory(kept, given)):
+        kept = kept.copy()
+    return read_only(kept)
 
 
 def check_on_host(name: str, array: Any) -> None:
@@ -140,7 +167,7 @@ def as_item_ids(name: str, item_ids: Any) -> Int64:
         raise ValueError(f"{name}: expected values that fit in int64") from error
     if array.size == 0 and array.ndim == 1:
         array = xp.empty(0, np.int64)
-    if array.dtype == object:
+    if array.dtype.kind in "OSU":
         array = _integers_from_objects(name, array)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
@@ -173,10 +200,18 @@ def normalize(vectors: Float32) -> Float32:
     return np.asarray(vectors / np.where(norms > 0, norms, 1), np.float32)
 
 
+def _is_writable(array: Any) -> bool:
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return True
+        array = array.base
+    return False
+
+
 def _integers_from_objects(name: str, array: NDArray[Any]) -> NDArray[np.int64]:
-    for value in array.ravel():
+    for value in array.ravel().tolist():  # texts as Python's, whose type tells more
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"{name}: expected integers, got {value!r} ({type(value).__name__})")
+            raise TypeError(f"{name}: expected integers, got {value!r} ({type_name(value)})")
     try:
         return array.astype(np.int64)
     except OverflowError as error:

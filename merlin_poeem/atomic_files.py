@@ -15,6 +15,22 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
+def check_reachable(path: str | os.PathLike[str]) -> None:
+    """``ValueError`` where nothing can be made at ``path``, as the way there is no folder.
+
+    That is where it or a folder above is a link that leads nowhere, or where a file is in the way.
+    """
+    path = Path(path).absolute()
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            raise ValueError(
+                f"{path}: expected a place to save to, got a link to nowhere: {part} leads to "
+                f"{os.readlink(part)}, which is not there; delete the link, or make that"
+            )
+        if part != path and part.exists() and not part.is_dir():
+            raise ValueError(f"{path}: expected a folder to save in, got a file: {part}")
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that did not exist before and is on the disk after: ``FileExistsError`` if it did."""
@@ -26,7 +42,11 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` when the block ends without an error."""
+    """A file that takes the place of ``path`` when the block ends without an error.
+
+    ``ValueError`` as of :func:`check_reachable`.
+    """
+    check_reachable(path)
     path = Path(path)
     temporary = _beside(path)
     try:
@@ -45,8 +65,11 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iter
     ``OSError`` where ``path`` is a folder that holds anything, unless it may ``replace`` it: then
     there is one of the two at ``path`` at any time. A file system that cannot exchange two folders
     (NFS) has a moment with neither; the old one is then beside it, under a name that ends in .tmp.
+    Where ``path`` is a link to a folder, it stays one: the new folder is where it leads to.
+    ``ValueError`` as of :func:`check_reachable`.
     """
-    path = Path(path).absolute()
+    check_reachable(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     partial.mkdir()

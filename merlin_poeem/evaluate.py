@@ -16,14 +16,18 @@ from merlin_poeem.arrays import (
     check_unique,
     largest_value,
     normalize,
+    to_host,
+    type_name,
 )
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import METRICS, Metric, check_n_probes, positive_int
 from merlin_poeem.search import reference
 from merlin_poeem.search.item_set import as_item_filter
-from merlin_poeem.search.ragged import Candidates, IdLists
+from merlin_poeem.search.ragged import Candidates, IdLists, offsets_of
 
 CHUNK_BYTES = 64 << 20
+
+_TAKEN = "Candidates, as a search returns them, or an array of integer item ids"
 
 
 def recall_at_k(found: Any, relevant: Any, k: int) -> float:
@@ -32,19 +36,22 @@ def recall_at_k(found: Any, relevant: Any, k: int) -> float:
     Parameters
     ----------
     found
-        :class:`Candidates`, or item ids (n_queries, width ≥ k) best first, short rows padded with
-        an id that is relevant to no query.
+        :class:`Candidates`, or integer item ids (n_queries, width ≥ k) best first, short rows
+        padded with an id that is relevant to no query. An id that comes again for the same query
+        counts where it comes first.
     relevant
         One list of item ids per query (:class:`IdLists` or a sequence of sequences). Queries
         without any relevant item are left out of the mean.
 
     Raises
     ------
+    TypeError
+        ``found`` is neither, such as a frame, or holds ids that are no integers.
     ValueError
-        ``k`` below 1, another number of lists than queries, no query with a relevant item, or an
-        array narrower than ``k``.
+        ``k`` below 1, another number of lists than queries, no query with a relevant item, an array
+        narrower than ``k``, or ids that do not fit in int64.
     """
-    hits, n_relevant = _judge(found, relevant, k)
+    hits, n_relevant = _judge(found, "relevant", relevant, k)
     return float((hits.sum(axis=1) / n_relevant).mean())
 
 
@@ -53,7 +60,7 @@ def precision_at_k(found: Any, relevant: Any, k: int) -> float:
 
     Parameters and errors are those of :func:`recall_at_k`.
     """
-    hits, _ = _judge(found, relevant, k)
+    hits, _ = _judge(found, "relevant", relevant, k)
     return float(hits.mean())
 
 
@@ -62,20 +69,22 @@ def ndcg_at_k(found: Any, relevant: Any, k: int) -> float:
 
     Parameters and errors are those of :func:`recall_at_k`.
     """
-    hits, n_relevant = _judge(found, relevant, k)
+    hits, n_relevant = _judge(found, "relevant", relevant, k)
     gains = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(gains)[np.minimum(n_relevant, k) - 1]
-    return float((hits @ gains / ideal).mean())
+    # At most 1 but for the order in which the same gains are summed.
+    return float(np.minimum(hits @ gains / ideal, 1).mean())
 
 
 def agreement(found: Candidates, exact: Candidates, k: int) -> float:
     """Share of the exact first ``k`` items that are among the first ``k`` found, mean over queries.
 
-    Raises ``ValueError`` as :func:`recall_at_k` does.
+    Both are taken as :func:`recall_at_k` takes ``found``, and errors are its.
     """
-    exact_ids, exists = _first(exact, k)
-    lengths = np.concatenate([[0], exists.sum(axis=1)])
-    return recall_at_k(found, IdLists(np.cumsum(lengths), exact_ids[exists]), k)
+    exact_ids, exists = _first("exact", exact, positive_int("k", k))
+    lists = IdLists(offsets_of(exists.sum(axis=1)), exact_ids[exists])
+    hits, n_exact = _judge(found, "exact", lists, k)
+    return float((hits.sum(axis=1) / n_exact).mean())
 
 
 def exact_search(
@@ -98,20 +107,21 @@ def exact_search(
     metric
         As in :class:`~merlin_poeem.IVFPQParams`.
     exclude
-        Item ids never returned: one list per query, or an :class:`~merlin_poeem.ItemSet`.
+        Item ids never returned: one list per query, or ids for all queries, as of
+        :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
 
     Raises
     ------
     TypeError, ValueError
         Wrong dtype or shape, NaN, repeated ids, ``k`` below 1, an unknown metric.
     """
-    item_ids = as_item_ids("item_ids", item_ids)
+    item_ids = to_host(as_item_ids("item_ids", item_ids))
     check_unique("item_ids", item_ids)
     if metric not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {metric!r}")
     largest = largest_value(metric)
-    vectors = as_vectors("vectors", vectors, largest=largest)
-    queries = as_vectors("queries", queries, vectors.shape[1], largest=largest)
+    vectors = as_vectors("vectors", to_host(vectors), largest=largest)
+    queries = as_vectors("queries", to_host(queries), vectors.shape[1], largest=largest)
     k = positive_int("k", k)
     if len(item_ids) != len(vectors):
         raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
@@ -129,7 +139,7 @@ def exact_search(
         for i, row in enumerate(scores, start):
             kept: Int64 = np.arange(len(item_ids))
             if excluded is not None:
-                kept = np.flatnonzero(~np.isin(item_ids, excluded.row(i)))
+                kept = np.flatnonzero(~np.isin(item_ids, to_host(excluded.row(i))))
             results.append(_best(row[kept], item_ids[kept], k))
     return Candidates.from_rows(results)
 
@@ -171,7 +181,8 @@ def items_scanned(index: Index, queries: Float32, n_probes: int | None = None) -
 
     Raises ``TypeError`` or ``ValueError`` as a search does.
     """
-    queries = as_vectors("queries", queries, index.dim, largest=largest_value(index.params.metric))
+    largest = largest_value(index.params.metric)
+    queries = as_vectors("queries", to_host(queries), index.dim, largest=largest)
     n_probes = check_n_probes(
         index.params.n_probes if n_probes is None else n_probes, index.n_lists
     )
@@ -223,37 +234,60 @@ def bytes_per_item(index: Index) -> BytesPerItem:
     )
 
 
-def _judge(found: Any, relevant: Any, k: int) -> tuple[NDArray[np.bool_], Int64]:
-    """Hits (n, k) and the number of relevant items (n,), of the queries that have any."""
-    ids, exists = _first(found, positive_int("k", k))
-    lists = IdLists.of("relevant", relevant, len(ids))
+def _judge(found: Any, name: str, relevant: Any, k: int) -> tuple[NDArray[np.bool_], Int64]:
+    """Hits (n, k) and the number of relevant items (n,), of the queries that have any.
+
+    ``name`` is what errors call ``relevant``.
+    """
+    ids, exists = _first("found", found, positive_int("k", k))
+    lists = IdLists.of(name, relevant, len(ids))
+    wanted, lengths = to_host(lists.values), to_host(lists.lengths)
     # Ids may be any int64, so pairs of query and item are numbered by the ids' own order.
-    known, numbers = np.unique(np.concatenate([ids.ravel(), lists.values]), return_inverse=True)
+    known, numbers = np.unique(np.concatenate([ids.ravel(), wanted]), return_inverse=True)
     queries = np.arange(len(ids))
     of_found = queries[:, None] * len(known) + numbers[: ids.size].reshape(ids.shape)
-    of_relevant = np.repeat(queries, lists.lengths) * len(known) + numbers[ids.size :]
+    of_relevant = np.repeat(queries, lengths) * len(known) + numbers[ids.size :]
     of_relevant = np.unique(of_relevant)
-    hits = np.isin(of_found, of_relevant) & exists
+    hits = np.isin(of_found, of_relevant) & exists & ~_repeats(ids)
     n_relevant = np.bincount(of_relevant // max(1, len(known)), minlength=len(ids))
     judged = n_relevant > 0
     if not judged.any():
-        raise ValueError("relevant: expected a query with a relevant item, got none")
+        raise ValueError(f"{name}: expected a query with a relevant item, got none")
     return hits[judged], n_relevant[judged]
 
 
-def _first(found: Any, k: int) -> tuple[Int64, NDArray[np.bool_]]:
+def _first(name: str, found: Any, k: int) -> tuple[Int64, NDArray[np.bool_]]:
     """The first ``k`` ids of each query (n, k), and where there is one."""
     if isinstance(found, Candidates):
-        found = found.to_host()
-        width = max(k, int(found.counts.max(initial=0)))
-        ids = found.padded(width, fill_id=0)[1][:, :k]
-        return ids, np.arange(k) < found.counts[:, None]
-    ids = np.asarray(found)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"found: expected integer item ids, got {ids.dtype}")
+        return _first_of_candidates(name, found.to_host(), k)
+    if hasattr(found, "columns"):
+        raise TypeError(f"{name}: expected {_TAKEN}; got {type_name(found)}")
+    # Lists not as NumPy takes them: integers beyond int64 make floats of the others.
+    ids = np.asarray(to_host(found), None if hasattr(found, "dtype") else object)
+    if ids.dtype.kind not in "iuO":
+        raise TypeError(f"{name}: expected {_TAKEN}; got {type_name(found)} of {ids.dtype}")
     if ids.ndim != 2 or ids.shape[1] < k:
-        raise ValueError(f"found: expected shape (n_queries, at least {k}), got {ids.shape}")
-    return np.asarray(ids[:, :k], np.int64), np.ones((len(ids), k), bool)
+        raise ValueError(f"{name}: expected shape (n_queries, at least {k}), got {ids.shape}")
+    ids = as_item_ids(name, ids[:, :k].ravel()).reshape(len(ids), k)
+    return ids, np.ones(ids.shape, bool)
+
+
+def _first_of_candidates(name: str, found: Candidates, k: int) -> tuple[Int64, NDArray[np.bool_]]:
+    places = np.arange(k)
+    exists = places < found.counts[:, None]
+    ids = np.zeros(exists.shape, np.int64)
+    results = (found.offsets[:-1, None] + places)[exists]
+    ids[exists] = as_item_ids(f"{name}.item_ids", found.item_ids)[results]
+    return ids, exists
+
+
+def _repeats(ids: Int64) -> NDArray[np.bool_]:
+    """Where a row of (n, k) ``ids`` holds the id in an earlier place too."""
+    order = np.argsort(ids, axis=1, kind="stable")
+    in_order = np.take_along_axis(ids, order, axis=1)
+    repeats = np.zeros(ids.shape, bool)
+    np.put_along_axis(repeats, order[:, 1:], in_order[:, 1:] == in_order[:, :-1], axis=1)
+    return repeats
 
 
 def _best(scores: Float32, item_ids: Int64, k: int) -> tuple[Float32, Int64]:

@@ -90,6 +90,10 @@ class Series:
         return self._data.dtype
 
     @property
+    def shape(self) -> tuple[int]:
+        return (len(self),)
+
+    @property
     def null_count(self) -> int:
         return int((~self._valid).sum())
 

@@ -17,11 +17,27 @@ from merlin_poeem.arrays import (
     check_unique,
     largest_value,
     normalize,
+    owned,
+    read_only,
     to_host,
+    type_name,
 )
 from tests.device_arrays import counting_reads, ndarray, share_memory
 
 INT64 = np.iinfo(np.int64)
+
+
+def test_types_are_named_with_their_library() -> None:
+    stranger = type("LazyFrame", (), {"__module__": "polars.lazyframe.frame"})()
+    things = {
+        2: "int",
+        "a": "str",
+        None: "NoneType",
+        np.int8(1): "numpy.int8",
+        stranger: "polars.LazyFrame",
+    }
+    assert {thing: type_name(thing) for thing in things} == things
+    assert type_name(pd.DataFrame()) == "pandas.DataFrame"
 
 
 # Vectors.
@@ -188,6 +204,45 @@ def test_check_unique() -> None:
     check_unique("item_ids", np.array([3, 1, 2]))
     with pytest.raises(ValueError, match=r"item_ids: .*got 2 repeated, such as \[3, 7\]"):
         check_unique("item_ids", np.array([7, 3, 1, 3, 7, 3]))
+
+
+# Memory of the caller.
+
+
+@given(
+    hnp.arrays(np.int32, hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=5)),
+    st.sampled_from([None, np.int32, np.int64]),
+    st.sampled_from(["itself", "turned", "backwards", "view", "read_only_view", "series"]),
+)
+def test_what_is_owned_changes_with_nothing(given: np.ndarray, dtype: Any, form: str) -> None:
+    memory = given.copy()
+    array: Any = memory
+    if form == "turned":
+        array = memory.T
+    elif form == "backwards":
+        array = memory[::-1]
+    elif form in ("view", "read_only_view"):
+        array = memory[:]
+        array.setflags(write=form == "view")
+    elif form == "series" and memory.ndim == 1:
+        array = pd.Series(memory, copy=False)
+    expected = np.array(array, dtype, order="C")
+    kept = owned(array, dtype)
+    assert memory.flags.writeable
+    memory += 1
+    np.testing.assert_array_equal(kept, expected, strict=True)
+    assert kept.flags.c_contiguous
+    assert owned(kept) is kept
+    with pytest.raises(ValueError, match="read-only"):
+        kept[...] = 0
+
+
+def test_what_nobody_writes_to_is_not_copied() -> None:
+    array = np.arange(6)
+    assert read_only(array) is array
+    assert owned(array) is array
+    assert np.shares_memory(owned(array[2:4]), array)
+    assert owned(np.frombuffer(bytes(8), np.int64)).base is not None
 
 
 # Normalising.

@@ -12,7 +12,13 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from merlin_poeem.atomic_files import fsync_directory, new_file, replacing_file, whole_folder
+from merlin_poeem.atomic_files import (
+    check_reachable,
+    fsync_directory,
+    new_file,
+    replacing_file,
+    whole_folder,
+)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -26,6 +32,49 @@ def contents(folder: Path) -> dict[str, str]:
 def write_and_fail(file: BinaryIO) -> None:
     file.write(b"new")
     raise KeyError
+
+
+def link_to_nowhere(folder: Path) -> Path:
+    link = folder / "link"
+    link.symlink_to(folder / "nowhere")
+    return link
+
+
+MAKERS = [replacing_file, whole_folder, lambda path: whole_folder(path, replace=True)]
+
+
+class TestUnreachable:
+    """What can't be made is told before anything is written."""
+
+    @pytest.mark.parametrize("make", MAKERS)
+    @pytest.mark.parametrize("below", ["", "a", "a/b"])
+    def test_links_to_nowhere(self, tmp_path: Path, make: Any, below: str) -> None:
+        link = link_to_nowhere(tmp_path)
+        message = f"got a link to nowhere: {link} leads to {tmp_path}/nowhere, which is not there"
+        with pytest.raises(ValueError, match=message), make(link / below):
+            pass
+        assert os.listdir(tmp_path) == ["link"]
+
+    @pytest.mark.parametrize("make", MAKERS)
+    @pytest.mark.parametrize("below", ["a", "a/b"])
+    def test_below_a_file(self, tmp_path: Path, make: Any, below: str) -> None:
+        (tmp_path / "file").write_text("old")
+        message = f"expected a folder to save in, got a file: {tmp_path}/file"
+        with pytest.raises(ValueError, match=message), make(tmp_path / "file" / below):
+            pass
+        assert contents(tmp_path) == {"file": "old"}
+
+    def test_links_in_a_circle(self, tmp_path: Path) -> None:
+        (tmp_path / "a").symlink_to(tmp_path / "b")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        with pytest.raises(ValueError, match="got a link to nowhere"):
+            check_reachable(tmp_path / "a")
+
+    def test_what_is_there_or_may_be(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "folder")
+        for path in ("folder", "link", "link/a/b", "folder/a", "free/a"):
+            check_reachable(tmp_path / path)
 
 
 class TestNewFile:
@@ -91,6 +140,16 @@ class TestWholeFolder:
         with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "a") as partial:
             (partial / "f").write_text("new")
         assert contents(tmp_path) == {"a/f": "old"}
+
+    def test_a_link_to_a_folder_stays_one(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "old").write_text("old")
+        (tmp_path / "link").symlink_to("a")
+        with whole_folder(tmp_path / "link", replace=True) as partial:
+            (partial / "new").write_text("new")
+        assert contents(tmp_path) == {"a/new": "new"}
+        assert (tmp_path / "link").is_symlink()
+        assert sorted(os.listdir(tmp_path)) == ["a", "link"]
 
     @pytest.mark.parametrize("exchanges", [True, False])
     def test_replaces(

@@ -1,9 +1,15 @@
 """Quality and cost measures against counts done by hand or by the plainest code."""
 
-import numpy as np
-import pytest
+from typing import Any
 
-from merlin_poeem import Candidates, Index, ItemCodes, load_index, save_index
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from merlin_poeem import Candidates, IdLists, Index, ItemCodes, load_index, save_index
 from merlin_poeem.evaluate import (
     agreement,
     bytes_per_item,
@@ -67,6 +73,90 @@ def test_agreement_is_the_overlap_with_exact() -> None:
     assert agreement(found_rows([2, 1, 9, 8], [6]), exact, 4) == pytest.approx((2 / 4 + 1 / 2) / 2)
 
 
+FEW_IDS = st.sampled_from([-(2**63), -7, -1, 0, 2, 3, 2**63 - 1])
+
+
+@st.composite
+def judged_searches(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], int]:
+    """Found and relevant ids of some queries, with repeats, and a ``k``."""
+    n_queries = draw(st.integers(1, 4))
+    rows = [
+        draw(st.lists(st.lists(FEW_IDS, max_size=9), min_size=n_queries, max_size=n_queries))
+        for _ in range(2)
+    ]
+    rows[1][0].append(draw(FEW_IDS))
+    return rows[0], rows[1], draw(st.integers(1, 9))
+
+
+def by_sets(found: list[list[int]], relevant: list[list[int]], k: int) -> list[float]:
+    """Recall, precision and NDCG, one result at a time."""
+    rows = []
+    for ids, wanted in zip(found, map(set, relevant), strict=True):
+        if wanted:
+            ranks = [i for i, each in enumerate(ids[:k]) if each in wanted and each not in ids[:i]]
+            best = sum(1 / np.log2(i + 2) for i in range(min(k, len(wanted))))
+            gain = sum(1 / np.log2(i + 2) for i in ranks)
+            rows.append((len(ranks) / len(wanted), len(ranks) / k, gain / best))
+    return np.mean(rows, axis=0).tolist()
+
+
+@given(judged_searches())
+def test_measures_of_any_ids(case: tuple[list[list[int]], list[list[int]], int]) -> None:
+    found, relevant, k = case
+    padding = 5  # relevant to no query
+    padded = [(ids + [padding] * 9)[:9] for ids in found]
+    expected = by_sets(found, relevant, k)
+    for given_ids in (found_rows(*found), padded, np.array(padded)):
+        got = [
+            measure(given_ids, relevant, k) for measure in (recall_at_k, precision_at_k, ndcg_at_k)
+        ]
+        assert got == pytest.approx(expected)
+        assert min(got) >= 0
+        assert max(got) <= 1
+
+
+@given(judged_searches())
+def test_agreement_of_any_ids(case: tuple[list[list[int]], list[list[int]], int]) -> None:
+    found, exact, k = case
+    recall = by_sets(found, [ids[:k] for ids in exact], k)[0]
+    got = agreement(found_rows(*found), found_rows(*exact), k)
+    assert got == pytest.approx(recall)
+    assert 0 <= got <= 1
+
+
+@given(hnp.arrays(np.int64, st.tuples(st.integers(1, 3), st.integers(1, 200))))
+def test_ndcg_of_everything_found_is_one(ids: np.ndarray) -> None:
+    """Though the gains are summed in two orders."""
+    distinct = [list(dict.fromkeys(row)) for row in ids.tolist()]
+    assert ndcg_at_k(found_rows(*distinct), ids, 200) == pytest.approx(1)
+    assert ndcg_at_k(found_rows(*distinct), ids, 200) <= 1
+
+
+def test_found_frames_are_refused() -> None:
+    class Table:
+        columns = ("item_id",)
+
+    Table.__module__ = "pyarrow.lib"
+    for frame, name in ((pd.DataFrame({"item_id": [1]}), "pandas.DataFrame"), (Table(), "pyarrow")):
+        with pytest.raises(TypeError, match=f"found: expected Candidates, .* got {name}"):
+            recall_at_k(frame, [[1]], 1)
+
+
+def test_what_is_on_the_device_is_judged_on_the_host(cupy: Any) -> None:
+    relevant = IdLists(cupy.asarray([0, 1]), cupy.asarray([6]))
+    assert recall_at_k(cupy.asarray([[5, 6]]), relevant, 2) == 1
+    found = Candidates(*map(cupy.asarray, ([1], np.ones(1, "f4"), [6])))
+    assert agreement(found, found, 2) == 1
+    vectors = cupy.asarray(np.eye(3, dtype=np.float32))
+    none = IdLists(cupy.asarray([0, 1, 1, 1]), cupy.asarray([8]))
+    got = exact_search(cupy.asarray([7, 8, 9]), vectors, vectors, k=1, exclude=none)
+    assert got.item_ids.tolist() == [7, 8, 9]
+    index = random_index()
+    queries = random_queries(index, 3)
+    expected = items_scanned(index, queries)
+    assert items_scanned(index, cupy.asarray(queries)).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize(
     ("found", "relevant", "k", "error", "message"),
     [
@@ -74,12 +164,35 @@ def test_agreement_is_the_overlap_with_exact() -> None:
         (found_rows([1]), [[1], [2]], 1, ValueError, "relevant: expected 1 lists"),
         (found_rows([1]), [[]], 1, ValueError, "relevant: expected a query with a relevant item"),
         (np.zeros((1, 2), np.int64), [[1]], 3, ValueError, r"at least 3\), got \(1, 2\)"),
-        (np.zeros((1, 2)), [[1]], 2, TypeError, "found: expected integer item ids, got float64"),
+        (np.zeros((1, 2)), [[1]], 2, TypeError, "found: .* got numpy.ndarray of float64"),
+        ([[1.5, 2]], [[1]], 2, TypeError, r"found: expected integers, got 1.5 \(float\)"),
+        ([[1], [2, 3]], [[1], [2]], 1, ValueError, r"found: expected shape .* got \(2,\)"),
+        (np.uint64([[2**63]]), [[1]], 1, ValueError, "found: .*int64, got 9223372036854775808"),
+        ([[-1, 2**63]], [[1]], 2, ValueError, "found: expected values that fit in int64"),
+        (
+            Candidates(np.array([1]), np.ones(1, np.float32), np.uint64([2**63])),
+            [[1]],
+            1,
+            ValueError,
+            "found.item_ids: expected values that fit in int64",
+        ),
     ],
 )
 def test_bad_measures(found, relevant, k, error, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=message):
         recall_at_k(found, relevant, k)
+
+
+def test_bad_agreement() -> None:
+    found = found_rows([1])
+    with pytest.raises(ValueError, match="exact: expected 1 lists, one a query; got 2"):
+        agreement(found, found_rows([1], [2]), 1)
+    with pytest.raises(ValueError, match="exact: expected a query with a relevant item, got none"):
+        agreement(found, found_rows([]), 1)
+    with pytest.raises(TypeError, match=r"exact: expected Candidates.* got numpy.ndarray of"):
+        agreement(found, np.zeros((1, 1)), 1)
+    with pytest.raises(TypeError, match="k: expected an integer"):
+        agreement(found, found, 1.5)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32
+from merlin_poeem.arrays import Float32, read_only
 from merlin_poeem.atomic_files import replacing_file
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.stored_files import IndexFormatError
@@ -177,7 +177,7 @@ def _read_array(path: Path, file: BinaryIO, dtype: str, shape: tuple[int, ...]) 
 
 def _to_index(layout: _Layout, arrays: dict[str, NDArray[Any]], metric: Metric) -> Index:
     kept = arrays["item_norm"] != 0
-    codes = arrays["item_code"][kept]
+    item_ids, codes = read_only(arrays["item_id"][kept]), read_only(arrays["item_code"][kept])
     # Before the codebook is filled up: a code of the filling would be no error any more.
     if codes.size and codes.max() >= layout.pq_book_size:
         raise ValueError(f"codes: expected below {layout.pq_book_size}, got {codes.max()}")
@@ -191,7 +191,7 @@ def _to_index(layout: _Layout, arrays: dict[str, NDArray[Any]], metric: Metric) 
         pq_bits=quantization.pq_bits,
         metric=metric,
     )
-    item_codes = ItemCodes(arrays["item_id"][kept], arrays["assignment"][kept], codes)
+    item_codes = ItemCodes(item_ids, arrays["assignment"][kept], codes)
     info = {"read_from": "Poeem index file", "rows_dropped": int(len(kept) - kept.sum())}
     return Index.from_codes(params, quantization, item_codes, info=info)
 

@@ -9,9 +9,9 @@ import dask
 import numpy as np
 import pandas as pd
 
-from merlin_poeem.arrays import Float32, Int64, as_vectors
+from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.distributed.checks import meta_of
-from merlin_poeem.frames.columns import column_of, read_ids, read_vectors
+from merlin_poeem.frames.columns import column_of, columns_of_vectors, read_ids, read_vectors
 from merlin_poeem.index.index import Index, check_agreement, encode_items
 from merlin_poeem.quantization.fit import MAX_POINTS_PER_CENTROID, fit
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
@@ -99,7 +99,7 @@ def fit_ddf(
     the second reading. Errors as of ``fit`` and :func:`encode_ddf`.
     """
     meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
-    for name in [vectors] if isinstance(vectors, str) else vectors:
+    for name in columns_of_vectors(vectors):
         column_of(meta, name)
     parts = ddf.to_delayed()
     lengths = np.array(dask.compute(*map(dask.delayed(len), parts)), np.int64)
@@ -112,7 +112,8 @@ def fit_ddf(
             samples.append(dask.delayed(_rows_of)(part, vectors, chosen))
     if not samples:
         raise ValueError("ddf: expected at least one row, got none")
-    return fit(params, _stack(dask.compute(*samples)), rotation=rotation, seed=seed)
+    gathered = _stack(vectors, dask.compute(*samples))
+    return fit(params, gathered, rotation=rotation, seed=seed)
 
 
 def codes_frame(item_codes: ItemCodes) -> pd.DataFrame:
@@ -160,7 +161,12 @@ def _rows_of(frame: Any, vectors: Vectors, rows: Int64) -> Float32:
     return read_vectors(frame.iloc[rows], vectors)
 
 
-def _stack(samples: Sequence[Float32]) -> Float32:
-    for sample in samples:
-        as_vectors("vectors", sample, samples[0].shape[1])
+def _stack(vectors: Vectors, samples: Sequence[Float32]) -> Float32:
+    widths = [sample.shape[1] for sample in samples]
+    other = next((width for width in widths if width != widths[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"column {vectors!r}: expected {widths[0]} values a row in every partition, as in the "
+            f"first; got {other}"
+        )
     return np.concatenate(samples)

@@ -23,7 +23,6 @@ from merlin_poeem.index.copies import fingerprint_of
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.item_codes import ItemCodes
-from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.searcher import BACKENDS, ReferenceSearcher, Searcher, open_saved_searcher
 
@@ -35,8 +34,8 @@ def search_ddf(
     k: int,
     vectors: str | Sequence[str] = "embedding",
     query_id: str | None = None,
-    exclude: str | ItemSet | None = None,
-    allow: str | ItemSet | None = None,
+    exclude: Any = None,
+    allow: Any = None,
     n_probes: int | None = None,
     form: Form = "long",
     backend: str = "auto",

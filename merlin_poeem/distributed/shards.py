@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merlin_poeem.atomic_files import fsync_directory, new_file, whole_folder
+from merlin_poeem.atomic_files import (
+    check_reachable,
+    fsync_directory,
+    new_file,
+    whole_folder,
+)
 from merlin_poeem.index.copies import fingerprint_of
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.saving import save_index
@@ -48,8 +53,8 @@ def shard_index(index: Index, n_shards: int, folder: str | os.PathLike[str]) -> 
     Raises
     ------
     TypeError, ValueError
-        ``n_shards`` below 1 or above the number of items; what
-        :func:`~merlin_poeem.save_index` refuses.
+        ``n_shards`` below 1 or above the number of items; a ``folder`` that is a link to nowhere;
+        what :func:`~merlin_poeem.save_index` refuses.
     FileExistsError
         There is something at ``folder``: shards are never replaced under a search that uses them.
     """
@@ -58,6 +63,7 @@ def shard_index(index: Index, n_shards: int, folder: str | os.PathLike[str]) -> 
         raise ValueError(
             f"n_shards: expected at most the index's {index.n_items} items, got {n_shards}"
         )
+    check_reachable(folder)
     folder = Path(folder).resolve()
     if folder.exists():
         raise FileExistsError(f"{folder}: expected a free name for the shards, got one in use")

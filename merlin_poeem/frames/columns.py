@@ -7,32 +7,72 @@ possible. Errors name the column, and the first wrong row, counted from 0.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int64, array_module, as_item_ids, as_vectors
+from merlin_poeem.arrays import (
+    Float32,
+    Int64,
+    array_module,
+    as_item_ids,
+    as_vectors,
+    type_name,
+)
 from merlin_poeem.frames import cudf_calls
 from merlin_poeem.frames.cudf_calls import is_cudf
 from merlin_poeem.frames.json_vectors import parse_vectors
+from merlin_poeem.frames.refused_columns import (
+    WITHOUT_NULLS,
+    first_misfit,
+    misfit,
+    row_of_first,
+    way_to_ids,
+    way_to_lists,
+)
 from merlin_poeem.search.ragged import IdLists, offsets_of
+
+_NUMBERS = re.compile(r"(u?int\d+|float\d*|double)\b", re.IGNORECASE)
+"""The dtypes of numbers by their names: NumPy's, those with nulls, and Arrow's."""
+
+_ARROW_OR_DASK = {
+    "polars": ": convert it with .to_pandas()",
+    "pyarrow": ": convert it with .to_pandas()",
+    "dask": ": gather it with .compute(), or search it in parts with search_ddf",
+}
 
 
 def library_of(frame: Any) -> ModuleType:
     """pandas or cudf, which was imported to make ``frame``; ``TypeError`` where it is no frame."""
     name = type(frame).__module__.partition(".")[0]
     if name not in ("pandas", "cudf") or not hasattr(frame, "columns"):
-        raise TypeError(f"frame: expected a pandas or cuDF DataFrame, got {type(frame).__name__}")
+        remedy = _ARROW_OR_DASK.get(name.partition("_")[0], "")  # dask_cudf, dask_expr
+        raise TypeError(
+            f"frame: expected a pandas or cuDF DataFrame, got {type_name(frame)}{remedy}"
+        )
     return sys.modules[name]
 
 
 def column_of(frame: Any, name: str) -> Any:
-    """The column ``name``; ``TypeError`` for no frame, ``ValueError`` unless it is there once."""
+    """The column ``name``.
+
+    ``TypeError`` for no frame or no name, ``ValueError`` unless it is there once, or where columns
+    have names of several levels.
+    """
     library_of(frame)
+    if not isinstance(name, Hashable):
+        raise TypeError(f"column: expected its name, got {type_name(name)}")
+    levels = getattr(frame.columns, "nlevels", 1)
+    if levels > 1:
+        raise ValueError(
+            f"column {name!r}: expected a frame with one level of column names, got {levels}: join "
+            "them, such as with frame.columns = frame.columns.map('_'.join)"
+        )
     if name not in frame.columns:
         names = [str(column) for column in frame.columns]
         raise ValueError(f"column {name!r}: expected it in the frame, got {names}")
@@ -40,6 +80,19 @@ def column_of(frame: Any, name: str) -> Any:
     if hasattr(column, "columns"):
         raise ValueError(f"column {name!r}: expected it once in the frame, got {column.shape[1]}")
     return column
+
+
+def columns_of_vectors(vectors: Any) -> list[Any]:
+    """The names of the columns that ``vectors`` names, one or several; ``TypeError`` for none."""
+    if isinstance(vectors, str):
+        return [vectors]
+    if not isinstance(vectors, Iterable):
+        raise TypeError(
+            f"vectors: expected a column's name or a list of names, got {vectors!r} "
+            f"({type_name(vectors)}): where the column has a number for a name, rename it, such as "
+            "with frame.rename(columns=str)"
+        )
+    return list(vectors)
 
 
 def read_vectors(
@@ -67,7 +120,7 @@ def read_vectors(
         numbers, not finite in float32, or of another width.
     """
     if not isinstance(vectors, str):
-        return _read_wide(frame, list(vectors), dim, on_device)
+        return _read_wide(frame, columns_of_vectors(vectors), dim, on_device)
     name = f"column {vectors!r}"
     if not len(column_of(frame, vectors)) and dim is None:
         raise ValueError(f"{name}: expected at least one row, got none")
@@ -83,26 +136,46 @@ def read_ids(frame: Any, name: str) -> Int64:
     Raises ``TypeError`` where they are no integers, ``ValueError`` on a missing column, a null, or
     ids that do not fit in int64.
     """
-    return as_item_ids(f"column {name!r}", read_numbers(frame, name))
+    return _as_ids(name, read_numbers(frame, name))
 
 
-def read_known_ids(frame: Any, name: str) -> tuple[NDArray[np.bool_], Int64]:
-    """Which rows hold an id, (n,) bool, and those ids, (n_known,) int64, on the host.
+def read_known_ids(frame: Any, name: str) -> tuple[Int64 | None, NDArray[np.bool_], Int64]:
+    """The ids of a column of ids or of lists of ids, some of them null, on the host.
 
     Whole floats are taken too, which is what pandas makes of integers with a null among them.
-    ``TypeError`` on anything else, ``ValueError`` on a missing column or ids beyond int64.
+
+    Returns
+    -------
+    lengths
+        (n,) int64, the length of each list, 0 for a null; None where each row is one id.
+    known
+        (n_places,) bool, which places hold an id: places are rows, or those in all the lists.
+    item_ids
+        (n_known,) int64, those ids.
+
+    Raises
+    ------
+    TypeError
+        Anything else than integers or lists of them.
+    ValueError
+        A missing column, or ids beyond int64.
     """
-    array = read_arrow(frame, name)
+    array, lengths = read_arrow(frame, name), None
+    _check_plain(name, array)
+    if _is_list(array.type):
+        lengths, array = np.maximum(_lengths_of(array), 0), array.flatten()
     known = ~array.is_null().to_numpy(zero_copy_only=False)
     values = array.drop_null().to_numpy(zero_copy_only=False)
     if values.dtype.kind == "f":
-        values = _whole_numbers(name, values)
-    return known, as_item_ids(f"column {name!r}", values)
+        is_number = ~np.isnan(values)  # an array in a list column keeps its NaN
+        known[known], values = is_number, _whole_numbers(name, values[is_number])
+    return lengths, known, as_item_ids(f"column {name!r}", values)
 
 
 def read_numbers(frame: Any, name: str) -> NDArray[Any]:
     """A column with one number a row, (n,) of its own dtype, on the host; a null is an error."""
     array = read_arrow(frame, name)
+    _check_plain(name, array)
     check_no_nulls(f"column {name!r}", array)
     numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return numbers
@@ -112,7 +185,7 @@ def read_id_lists(frame: Any, name: str, *, on_device: bool = False) -> IdLists:
     """The list of ids of each row; a null is an empty list. Errors as of :func:`read_lists`."""
     lengths, values = read_lists(frame, name, on_device=on_device)
     offsets = offsets_of(array_module(lengths).maximum(lengths, 0))
-    return IdLists(offsets, as_item_ids(f"column {name!r}", values))
+    return IdLists(offsets, _as_ids(name, values, lengths))
 
 
 def read_lists(frame: Any, name: str, *, on_device: bool = False) -> tuple[Int64, NDArray[Any]]:
@@ -141,10 +214,13 @@ def read_arrow(frame: Any, name: str) -> Any:
     else:
         try:
             array = pa.array(column, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise TypeError(f"column {name!r}: expected rows of one kind: {error}") from error
         except OverflowError as error:
-            raise ValueError(f"column {name!r}: expected values that fit in int64") from error
+            raise ValueError(
+                f"column {name!r}: expected values that fit in int64, first not so in row "
+                f"{first_misfit(column)}"
+            ) from error
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise TypeError(f"column {name!r}: {misfit(column, error)}") from error
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if not isinstance(array, pa.ChunkedArray):
@@ -158,7 +234,17 @@ def check_no_nulls(name: str, array: Any) -> None:
     """``ValueError`` naming the first null row of an Arrow ``array``."""
     if array.null_count:
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-        raise ValueError(f"{name}: expected no nulls, got {array.null_count}, first in row {row}")
+        raise ValueError(
+            f"{name}: expected no nulls, got {array.null_count}, first in row {row}{WITHOUT_NULLS}"
+        )
+
+
+def _check_plain(name: str, array: Any) -> None:
+    """``TypeError`` where an Arrow ``array`` is of what only looks like numbers, as periods do."""
+    import pyarrow as pa
+
+    if isinstance(array.type, pa.BaseExtensionType):
+        raise TypeError(f"column {name!r}: expected numbers, got {array.type}")
 
 
 def _lengths_and_values(frame: Any, name: str, on_device: bool) -> tuple[Int64, NDArray[Any]]:
@@ -186,7 +272,9 @@ def _check_lengths(name: str, lengths: Int64, dim: int | None) -> None:
     got = int(lengths[row])
     nulls = lengths < 0
     if got < 0:
-        raise ValueError(f"{name}: expected no nulls, got {int(nulls.sum())}, first in row {row}")
+        raise ValueError(
+            f"{name}: expected no nulls, got {int(nulls.sum())}, first in row {row}{WITHOUT_NULLS}"
+        )
     expected = f"{width} values, {told}" if width else "at least one value"
     raise ValueError(f"{name}: expected {expected}; got {got} in row {row}")
 
@@ -197,29 +285,34 @@ def _read_wide(frame: Any, names: list[str], dim: int | None, on_device: bool) -
         raise ValueError("vectors: expected at least one column, got none")
     for name in names:
         dtype = column_of(frame, name).dtype
-        if not str(dtype).lower().startswith(("int", "uint", "float", "double")):
-            raise TypeError(f"column {name!r}: expected numbers, got {dtype}")
+        if not _NUMBERS.match(str(dtype)):
+            raise TypeError(
+                f"column {name!r}: expected numbers, got {dtype}: make them with to_numeric"
+            )
     wide = frame[names]
     if is_cudf(frame):
         matrix = cudf_calls.matrix_of(wide, on_device=on_device)
-    else:
+    elif all(isinstance(dtype, np.dtype) for dtype in wide.dtypes):
         with np.errstate(over="ignore"):
-            matrix = wide.to_numpy(np.float32, na_value=np.nan)
+            matrix = wide.to_numpy(np.float32)
+    else:  # by Arrow, as pandas 1.5 makes no numbers of Arrow's nulls
+        columns = (read_arrow(frame, name).to_numpy(zero_copy_only=False) for name in names)
+        matrix = np.stack([_to_float32(column) for column in columns], axis=1)
     return as_vectors(f"columns {names[0]!r} to {names[-1]!r}", matrix, dim)
 
 
 def _lists_of_arrow(name: str, array: Any) -> tuple[Int64, NDArray[Any]]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     # A column that never held a list may have any type.
     if pa.types.is_null(array.type) or 0 < array.null_count == len(array):
         return np.full(len(array), -1, np.int64), np.empty(0, np.int64)
     if not _is_list_of_numbers(array.type):
-        raise TypeError(f"column {name!r}: expected lists of numbers, got {array.type}")
-    lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
-    lengths = lengths.astype(np.int64)
-    values = array.flatten()
+        raise TypeError(
+            f"column {name!r}: expected lists of numbers, got {array.type}"
+            f"{way_to_lists(name, array.type)}"
+        )
+    lengths, values = _lengths_of(array), array.flatten()
     if values.null_count and not pa.types.is_floating(values.type):
         is_null = values.is_null().to_numpy(zero_copy_only=False)
         _refuse_nulls_inside(name, lengths, is_null, values.null_count)
@@ -246,23 +339,50 @@ def _lists_on_device(name: str, column: Any) -> tuple[Int64, NDArray[Any]]:
 
 
 def _refuse_nulls_inside(name: str, lengths: Int64, is_null: Any, n_nulls: int) -> None:
-    xp = array_module(lengths)
-    first = xp.flatnonzero(is_null)[:1]
-    row = int(xp.searchsorted(xp.cumsum(xp.maximum(lengths, 0)), first, side="right")[0])
     raise ValueError(
-        f"column {name!r}: expected no nulls inside lists, got {n_nulls}, first in row {row}"
+        f"column {name!r}: expected no nulls inside lists, got {n_nulls}, first in row "
+        f"{row_of_first(is_null, lengths)}: take them out of the lists"
     )
+
+
+def _lengths_of(array: Any) -> Int64:
+    """The length of each list of an Arrow array, −1 for a null."""
+    import pyarrow.compute as pc
+
+    counts = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
+    lengths: Int64 = counts.astype(np.int64)
+    return lengths
+
+
+def _is_list(arrow_type: Any) -> bool:
+    import pyarrow as pa
+
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(arrow_type) for is_kind in kinds)
 
 
 def _is_list_of_numbers(arrow_type: Any) -> bool:
     import pyarrow as pa
 
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(is_kind(arrow_type) for is_kind in kinds):
+    if not _is_list(arrow_type):
         return False
     # Lists of nothing alone have a type of their own.
     numbers = (pa.types.is_floating, pa.types.is_integer, pa.types.is_null)
     return any(is_kind(arrow_type.value_type) for is_kind in numbers)
+
+
+def _as_ids(name: str, values: NDArray[Any], lengths: Int64 | None = None) -> Int64:
+    """:func:`as_item_ids` of a column, or of its lists of these ``lengths``; errors say what helps.
+
+    ``lengths`` may have −1 for a null.
+    """
+    try:
+        return as_item_ids(f"column {name!r}", values)
+    except TypeError as error:
+        raise TypeError(f"{error}: {way_to_ids(name, values, lengths)}") from error
+    except ValueError as error:
+        row = row_of_first(values > np.iinfo(np.int64).max, lengths)
+        raise ValueError(f"{error}, first in row {row}") from error
 
 
 def _to_float32(values: NDArray[Any]) -> Float32:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from merlin_poeem.arrays import as_item_ids
+from merlin_poeem.arrays import as_item_ids, type_name
 from merlin_poeem.frames.columns import read_ids
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.index.index import Index
+from merlin_poeem.index.item_table import nullable_dtype
 from merlin_poeem.search.searcher import Searcher
 
 if TYPE_CHECKING:
@@ -20,20 +21,19 @@ def with_items(found: pd.DataFrame, index: Index) -> pd.DataFrame:
 
     ``found`` is a pandas frame with an int64 ``item_id``, as the long form of
     :func:`~merlin_poeem.search_frame` (of a cuDF frame: its ``to_pandas()``). Items
-    that the table does not hold get nulls.
+    that the table does not hold get nulls, and its integers and bools become nullable ones then.
 
     Raises
     ------
     TypeError
         Not a pandas frame, or ``item_id`` not integers.
     ValueError
-        The index has no item table or one that repeats an id found, or table and frame share a
-        column.
+        The index has no item table, or table and frame share a column.
     """
     if type(found).__module__.partition(".")[0] != "pandas" or "item_id" not in found:
         raise TypeError(
             "found: expected a pandas frame with item_id, as search_frame returns it; "
-            f"got {type(found).__module__.partition('.')[0]}.{type(found).__name__}"
+            f"got {type_name(found)}"
         )
     # As int64: pandas joins unsigned ids as floats, which round.
     found = found.assign(item_id=as_item_ids("found.item_id", found["item_id"].to_numpy()))
@@ -45,9 +45,9 @@ def with_items(found: pd.DataFrame, index: Index) -> pd.DataFrame:
         raise ValueError(f"found: expected other columns than the item table's, got {shared}")
     # A few rows of a table that may have millions.
     table = table[table["item_id"].isin(found["item_id"])]
-    if table["item_id"].duplicated().any():
-        first = int(table["item_id"][table["item_id"].duplicated()].iloc[0])
-        raise ValueError(f"index.item_table: expected each item_id once, got {first} repeated")
+    if not found["item_id"].isin(table["item_id"]).all():
+        dtypes = table.drop(columns="item_id").dtypes
+        table = table.astype({name: nullable_dtype(dtype) for name, dtype in dtypes.items()})
     return found.merge(table, on="item_id", how="left", sort=False)
 
 

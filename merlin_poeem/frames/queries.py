@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from merlin_poeem.arrays import Float32
+from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import read_id_lists, read_vectors
 from merlin_poeem.frames.results import Form, check_form, query_ids_of
 from merlin_poeem.quantization.params import positive_int
-from merlin_poeem.search.item_set import ItemFilter, ItemSet
+from merlin_poeem.search.item_set import ItemFilter, ItemSet, is_flat
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.searcher import Searcher
 
@@ -19,21 +19,41 @@ from merlin_poeem.search.searcher import Searcher
 class SearchOptions:
     """The arguments of :func:`~merlin_poeem.search_frame`, which says what each means.
 
-    Raises ``TypeError`` or ``ValueError`` on a ``k`` below 1 or an unknown ``form``; what only an
-    index or a frame can tell is checked with it.
+    Raises ``TypeError`` or ``ValueError`` on a ``k`` below 1, an unknown ``form``, or ``exclude``
+    and ``allow`` that are neither columns nor item ids; what only an index or a frame can tell is
+    checked with it.
     """
 
     k: int
     vectors: str | Sequence[str] = "embedding"
     query_id: str | None = None
-    exclude: str | ItemSet | None = None
-    allow: str | ItemSet | None = None
+    exclude: Any = None
+    """A column's name, an :class:`~merlin_poeem.ItemSet` or None, once it is checked."""
+    allow: Any = None
+    """As ``exclude``."""
     n_probes: int | None = None
     form: Form = "long"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", positive_int("k", self.k))
         check_form(self.form)
+        for name in ("exclude", "allow"):
+            object.__setattr__(self, name, column_or_set(name, getattr(self, name)))
+
+
+def column_or_set(name: str, given: Any) -> str | ItemSet | None:
+    """``given`` where it is a column's name or None, an ItemSet where it is item ids for all rows.
+
+    ``TypeError`` on anything else, and on ids that are no integers.
+    """
+    if given is None or isinstance(given, str | ItemSet):
+        return given
+    if is_flat(given, if_empty=True):
+        return ItemSet.of(name, given)
+    raise TypeError(
+        f"{name}: expected a column's name, an ItemSet, or item ids for all rows; got "
+        f"{type_name(given)}: lists that differ by row go into a column of the frame"
+    )
 
 
 @dataclass(frozen=True, eq=False)

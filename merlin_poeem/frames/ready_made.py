@@ -11,6 +11,7 @@ from merlin_poeem.arrays import Float32, Int64, check_unique, check_values, larg
 from merlin_poeem.frames.columns import read_arrow, read_ids, read_vectors
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.index.index import Index
+from merlin_poeem.index.item_table import check_column_names, check_item_table, nullable_dtype
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric, positive_int
 
@@ -89,7 +90,7 @@ def index_frame(
     ValueError
         A missing column, no rows, a null, a repeated id, a vector that :func:`read_vectors` refuses
         or, unless the metric is cosine, one with a value above 1e15 in size (naming the first such
-        row), both ``params`` and ``metric``, or what
+        row), a column that ``item_table`` names twice, both ``params`` and ``metric``, or what
         :func:`~merlin_poeem.fit` refuses.
     ImportError
         faiss-cpu is not installed.
@@ -133,15 +134,17 @@ def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataF
         raise TypeError(f"item_table: expected a sequence of column names, got {columns!r}")
     if "item_id" in columns:
         raise ValueError("item_table: expected columns beside the ids, got item_id")
+    check_column_names(columns)
     kept = {name: _to_pandas(read_arrow(frame, name)) for name in columns}
-    return pd.DataFrame({"item_id": item_ids, **kept})
+    return check_item_table(pd.DataFrame({"item_id": item_ids, **kept}))  # before the training
 
 
 def _to_pandas(array: Any) -> Any:
     """An Arrow array as a column; integers among nulls stay integers, not floats that round."""
-    import pandas as pd
     import pyarrow as pa
 
-    if not (array.null_count and pa.types.is_integer(array.type)):
+    has_null_dtype = pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)
+    if not (array.null_count and has_null_dtype):
         return array.to_pandas()
-    return array.to_pandas(types_mapper=lambda _: pd.Int64Dtype())
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    return array.to_pandas(types_mapper=lambda _: nullable_dtype(dtype))

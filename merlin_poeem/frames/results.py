@@ -38,10 +38,12 @@ def query_ids_of(frame: Any, query_id: str | None, form: Form) -> tuple[str, Any
     if query_id is not None:
         name, values = query_id, column_of(frame, query_id)
     else:
-        name, values = frame.index.name or "query_id", frame.index
+        label, values = frame.index.name, frame.index
+        name = "query_id" if label is None else label
         if getattr(values, "nlevels", 1) > 1:
             raise ValueError(
-                "query_id: expected a column, as the frame's index has levels; got None"
+                "query_id: expected a column, as the frame's index has levels; got None: "
+                "frame.reset_index() makes columns of them"
             )
     if name in RESULT_COLUMNS[form]:
         raise ValueError(

@@ -14,7 +14,7 @@ from merlin_poeem.frames.columns import library_of
 from merlin_poeem.frames.cudf_calls import is_cudf
 from merlin_poeem.frames.queries import Queries, SearchOptions
 from merlin_poeem.frames.results import Form, results_frame
-from merlin_poeem.search.item_set import ItemSet
+from merlin_poeem.frames.unvisited import tell_of_unvisited
 from merlin_poeem.search.searcher import Searcher
 
 
@@ -25,8 +25,8 @@ def search_frame(
     k: int,
     vectors: str | Sequence[str] = "embedding",
     query_id: str | None = None,
-    exclude: str | ItemSet | None = None,
-    allow: str | ItemSet | None = None,
+    exclude: Any = None,
+    allow: Any = None,
     n_probes: int | None = None,
     form: Form = "long",
 ) -> Any:
@@ -45,8 +45,14 @@ def search_frame(
         The column that names the queries in the result; None takes the frame's index, under its own
         name or else ``query_id``.
     exclude, allow
-        Items never returned, or the only ones that may be: a list column of item ids, where a null
-        is an empty list, or an :class:`~merlin_poeem.ItemSet` for all rows.
+        Items never returned, or the only ones that may be: the name of a list column of item ids,
+        where a null is an empty list; or ids for all rows, as an :class:`~merlin_poeem.ItemSet` or
+        any flat collection of integers (a list, set, array, Series …). Where it is empty,
+        ``allow`` allows nothing.
+
+        Only the ``n_probes`` lists of a query are looked through: few allowed items may be in none
+        of them. A query then gets fewer, which is logged, once a process; a higher ``n_probes``
+        finds them.
     form
         ``"long"``: a row per candidate, best first: query id, ``rank`` (from 1), ``item_id``,
         ``score``. ``"list"``: a row per query: query id, ``item_id`` and ``score`` as lists, and
@@ -56,7 +62,8 @@ def search_frame(
     Raises
     ------
     TypeError
-        Not a frame, vectors that are no numbers, or ids that are no integers.
+        Not a frame, vectors that are no numbers, ids that are no integers, or an ``exclude`` or
+        ``allow`` that is neither a column's name nor ids.
     ValueError
         A missing column, a null or ragged vector (naming the first such row), a ``query_id`` that
         bears the name of a result column, or whatever the searcher refuses.
@@ -79,4 +86,5 @@ def search_with(searcher: Searcher, frame: Any, options: SearchOptions) -> Any:
     on_device = searcher.on_device and is_cudf(frame)
     queries = Queries.read(frame, options, searcher.index.dim, on_device=on_device)
     found = queries.search(searcher, options)
+    tell_of_unvisited(searcher, queries, options, found)
     return results_frame(module, options.form, queries.name, queries.ids, found)

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merlin_poeem.arrays import Float32, as_vectors
-from merlin_poeem.frames.columns import check_no_nulls, read_arrow
+from merlin_poeem.arrays import Float32, as_vectors, owned, read_only
+from merlin_poeem.frames.columns import check_no_nulls, column_of, read_arrow
 from merlin_poeem.frames.items import with_items
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.ready_made import index_frame
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.index.index import Index
+from merlin_poeem.index.item_table import check_column_names
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.index.saving import save_index
 from merlin_poeem.index.stored_files import IndexFormatError
@@ -80,7 +81,8 @@ class TextIndex:
         frame
             pandas, or ``dask.dataframe``, encoded by partition on whichever scheduler Dask has.
         encoder
-            ``list[str] -> (n, width) float32``, the same for a text whatever comes beside it.
+            ``list[str] -> (n, width) float32``, the same for a text whatever comes beside it. Its
+            vectors are copied: it may fill the same memory again.
         item_id, item_table
             The column of integer ids, and columns that are stored beside the text.
         params
@@ -95,17 +97,23 @@ class TextIndex:
         ------
         TypeError, ValueError
             Vectors that are not (n, width) float32 and finite, null texts, columns that are missing
-            or bear the name of a result column, or what
-            :func:`~merlin_poeem.index_frame` refuses.
+            or bear the name of a result column, one named twice, or what
+            :func:`~merlin_poeem.index_frame` refuses. Columns are looked at before texts are
+            encoded.
         ImportError
             Dask, scikit-learn (for ``project_to``) or faiss-cpu is needed and not installed.
         """
+        if isinstance(item_table, str):
+            raise TypeError(f"item_table: expected a sequence of column names, got {item_table!r}")
         columns = [text, *item_table]
+        check_column_names(columns)
         taken = [name for name in columns if name in RESERVED_COLUMNS]
         if taken:
             raise ValueError(
                 f"columns: expected other names than {', '.join(RESERVED_COLUMNS)}; got {taken}"
             )
+        for name in (item_id, *columns):
+            column_of(frame._meta if _is_dask(frame) else frame, name)
         probe = encode([PROBE], encoder)[0]
         projection = None
         if project_to is not None:
@@ -194,7 +202,7 @@ def encode(texts: list[str], encoder: Encoder, width: int | None = None) -> Floa
     Raises ``TypeError`` or ``ValueError`` where the encoder gives anything else, or another width
     than ``width`` or from one batch to the next.
     """
-    parts = []
+    encoded = np.empty((0, width or 1), np.float32)
     for start in range(0, len(texts), BATCH_SIZE):
         batch = texts[start : start + BATCH_SIZE]
         vectors = as_vectors("encoder's vectors", np.asarray(encoder(batch)), width)
@@ -202,9 +210,12 @@ def encode(texts: list[str], encoder: Encoder, width: int | None = None) -> Floa
             raise ValueError(
                 f"encoder's vectors: expected {len(batch)}, one a text; got {len(vectors)}"
             )
-        parts.append(vectors)
-        width = vectors.shape[1]
-    return np.concatenate([np.empty((0, width or 1), np.float32), *parts])
+        if start == 0:
+            width = vectors.shape[1]
+            encoded = np.empty((len(texts), width), np.float32)
+        # Copied, as the next batch may come in the same memory.
+        encoded[start : start + len(batch)] = vectors
+    return encoded
 
 
 def gaussian_projection(width: int, dim: int, seed: int = 0) -> Float32:
@@ -233,6 +244,10 @@ class _EmbedPartition:
     text: str
     into: str
     projection: Float32 | None
+
+    def __post_init__(self) -> None:
+        if self.projection is not None:
+            object.__setattr__(self, "projection", owned(self.projection))
 
     def __call__(self, partition: pd.DataFrame) -> Any:
         return embed(
@@ -290,7 +305,7 @@ def _from_json(name: str, value: Any, n_dimensions: int) -> Float32:
             raise ValueError(f"expected {n_dimensions} dimensions, got {array.ndim}")
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise IndexFormatError(f"malformed info: {INFO}.{name}: {error}") from error
-    return array
+    return read_only(array)
 
 
 def _read_info(index: Index) -> tuple[Float32, Float32 | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,10 @@ from merlin_poeem.arrays import (
     as_vectors,
     largest_value,
     normalize,
+    owned,
+    read_only,
 )
+from merlin_poeem.index.item_table import check_item_table, check_rows, extend_item_table
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LoadArray = Callable[[], NDArray[Any]]
+LoadItemTable = Callable[[], "pd.DataFrame | None"]
 
 
 class Index:
@@ -34,8 +39,8 @@ class Index:
 
     Immutable: :meth:`extend` and :meth:`remove` return a new one, and searchers opened on the old
     one stay valid. Rows are sorted by list and, within a list, by item id, which is the order that
-    equal scores come in. Make one with :meth:`from_codes` (from a trained model's export),
-    :meth:`from_vectors` or :func:`~merlin_poeem.load_index`.
+    equal scores come in. Its arrays are read-only. Make one with :meth:`from_codes` (from a trained
+    model's export), :meth:`from_vectors` or :func:`~merlin_poeem.load_index`.
     """
 
     def __init__(
@@ -45,14 +50,14 @@ class Index:
         list_offsets: Int64,
         load_item_ids: LoadArray,
         load_packed_codes: LoadArray,
-        load_item_table: Callable[[], pd.DataFrame | None] = lambda: None,
+        load_item_table: LoadItemTable = lambda: None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         self.params = params
         self.quantization = quantization
-        self.list_offsets = list_offsets
+        self.list_offsets: Int64 = owned(list_offsets)
         """(n_lists + 1,) int64: list l holds the rows ``list_offsets[l]:list_offsets[l + 1]``."""
-        self.info: dict[str, Any] = dict(info or {})
+        self.info: dict[str, Any] = deepcopy(dict(info or {}))
         """Free JSON values saved with the index, such as how the model was trained."""
         self._load_item_ids = load_item_ids
         self._load_packed_codes = load_packed_codes
@@ -70,18 +75,29 @@ class Index:
     ) -> Index:
         """Group exported codes by list. Nothing is trained or encoded.
 
-        Raises ``ValueError`` where ``params``, ``quantization`` and ``item_codes`` do not agree.
+        ``item_table`` and ``info`` are copied.
+
+        Raises
+        ------
+        TypeError
+            ``item_table`` is no pandas frame, or its ``item_id`` no integers.
+        ValueError
+            ``params``, ``quantization`` and ``item_codes`` do not agree. ``item_table`` has no
+            ``item_id``, rows that repeat one or are about other items, a column whose name is no
+            text or repeats, or one that would come back from a saved index with another dtype.
+            An item may have no row.
         """
         check_agreement(params, quantization)
         item_codes.check_against(quantization)
         order = np.lexsort((item_codes.item_ids, item_codes.list_ids))
         counts = np.bincount(item_codes.list_ids, minlength=params.n_lists)
         list_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        item_ids = item_codes.item_ids[order]
+        item_ids = read_only(item_codes.item_ids[order])
         codes = item_codes.codes[order].astype(quantization.code_dtype, copy=False)
-        packed = pack_codes(codes, params.pq_bits)
+        packed = read_only(pack_codes(codes, params.pq_bits))
         if item_table is not None:
             item_table = check_item_table(item_table)
+            check_rows(item_table, item_ids, "the index's items")
         return cls(
             params,
             quantization,
@@ -105,7 +121,8 @@ class Index:
     ) -> Index:
         """Encode raw (n, dim) float32 ``vectors`` with a trained quantization and group them.
 
-        Raises ``TypeError`` or ``ValueError`` on vectors or ids that :meth:`extend` would refuse.
+        Raises ``TypeError`` or ``ValueError`` on vectors or ids that :meth:`extend` would refuse,
+        and tables that :meth:`from_codes` would.
         """
         item_codes = encode_items(params, quantization, item_ids, vectors)
         return cls.from_codes(params, quantization, item_codes, item_table=item_table, info=info)
@@ -143,12 +160,12 @@ class Index:
     @cached_property
     def item_ids(self) -> Int64:
         """(n_items,) int64. Of a saved index: read, and its checksum tested, on first use."""
-        return self._load_item_ids()
+        return owned(self._load_item_ids())
 
     @cached_property
     def packed_codes(self) -> NDArray[np.unsignedinteger]:
         """(n_items, width) codes as stored, 4-bit ones two to a byte; read on first use."""
-        return self._load_packed_codes()
+        return owned(self._load_packed_codes())
 
     @cached_property
     def item_table(self) -> pd.DataFrame | None:
@@ -163,7 +180,7 @@ class Index:
     @cached_property
     def list_ids(self) -> Int32:
         """(n_items,) int32, the list of each row."""
-        return np.repeat(np.arange(self.n_lists, dtype=np.int32), self.list_sizes)
+        return read_only(np.repeat(np.arange(self.n_lists, dtype=np.int32), self.list_sizes))
 
     @property
     def item_codes(self) -> ItemCodes:
@@ -197,13 +214,17 @@ class Index:
         vectors
             (n, dim) float32, raw space.
         item_table
-            Rows to add to ``self.item_table``; only with an index that has one.
+            Rows about added items, each at most once, with the columns of ``self.item_table``;
+            only with an index that has one. A column keeps its dtype, save that integers and bools
+            become nullable ones where nulls are added, and categories of text those of both.
 
         Raises
         ------
         TypeError, ValueError
             Wrong dtype or shape, NaN, values above 1e15 in size unless the metric is cosine,
-            repeated ids, or ids already held.
+            repeated ids, or ids already held; a table that :meth:`from_codes` would refuse, rows
+            about items that are not added, columns that are missing or unknown, or values that the
+            dtype of their column can't hold unchanged.
         """
         added = encode_items(self.params, self.quantization, item_ids, vectors)
         held = added.item_ids[self.rows_of(added.item_ids) >= 0]
@@ -215,13 +236,11 @@ class Index:
         if item_table is not None:
             if self.item_table is None:
                 raise ValueError("item_table: expected none, as the index has none; got one")
-            import pandas as pd  # here, because importing it takes longer than all else together
-
-            item_table = pd.concat([self.item_table, check_item_table(item_table)])
+            item_table = extend_item_table(self.item_table, item_table, added.item_ids)
         merged = ItemCodes(
-            np.concatenate([self.item_ids, added.item_ids]),
-            np.concatenate([self.list_ids, added.list_ids]),
-            np.concatenate([self.codes, added.codes]),
+            read_only(np.concatenate([self.item_ids, added.item_ids])),
+            read_only(np.concatenate([self.list_ids, added.list_ids])),
+            read_only(np.concatenate([self.codes, added.codes])),
         )
         return Index.from_codes(
             self.params,
@@ -240,14 +259,18 @@ class Index:
         if item_table is not None:
             removed = self.item_ids[rows]
             item_table = item_table[~item_table["item_id"].isin(removed)]
-        codes = ItemCodes(self.item_ids[kept], self.list_ids[kept], self.codes[kept])
+        codes = ItemCodes(
+            read_only(self.item_ids[kept]),
+            read_only(self.list_ids[kept]),
+            read_only(self.codes[kept]),
+        )
         return Index.from_codes(
             self.params, self.quantization, codes, item_table=item_table, info=self.info
         )
 
     def with_n_probes(self, n_probes: int) -> Index:
         """The same index with another default ``n_probes``; arrays are shared."""
-        return self._with_params(n_probes=check_n_probes(n_probes, self.n_lists))
+        return self._with(replace(self.params, n_probes=check_n_probes(n_probes, self.n_lists)))
 
     def with_metric(self, metric: Metric) -> Index:
         """The same lists and codes, searched by another metric; arrays are shared.
@@ -257,16 +280,27 @@ class Index:
         depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
         give :meth:`extend` vectors of length 1. ``ValueError`` for an unknown metric.
         """
-        return self._with_params(metric=metric)
+        return self._with(replace(self.params, metric=metric))
 
-    def _with_params(self, **changes: Any) -> Index:
+    def with_item_table(self, item_table: pd.DataFrame | None) -> Index:
+        """The same index with a copy of another table, or None; arrays are shared.
+
+        The table that it had is not read, so that one that is refused can be put right. Raises as
+        :meth:`from_codes` does.
+        """
+        if item_table is not None:
+            item_table = check_item_table(item_table)
+            check_rows(item_table, self.item_ids, "the index's items")
+        return self._with(self.params, lambda: item_table)
+
+    def _with(self, params: IVFPQParams, load_item_table: LoadItemTable | None = None) -> Index:
         return Index(
-            replace(self.params, **changes),
+            params,
             self.quantization,
             self.list_offsets,
             lambda: self.item_ids,
             lambda: self.packed_codes,
-            lambda: self.item_table,
+            load_item_table or (lambda: self.item_table),
             self.info,
         )
 
@@ -307,13 +341,3 @@ def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
         expected, got = getattr(params, name), getattr(quantization, name)
         if expected != got:
             raise ValueError(f"quantization: expected {name} = {expected} (params), got {got}")
-
-
-def check_item_table(item_table: pd.DataFrame) -> pd.DataFrame:
-    """``item_table`` with a plain index and int64 ids; ``ValueError`` without ``item_id``."""
-    if "item_id" not in item_table.columns:
-        raise ValueError(
-            f"item_table: expected a column item_id, got {[str(c) for c in item_table.columns]}"
-        )
-    item_ids = as_item_ids("item_table.item_id", item_table["item_id"].to_numpy())
-    return item_table.assign(item_id=item_ids).reset_index(drop=True)

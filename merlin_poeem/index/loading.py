@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Int64
-from merlin_poeem.index.index import Index, check_agreement, check_item_table
+from merlin_poeem.index.index import Index, check_agreement
+from merlin_poeem.index.item_table import from_parquet
 from merlin_poeem.index.stored_files import (
     ITEM_TABLE,
     TABLE_NAME,
@@ -141,12 +142,10 @@ def _table_loader(path: Path, header: dict[str, Any]) -> Callable[[], pd.DataFra
 
 def _read_table(stored: StoredFile) -> pd.DataFrame:
     content = stored.verified()
-    # Here, because these imports take longer than opening the index.
-    import pyarrow as pa
-    import pyarrow.parquet
+    import pyarrow as pa  # here, because importing it takes longer than opening the index
 
+    # Whether the index holds the items of all rows is not asked: that would read all of its ids.
     try:
-        table = pyarrow.parquet.read_table(pa.BufferReader(pa.py_buffer(content)))
-        return check_item_table(table.to_pandas())
+        return from_parquet(content)
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         raise IndexFormatError(f"{stored.path}: malformed item table: {error}") from error

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.atomic_files import fsync_directory, new_file
+from merlin_poeem.atomic_files import check_reachable, fsync_directory, new_file
 from merlin_poeem.index.index import Index
+from merlin_poeem.index.item_table import to_parquet
 from merlin_poeem.index.stored_files import (
     FORMAT_VERSION,
     HEADER_FILE,
@@ -34,9 +35,6 @@ from merlin_poeem.index.stored_files import (
     read_header,
 )
 from merlin_poeem.version import __version__
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Its functions have no types in some NumPy releases.
 _npy: Any = np.lib.format
@@ -50,8 +48,8 @@ def save_index(index: Index, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError
-        ``path`` is a file, or a directory that holds anything but an index; ``index.info`` is not
-        JSON; a column of the item table can't be stored as Parquet.
+        ``path`` is a file, a link to nowhere, or a directory that holds anything but an index;
+        ``index.info`` is not JSON; a column of the item table can't be stored as Parquet.
     BlockingIOError
         Another process is saving to ``path``.
     """
@@ -59,7 +57,7 @@ def save_index(index: Index, path: str | os.PathLike[str]) -> None:
     _check_target(path)
     info = _as_json(index.info)
     arrays = _arrays_of(index)
-    table = None if index.item_table is None else _to_parquet(index.item_table)
+    table = None if index.item_table is None else to_parquet(index.item_table)
     created = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     if created:
@@ -89,6 +87,7 @@ def save_index(index: Index, path: str | os.PathLike[str]) -> None:
 
 def _check_target(path: Path) -> None:
     """``ValueError`` unless ``path`` is free, empty, or holds an index that may be replaced."""
+    check_reachable(path)
     if not path.exists():
         return
     if not path.is_dir():
@@ -140,18 +139,6 @@ def _write_table(path: Path, token: str, parquet: bytes) -> dict[str, Any]:
     with _checksummed_file(path / f"{ITEM_TABLE}-{token}.parquet") as file:
         file.write(parquet)
     return file.entry
-
-
-def _to_parquet(table: pd.DataFrame) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    sink = pa.BufferOutputStream()
-    try:
-        pyarrow.parquet.write_table(pa.Table.from_pandas(table, preserve_index=False), sink)
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise ValueError(f"item_table: expected columns that Parquet can hold; {error}") from error
-    return bytes(sink.getvalue())
 
 
 class _ChecksummedFile:

@@ -12,10 +12,12 @@ from nvtabular.ops.categorify import _emb_sz_rule
 from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Int32, Int64
-from merlin_poeem.frames.columns import read_known_ids
+from merlin_poeem.frames.columns import library_of, read_known_ids
+from merlin_poeem.frames.list_writer import list_column
 from merlin_poeem.index.index import Index
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.quantization.item_codes import unpack_codes
+from merlin_poeem.search.ragged import offsets_of
 
 OOV = 0
 """The code of items that the index does not hold, and of nulls."""
@@ -36,6 +38,11 @@ class AssignCodes(IndexOperator):
     index does not hold, or a null. What the index calls list or code ``c`` is ``c + 1`` here, so
     the domains in the schema run from 0 to ``n_lists`` and from 0 to ``2 ** pq_bits``.
 
+    A list column, such as the ``candidate_ids`` of
+    :class:`~merlin_poeem.ops.RetrieveCandidates`, gives list columns of the same lengths, where 0
+    stands also for a null inside a list; a null list becomes an empty one. A partition of pandas
+    whose lists are all null does not tell that they are lists, and gives a 0 a row.
+
     The ids are those that the index holds: apply it to the raw ids, not to what Categorify made of
     them. They are looked up on the host, also for cuDF.
 
@@ -47,11 +54,17 @@ class AssignCodes(IndexOperator):
 
     @annotate("AssignCodes_op", color="darkgreen", domain="merlin_poeem")
     def transform(self, col_selector: ColumnSelector, df: DataFrameType) -> DataFrameType:
-        features: dict[str, Int32] = {}
+        features: dict[str, Any] = {}
         for name in col_selector.names:
-            columns = codes_of(self.index, *read_known_ids(df, name))
+            lengths, known, item_ids = read_known_ids(df, name)
+            columns: Any = codes_of(self.index, known, item_ids)
+            if lengths is not None:
+                module, offsets = library_of(df), offsets_of(lengths)
+                columns = [list_column(module, offsets, codes) for codes in columns]
             features.update(zip(self._output_names(name), columns, strict=True))
-        return type(df)(features, index=df.index)
+        coded = type(df)(features)
+        coded.index = df.index
+        return coded
 
     transform.__doc__ = Operator.transform.__doc__
 

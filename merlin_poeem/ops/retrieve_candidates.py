@@ -13,7 +13,7 @@ from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Float32
 from merlin_poeem.frames.columns import library_of
-from merlin_poeem.frames.queries import Queries, SearchOptions
+from merlin_poeem.frames.queries import Queries, SearchOptions, column_or_set
 from merlin_poeem.frames.results import results_frame
 from merlin_poeem.frames.search_frame import search_with
 from merlin_poeem.ops.index_operator import IndexOperator
@@ -53,14 +53,15 @@ class RetrieveCandidates(IndexOperator):
         Candidates wanted per row.
     n_probes : int, default None
         Lists visited per row; None takes the index's own default.
-    exclude : str, default None
+    exclude : str or item ids, default None
         A list column of item ids that its row must not get, such as those seen; a null is an empty
-        list. It need not be among the columns that the operator is applied to.
+        list. It need not be among the columns that the operator is applied to. Or the ids that no
+        row may get, as an :class:`~merlin_poeem.ItemSet` or any flat collection of integers.
     backend : str, default "auto"
         As in :func:`~merlin_poeem.open_searcher`, chosen in each process.
     prefix : str, default "candidate"
         What the names of the new columns begin with.
-    allow : str, default None
+    allow : str or item ids, default None
         A list column of the only item ids that its row may get; a null or an empty list allows
         none. Else as ``exclude``.
     query_tower : str or os.PathLike, default None
@@ -81,10 +82,10 @@ class RetrieveCandidates(IndexOperator):
         index_path: str | os.PathLike[str],
         k: int,
         n_probes: int | None = None,
-        exclude: str | None = None,
+        exclude: Any = None,
         backend: str = "auto",
         prefix: str = "candidate",
-        allow: str | None = None,
+        allow: Any = None,
         query_tower: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(index_path)
@@ -92,8 +93,8 @@ class RetrieveCandidates(IndexOperator):
         if n_probes is not None:
             n_probes = check_n_probes(n_probes, self.index.n_lists)
         self.n_probes = n_probes
-        self.exclude = exclude
-        self.allow = allow
+        self.exclude = column_or_set("exclude", exclude)
+        self.allow = column_or_set("allow", allow)
         self.backend = backend
         self.prefix = prefix
         self.tower_path = None if query_tower is None else str(Path(query_tower).resolve())
@@ -114,7 +115,7 @@ class RetrieveCandidates(IndexOperator):
 
     @property
     def dependencies(self) -> list[str]:
-        return [name for name in (self.exclude, self.allow) if name is not None]
+        return [name for name in (self.exclude, self.allow) if isinstance(name, str)]
 
     def column_mapping(self, col_selector: ColumnSelector) -> dict[str, list[str]]:
         names = self._inputs_of(col_selector)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import LARGEST_VALUE, Float32, Int32, as_vectors
+from merlin_poeem.arrays import LARGEST_VALUE, Float32, Int32, as_vectors, read_only
 from merlin_poeem.quantization.item_codes import Quantization
 
 CHUNK_BYTES = 64 << 20
@@ -16,7 +16,8 @@ def encode(
 ) -> tuple[Int32, NDArray[np.unsignedinteger]]:
     """Nearest list and nearest codewords of raw (n, dim) float32 vectors; ties to the lower number.
 
-    Returns ``list_ids`` (n,) int32 and ``codes`` (n, pq_dim), bounded in memory for any n.
+    Returns read-only ``list_ids`` (n,) int32 and ``codes`` (n, pq_dim), bounded in memory for any
+    n.
     ``ValueError`` for values above 1e15 in size: where the metric is cosine, give unit vectors.
     """
     vectors = as_vectors("vectors", vectors, quantization.dim, largest=LARGEST_VALUE)
@@ -34,7 +35,7 @@ def encode(
         subvectors = target.reshape(-1, quantization.pq_dim, quantization.pq_len)
         for m in range(quantization.pq_dim):
             codes[chunk, m] = _nearest(subvectors[:, m], quantization.codebook[m])
-    return list_ids, codes
+    return read_only(list_ids), read_only(codes)
 
 
 def decode_rotated(

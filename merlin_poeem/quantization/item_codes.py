@@ -16,6 +16,8 @@ from merlin_poeem.arrays import (
     as_item_ids,
     check_unique,
     check_values,
+    owned,
+    read_only,
 )
 from merlin_poeem.quantization.params import MAX_PQ_BITS
 
@@ -30,7 +32,8 @@ class Quantization:
 
     An item x is rotated, ``x_rot = x @ rotation``; put in the list of the nearest coarse centroid;
     and its residual, ``x_rot − centroid``, coded per subspace by the nearest codeword (Jégou et
-    al., PAMI 2011; Poeem, SIGIR 2021, section 3).
+    al., PAMI 2011; Poeem, SIGIR 2021, section 3). Its arrays are read-only, and copies where the
+    ones given could be written to.
 
     Raises ``TypeError`` or ``ValueError`` on construction when dtypes or shapes do not fit, values
     are not finite or above 1e17 in size, or the rotation is not orthogonal.
@@ -115,6 +118,8 @@ class Quantization:
 class ItemCodes:
     """Encoded items, in any order: what a trained model exports.
 
+    Its arrays are read-only, and copies where the ones given could be written to.
+
     Raises ``TypeError`` or ``ValueError`` on construction when lengths differ, ids repeat, or list
     ids or codes are negative.
     """
@@ -129,7 +134,7 @@ class ItemCodes:
     """(n, pq_dim) uint8 (uint16 above 8 bits), one code per subspace, not packed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "item_ids", as_item_ids("item_ids", self.item_ids))
+        object.__setattr__(self, "item_ids", owned(as_item_ids("item_ids", self.item_ids)))
         check_unique("item_ids", self.item_ids)
         n_items = len(self.item_ids)
         list_ids, codes = np.asarray(self.list_ids), np.asarray(self.codes)
@@ -147,8 +152,8 @@ class ItemCodes:
                 "list_ids: expected values from 0 to 2**31 - 1, "
                 f"got {list_ids.min()} to {list_ids.max()}"
             )
-        object.__setattr__(self, "list_ids", np.ascontiguousarray(list_ids, np.int32))
-        object.__setattr__(self, "codes", np.ascontiguousarray(codes))
+        object.__setattr__(self, "list_ids", owned(list_ids, np.int32))
+        object.__setattr__(self, "codes", owned(codes))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -191,7 +196,7 @@ def unpack_codes(
     codes = np.empty((len(packed), 2 * packed.shape[1]), np.uint8)
     codes[:, 0::2] = packed & 15
     codes[:, 1::2] = packed >> 4
-    return codes[:, :pq_dim]
+    return read_only(codes)[:, :pq_dim]
 
 
 def _float32(name: str, array: Float32, ndim: int, largest: float) -> Float32:
@@ -201,7 +206,7 @@ def _float32(name: str, array: Float32, ndim: int, largest: float) -> Float32:
     if array.ndim != ndim or 0 in array.shape:
         raise ValueError(f"{name}: expected {ndim} dimensions, none empty; got {array.shape}")
     check_values(name, array, largest)
-    return np.ascontiguousarray(array)
+    return owned(array)
 
 
 def _check_orthogonal(rotation: Float32, dim: int) -> None:

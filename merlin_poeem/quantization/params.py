@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from typing import Any, Literal, get_args
 
+from merlin_poeem.arrays import type_name
+
 Metric = Literal["inner_product", "cosine", "l2"]
 
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -76,7 +78,7 @@ class IVFPQParams:
 def positive_int(name: str, value: Any) -> int:
     """``value`` as an int; ``TypeError`` unless it is an integer, ``ValueError`` unless ≥ 1."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name}: expected an integer, got {value!r} ({type_name(value)})")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
     return int(value)

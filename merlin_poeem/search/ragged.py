@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from merlin_poeem.arrays import Float32, Int64, array_module, as_item_ids, to_host
+from merlin_poeem.arrays import (
+    Float32,
+    Int64,
+    array_module,
+    as_item_ids,
+    owned,
+    read_only,
+    to_host,
+)
 
 
 def offsets_of(lengths: Int64) -> Int64:
@@ -27,6 +35,8 @@ class IdLists:
     """One list of item ids per query, such as the items a user has seen.
 
     Row i is ``values[offsets[i]:offsets[i + 1]]``, the layout of an Arrow or cuDF list column.
+    NumPy arrays are read-only here, and copies where the ones given could be written to; CuPy
+    arrays are the ones given, where they are int64.
     """
 
     offsets: Int64
@@ -53,6 +63,8 @@ class IdLists:
             raise ValueError(f"offsets: expected to run from 0 to {len(values)}")
         if falls:
             raise ValueError("offsets: expected never to fall")
+        if xp is np:
+            offsets, values = owned(offsets), owned(values)
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "values", values)
 
@@ -76,7 +88,7 @@ class IdLists:
         xp = array_module(*parts)
         offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         values = xp.concatenate([xp.empty(0, np.int64), *map(xp.asarray, parts)])
-        return cls(xp.asarray(offsets), values)
+        return cls(xp.asarray(offsets), read_only(values) if xp is np else values)
 
     @classmethod
     def of(cls, name: str, lists: Any, n_queries: int) -> IdLists:

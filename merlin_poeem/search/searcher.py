@@ -54,8 +54,9 @@ class Searcher(Protocol):
             Lists visited, 1..n_lists; None takes the index's own default.
         exclude, allow
             Items never returned, or the only ones that may be. One list of item ids per query
-            (:class:`~merlin_poeem.IdLists` or a sequence of sequences), or one
-            :class:`~merlin_poeem.ItemSet` for all queries; each of the two as it likes.
+            (:class:`~merlin_poeem.IdLists` or a sequence of sequences), or ids for all queries:
+            an :class:`~merlin_poeem.ItemSet`, or any flat collection of integers (a list that is
+            not empty, a set, range, array, Series or Index); each of the two as it likes.
             Where both name an item, it is not returned; an empty ``allow`` allows nothing. Ids that
             the index does not hold are no error. Applied during the scan: they do not eat into
             ``k``.
@@ -64,7 +65,7 @@ class Searcher(Protocol):
         ------
         TypeError, ValueError
             Wrong dtype or shape, NaN or infinite queries, ``k`` below 1, ``n_probes`` out of range,
-            another number of id lists than queries.
+            another number of id lists than queries, ids that are no integers.
         """
         ...
 

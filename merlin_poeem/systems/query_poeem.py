@@ -13,7 +13,7 @@ from merlin.schema import ColumnSchema, Schema, Tags
 from merlin.table import TensorTable
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Int64, as_item_ids, as_vectors
+from merlin_poeem.arrays import Int64, as_item_ids, as_vectors, type_name
 from merlin_poeem.index.copies import copy_index, fingerprint_of
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.params import check_n_probes, positive_int
@@ -70,6 +70,8 @@ class QueryPoeem(BaseOperator):
         There is nothing at ``index_path``.
     ValueError
         What is there is no index, or damaged; ``k`` or ``n_probes`` out of range.
+    TypeError
+        A column that is not named by a text.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class QueryPoeem(BaseOperator):
         self.k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         self.n_probes = check_n_probes(n_probes, index.n_lists)
-        self.exclude, self.allow = exclude, allow
-        self.k_column, self.n_probes_column = k_column, n_probes_column
+        self.exclude = _column_name("exclude", exclude)
+        self.allow = _column_name("allow", allow)
+        self.k_column = _column_name("k_column", k_column)
+        self.n_probes_column = _column_name("n_probes_column", n_probes_column)
         self.backend = backend
         self.prefix = prefix
         self._searcher: Searcher | None = None
@@ -243,6 +247,12 @@ class QueryPoeem(BaseOperator):
             scores: (found.scores, offsets),
             count: found.counts,
         }
+
+
+def _column_name(option: str, name: Any) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"{option}: expected the name of a request's column, got {type_name(name)}")
+    return name
 
 
 def _read_lists(

@@ -17,9 +17,10 @@ dask = pytest.importorskip("dask")
 import dask.dataframe as dd  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 
-from merlin_poeem import Candidates, IdLists, Index, ItemSet, Searcher  # noqa: E402
+from merlin_poeem import Candidates, IdLists, Index, Searcher  # noqa: E402
 from merlin_poeem.arrays import as_vectors  # noqa: E402
 from merlin_poeem.distributed import search_ddf, shard_index  # noqa: E402
+from merlin_poeem.search.item_set import as_item_filter  # noqa: E402
 from tests.index_factories import random_index, random_queries  # noqa: E402
 from tests.search import test_contract as contract  # noqa: E402
 
@@ -67,8 +68,8 @@ class ShardedSearcher:
         frame = pd.DataFrame({"embedding": pd.Series(list(queries), dtype=object)})
         filters = {"exclude": exclude, "allow": allow}
         for name, given_ids in filters.items():
-            if given_ids is not None and not isinstance(given_ids, ItemSet):
-                lists = IdLists.of(name, given_ids, len(frame))
+            filters[name] = lists = as_item_filter(name, given_ids, len(frame))
+            if isinstance(lists, IdLists):
                 rows = [lists.row(i).tolist() for i in range(len(lists))]
                 frame[name] = pd.Series(rows, dtype=object)
                 filters[name] = name

@@ -20,6 +20,7 @@ from merlin_poeem.evaluate import agreement, exact_search
 from merlin_poeem.frames.items import like_items, like_rows, with_items
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.ready_made import index_frame, suggest_params, with_vectors
+from merlin_poeem.index.item_table import nullable_dtype
 from merlin_poeem.quantization.item_codes import ItemCodes
 from tests.index_factories import FIRST_ID, random_index
 
@@ -161,14 +162,43 @@ class TestIndexFrame:
         np.testing.assert_array_equal(index.codes, index_frame(frame, params, seed=1).codes)
         assert not np.array_equal(index.codes, index_frame(frame, params, seed=2).codes)
 
-    def test_integers_of_the_item_table_keep_their_values(self, tmp_path: Any) -> None:
+    @pytest.mark.parametrize(
+        ("values", "dtype"),
+        [
+            ([2**53 + 1, None], "Int64"),
+            ([2**64 - 1, None], "UInt64"),
+            ([127, None], "Int8"),
+            ([True, None], "boolean"),
+            ([2**53 + 1, 2], "int64"),
+            ([True, False], "bool"),
+        ],
+    )
+    def test_integers_of_the_item_table_keep_their_values(
+        self, values: list[Any], dtype: str, tmp_path: Any
+    ) -> None:
         frame, _ = catalog(20)
-        sequels = pd.array([2**53 + 1, None] * 10, "Int64")
+        sequels = pd.array(values * 10, dtype)
         index = index_frame(frame.assign(sequel=sequels), item_table=["sequel"])
         save_index(index, tmp_path / "films.index")
         for table in (index.item_table, load_index(tmp_path / "films.index").item_table):
-            assert table["sequel"].dtype == "Int64"
+            assert table["sequel"].dtype == dtype
             assert table["sequel"].tolist() == list(sequels)
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            (["title", "title"], "item_table: column 'title': expected it once"),
+            (["title", 7], "item_table: column 7: expected a name of text, got int; rename it"),
+        ],
+    )
+    def test_tables_are_refused_before_the_training(
+        self, frame: pd.DataFrame, columns: list[Any], message: str, monkeypatch: Any
+    ) -> None:
+        module = sys.modules["merlin_poeem.frames.ready_made"]
+        monkeypatch.setattr(module, "fit", None)
+        frame = frame.assign(seventh=7).rename(columns={"seventh": 7})
+        with pytest.raises(ValueError, match=message):
+            index_frame(frame, PARAMS, item_table=columns)
 
     @pytest.mark.parametrize(
         ("change", "options", "error", "message"),
@@ -243,6 +273,30 @@ class TestItems:
     def test_an_unknown_item_has_no_title(self, index: Index) -> None:
         assert with_items(pd.DataFrame({"item_id": [1]}), index)["title"].isna().all()
 
+    @given(
+        values=st.lists(st.integers(2**53, 2**63 - 1), min_size=1, max_size=5),
+        dtype=st.sampled_from(["int64", "uint64", "Int64"]),
+        others=st.lists(st.integers(-3, -1), max_size=2),
+    )
+    def test_items_without_a_row_round_no_integers(
+        self, values: list[int], dtype: str, others: list[int]
+    ) -> None:
+        n = len(values)
+        flags = np.arange(n) % 2 == 0
+        table = pd.DataFrame({"item_id": range(n), "sku": pd.array(values, dtype), "new": flags})
+        index = random_index(n_items=n)
+        codes = ItemCodes(np.arange(n), index.list_ids, index.codes)
+        index = Index.from_codes(index.params, index.quantization, codes, item_table=table)
+        found = pd.DataFrame({"item_id": [*others, *range(n)], "rank": 1})
+        titled = with_items(found, index)
+        nulls = [pd.NA] * len(others)
+        assert titled["sku"].tolist() == [*nulls, *values]
+        assert titled["new"].tolist() == [*nulls, *flags]
+        assert titled["sku"].dtype == (nullable_dtype(np.dtype(dtype.lower())) if others else dtype)
+        assert titled["new"].dtype == ("boolean" if others else "bool")
+        assert (titled["item_id"].dtype, titled["rank"].dtype) == (np.int64, np.int64)
+        assert index.item_table["sku"].dtype == dtype
+
     @pytest.mark.parametrize(
         ("found", "error", "message"),
         [
@@ -260,17 +314,9 @@ class TestItems:
         with pytest.raises(error, match=message):
             with_items(found, index)
 
-    def test_refused_tables(self) -> None:
-        found = pd.DataFrame({"item_id": [1]})
+    def test_no_table(self) -> None:
         with pytest.raises(ValueError, match="index: expected an item table, got none"):
-            with_items(found, random_index())
-        index = random_index()
-        twice = pd.DataFrame({"item_id": [4, 5, 5], "title": ["a", "b", "c"]})
-        index = Index.from_codes(
-            index.params, index.quantization, index.item_codes, item_table=twice
-        )
-        with pytest.raises(ValueError, match="expected each item_id once, got 5 repeated"):
-            with_items(found.assign(item_id=5), index)
+            with_items(pd.DataFrame({"item_id": [1]}), random_index())
 
     def test_like_items_refuses_unknown_ids(self, index: Index) -> None:
         with pytest.raises(ValueError, match="expected ids in the index, got 1 that are not"):

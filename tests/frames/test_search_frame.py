@@ -1,17 +1,21 @@
 """Frames in and out, in every way that pandas keeps a list column."""
 
+import re
 import subprocess
 import sys
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from merlin_poeem import Candidates, IdLists, Index, ItemSet, open_searcher, search_frame
 from merlin_poeem.arrays import array_module
-from merlin_poeem.frames import list_writer
+from merlin_poeem.frames import list_writer, unvisited
 from merlin_poeem.search import reference
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from tests import device_frames
@@ -154,6 +158,122 @@ def test_every_kind_of_id_column(
     np.testing.assert_array_equal(got["item_id"], expected.item_ids)
 
 
+FLAT = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "keys": lambda ids: dict.fromkeys(ids).keys(),
+    "array": np.array,
+    "uint64": lambda ids: np.array(ids, np.uint64),
+    "Series": pd.Series,
+    "Int64": lambda ids: pd.Series(ids, dtype="Int64"),
+    "Index": pd.Index,
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+@pytest.mark.parametrize("name", ["exclude", "allow"])
+def test_flat_collections_are_for_all_rows(
+    searcher: Any, index: Index, queries: np.ndarray, name: str, kind: str
+) -> None:
+    ids = index.item_ids[::3].tolist()
+    frame = frame_of(queries)
+    got = search_frame(searcher, frame, k=40, **{name: FLAT[kind](ids)})
+    expected = search_frame(searcher, frame, k=40, **{name: ItemSet(ids)})
+    pd.testing.assert_frame_equal(got, expected)
+
+
+@pytest.mark.parametrize("empty", [[], (), set(), range(0), np.array([]), pd.Series([], dtype=int)])
+def test_empty_collections_exclude_or_allow_nothing(
+    searcher: Any, queries: np.ndarray, empty: Any
+) -> None:
+    frame = frame_of(queries)
+    got = search_frame(searcher, frame, k=5, exclude=empty)
+    pd.testing.assert_frame_equal(got, search_frame(searcher, frame, k=5))
+    assert len(search_frame(searcher, frame, k=5, allow=empty)) == 0
+
+
+@pytest.mark.parametrize("name", ["exclude", "allow"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (5, "expected a column's name, an ItemSet, or item ids for all rows; got int: lists that"),
+        ([[1]] * N, "item ids for all rows; got list: lists that differ by row go into a column"),
+        (IdLists.from_rows([[1]] * N), "item ids for all rows; got merlin_poeem.IdLists"),
+        (pd.DataFrame({"seen": [1]}), "item ids for all rows; got pandas.DataFrame"),
+        (pd.Series([[1]] * N), "item ids for all rows; got pandas.Series"),
+        (np.ones((N, 2), int), "item ids for all rows; got numpy.ndarray"),
+        (np.array(5), "item ids for all rows; got numpy.ndarray"),
+        (["seen"], "item ids for all rows; got list"),
+        (iter([1]), "item ids for all rows; got list_iterator"),
+        ([1.5], r"expected integers, got 1.5 \(float\)"),
+        ([1, None], "expected integers, got None"),
+        (pd.Series([1, None]), "expected integers, got float64"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_filter(
+    searcher: Any, queries: np.ndarray, name: str, given: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match=f"{name}: .*{message}"):
+        search_frame(searcher, frame_of(queries), k=5, **{name: given})
+
+
+class TestUnvisited:
+    """Few allowed items, in lists that are not visited: told once, where it is so."""
+
+    @pytest.fixture(autouse=True)
+    def not_told_yet(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(unvisited, "_told", Event())
+
+    def told(self, caplog: Any, searcher: Any, frame: Any, **search: Any) -> list[str]:
+        caplog.clear()
+        search_frame(searcher, frame, **{"allow": "allowed", **search})
+        return [record.getMessage() for record in caplog.records]
+
+    @given(data=st.data())
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_where_it_is_so(
+        self, caplog: Any, searcher: Any, index: Index, queries: np.ndarray, data: st.DataObject
+    ) -> None:
+        ids = st.lists(st.sampled_from([*index.item_ids[:40].tolist(), -1, 3]), max_size=6)
+        lists = st.lists(ids, min_size=N, max_size=N)
+        allowed, seen = data.draw(lists), data.draw(lists | ids.map(ItemSet))
+        frame = frame_of(queries, allowed=allowed)
+        exclude: Any = seen
+        if isinstance(seen, list):
+            frame["seen"], exclude = seen, "seen"
+        search = {"k": data.draw(st.integers(1, 5)), "exclude": exclude, "form": "list"}
+        n_probes = data.draw(st.integers(1, index.n_lists))
+        unvisited._told.clear()
+        told = self.told(caplog, searcher, frame, n_probes=n_probes, **search)
+        all_lists = search_frame(
+            searcher, frame, allow="allowed", n_probes=index.n_lists, **search
+        )["count"]
+        found = search_frame(searcher, frame, allow="allowed", n_probes=n_probes, **search)["count"]
+        n_short = int((found < all_lists).sum())
+        assert [message.partition(" got")[0] for message in told] == (
+            [f"allow: {n_short} of {N} queries"] if n_short else []
+        )
+
+    def test_once(self, caplog: Any, searcher: Any, index: Index, queries: np.ndarray) -> None:
+        frame = frame_of(queries, allowed=[index.item_ids.tolist()] * N)
+        message = f"n_probes = 1 of {index.n_lists}.*; a higher n_probes may find the others"
+        (told,) = self.told(caplog, searcher, frame, k=len(index), n_probes=1)
+        assert re.search(message, told)
+        assert not self.told(caplog, searcher, frame, k=len(index), n_probes=1)
+
+    def test_of_the_device_one_number_is_read(
+        self, caplog: Any, cudf: Any, index: Index, queries: np.ndarray
+    ) -> None:
+        frame = device_frame(queries, allowed=id_column([index.item_ids.tolist()] * N))
+        with counting_reads() as reads:
+            (told,) = self.told(caplog, DeviceSearcher(index), frame, k=len(index), n_probes=1)
+        assert max(reads) <= 2
+        assert told.startswith(f"allow: {N} of {N} queries got fewer items than k")
+
+
 def test_item_sets(searcher: Any, index: Index, queries: np.ndarray) -> None:
     lists, item_set = random_id_lists(index, N, 150), ItemSet(index.item_ids[::3])
     frame = frame_of(queries, seen=lists)
@@ -291,7 +411,21 @@ def with_row(queries: np.ndarray, row: int, value: Any) -> pd.DataFrame:
         (frame_of, {"form": "wide"}, ValueError, "form: expected long or list, got 'wide'"),
         (frame_of, {"k": 0}, ValueError, "k: expected at least 1"),
         (lambda q: {"embedding": q}, {}, TypeError, "pandas or cuDF DataFrame, got dict"),
-        (lambda q: pd.Series(list(q)), {}, TypeError, "pandas or cuDF DataFrame, got Series"),
+        (lambda q: pd.Series(list(q)), {}, TypeError, "cuDF DataFrame, got pandas.Series"),
+        (
+            frame_of,
+            {"vectors": 0},
+            TypeError,
+            r"vectors: expected a column's name .* got 0 \(int\)",
+        ),
+        (frame_of, {"vectors": [["user"]]}, TypeError, "column: expected its name, got list"),
+        (frame_of, {"query_id": ["user"]}, TypeError, "column: expected its name, got list"),
+        (
+            lambda q: pd.concat({"all": frame_of(q)}, axis=1),
+            {},
+            ValueError,
+            "column 'embedding': expected a frame with one level of column names, got 2: join",
+        ),
         (
             lambda q: frame_of(q, seen=[[1.5]] * N),
             {"exclude": "seen"},
@@ -320,7 +454,7 @@ def with_row(queries: np.ndarray, row: int, value: Any) -> pd.DataFrame:
             lambda q: frame_of(q).set_index([np.arange(N), np.arange(N)]),
             {},
             ValueError,
-            "the frame's index has levels",
+            r"the frame's index has levels; got None: frame.reset_index\(\)",
         ),
     ],
 )

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from merlin_poeem import IndexFormatError, load_index
 from merlin_poeem.evaluate import agreement, exact_search
@@ -222,6 +224,45 @@ class TestEmbed:
         np.testing.assert_array_equal(encode(texts, encoder), ENCODER(texts))
         assert sizes == [BATCH_SIZE, 5]
 
+    @given(
+        n=st.integers(0, 7),
+        batch_size=st.integers(1, 3),
+        project_to=st.sampled_from([None, 2]),
+    )
+    def test_an_encoder_may_use_its_memory_again(
+        self, n: int, batch_size: int, project_to: int | None
+    ) -> None:
+        memory = np.zeros((batch_size, WIDTH), np.float32)
+
+        def encoder(texts: list[str]) -> np.ndarray:
+            memory[: len(texts)] = ENCODER(texts)
+            return memory[: len(texts)]
+
+        texts = TEXTS[:n]
+        frame = pd.DataFrame({"text": texts})
+        projection = None if project_to is None else np.ones((WIDTH, project_to), np.float32)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules["merlin_poeem.frames.text_index"], "BATCH_SIZE", batch_size)
+            got = encode(texts, encoder)
+            embedded = embed(frame, encoder, into="v", projection=projection)
+        memory[...] = 9
+        expected = ENCODER(texts)
+        np.testing.assert_array_equal(got, expected if n else np.empty((0, 1), np.float32))
+        again = embed(frame, ENCODER, into="v", projection=projection)
+        for vector, wanted in zip(embedded["v"], again["v"], strict=True):
+            np.testing.assert_allclose(vector, wanted, rtol=1e-5, atol=1e-6)
+
+    def test_the_probe_of_such_an_encoder(self, built: TextIndex) -> None:
+        memory = np.zeros((BATCH_SIZE, WIDTH), np.float32)
+
+        def encoder(texts: list[str]) -> np.ndarray:
+            memory[: len(texts)] = ENCODER(texts)
+            return memory[: len(texts)]
+
+        other = TextIndex.build(headlines(), encoder, item_table=["day"])
+        assert other.index.info == built.index.info
+        np.testing.assert_array_equal(other.index.codes, built.index.codes)
+
     def test_keeps_labels(self) -> None:
         frame = headlines().set_index("id")
         embedded = embed(frame, ENCODER, into="v")
@@ -258,6 +299,35 @@ class TestEmbed:
         with pytest.raises(ValueError, match=rf"columns: expected other names .* got \['{name}'\]"):
             TextIndex.build(frame, ENCODER, item_table=[name])
 
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"item_table": ["day", "day"]}, ValueError, "column 'day': expected it once"),
+            ({"item_table": ["text"]}, ValueError, "column 'text': expected it once"),
+            ({"item_table": [7]}, ValueError, "column 7: expected a name of text, got int; ren"),
+            ({"item_table": "day"}, TypeError, "item_table: expected a sequence of column names"),
+            ({"item_table": ["title"]}, ValueError, "column 'title': expected it in the frame"),
+            ({"text": "title"}, ValueError, "column 'title': expected it in the frame"),
+            ({"item_id": "key"}, ValueError, "column 'key': expected it in the frame"),
+        ],
+    )
+    @pytest.mark.parametrize("on_dask", [False, True])
+    def test_columns_are_refused_before_texts_are_encoded(
+        self, options: dict[str, Any], error: type[Exception], message: str, on_dask: bool
+    ) -> None:
+        def encoder(texts: list[str]) -> np.ndarray:
+            raise AssertionError("encoded before the columns were looked at")
+
+        frame = headlines()
+        if on_dask:
+            frame = pytest.importorskip("dask.dataframe").from_pandas(frame, npartitions=2)
+        with pytest.raises(error, match=message):
+            TextIndex.build(frame, encoder, **options)
+
+    def test_the_projection_is_read_only(self, projected: TextIndex) -> None:
+        with pytest.raises(ValueError, match="read-only"):
+            projected.projection[...] = 0
+
 
 class TestDask:
     @pytest.fixture(autouse=True)
@@ -282,6 +352,18 @@ class TestDask:
         np.testing.assert_array_equal(parts.index.item_ids, whole.index.item_ids)
         np.testing.assert_array_equal(parts.index.codes, whole.index.codes)
         pd.testing.assert_frame_equal(parts.search(TEXTS, k=2), whole.search(TEXTS, k=2))
+
+    def test_a_projection_that_is_written_to_before_dask_runs(self) -> None:
+        import dask.dataframe
+
+        projection = gaussian_projection(WIDTH, 12)
+        frame = dask.dataframe.from_pandas(headlines(), npartitions=2)
+        lazy = embed(frame, ENCODER, into="v", projection=projection)
+        expected = embed(headlines(), ENCODER, into="v", projection=projection.copy())
+        projection[...] = 0
+        np.testing.assert_allclose(
+            np.stack(lazy.compute()["v"].tolist()), np.stack(expected["v"].tolist()), rtol=1e-5
+        )
 
     def test_rows_and_lists_stay_as_they_are(self) -> None:
         frame = headlines().assign(tags=[["a", text[0]] for text in TEXTS])

@@ -204,6 +204,63 @@ def test_with_metric_searches_the_same_codes_otherwise() -> None:
         index.with_metric("dot")
 
 
+# Memory of the caller.
+
+
+def arrays_of(index: Index) -> dict[str, np.ndarray]:
+    names = ("list_offsets", "item_ids", "packed_codes", "codes", "list_ids")
+    parts = (index.quantization, ("coarse_centroids", "codebook", "rotation"))
+    return {
+        **{name: getattr(index, name) for name in names},
+        **{name: getattr(parts[0], name) for name in parts[1]},
+    }
+
+
+@given(pq_bits=st.sampled_from([1, 4, 8]), n=st.integers(1, 20), from_vectors=st.booleans())
+def test_writing_to_what_was_given_changes_nothing(
+    pq_bits: int, n: int, from_vectors: bool
+) -> None:
+    params, trained = make_params(pq_bits=pq_bits), make_quantization(pq_bits)
+    names = ("coarse_centroids", "codebook", "rotation")
+    matrices = [getattr(trained, name).copy() for name in names]
+    quantization = Quantization(*matrices)
+    item_ids, vectors, info = FIRST_ID + np.arange(n), make_vectors(n), {"made": {"of": [1]}}
+    table = pd.DataFrame({"item_id": item_ids, "row": np.arange(n)})
+    list_ids, codes = (array.copy() for array in coding.encode(trained, vectors))
+    if from_vectors:
+        index = Index.from_vectors(
+            params, quantization, item_ids, vectors, item_table=table, info=info
+        )
+    else:
+        item_codes = ItemCodes(item_ids, list_ids, codes)
+        index = Index.from_codes(params, quantization, item_codes, item_table=table, info=info)
+    before = {name: array.copy() for name, array in arrays_of(index).items()}
+    for array in (*matrices, item_ids, list_ids, codes, vectors):
+        array[...] = 1
+    table["row"] = 0
+    table.loc[0, "item_id"] = 5
+    info["made"]["of"].append(2)
+    for name, array in arrays_of(index).items():
+        np.testing.assert_array_equal(array, before[name], strict=True)
+    assert index.info == {"made": {"of": [1]}}
+    assert index.item_table["row"].tolist() == list(range(n))
+    assert index.item_table["item_id"].tolist() == (FIRST_ID + np.arange(n)).tolist()
+    assert index.with_n_probes(1).info["made"]["of"] is not index.info["made"]["of"]
+
+
+@pytest.mark.parametrize("pq_bits", [4, 8])
+def test_what_is_handed_out_is_read_only(pq_bits: int) -> None:
+    made = Index.from_vectors(
+        make_params(pq_bits=pq_bits), make_quantization(pq_bits), range(9), make_vectors(9)
+    )
+    extended, reduced = made.extend([20], make_vectors(1)), made.remove([3])
+    for index in (made, extended, reduced, made.with_metric("l2")):
+        handed_out = {**arrays_of(index), **vars(index.item_codes)}
+        for array in handed_out.values():
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+
+
 # Extending and removing.
 
 
@@ -303,12 +360,61 @@ def test_table_of_the_new_items_alone() -> None:
         make_index().extend([1], make_vectors(1), item_table=make_table([1]))
 
 
+def test_table_of_large_integers() -> None:
+    index = make_index()
+    table = pd.DataFrame({"item_id": index.item_ids, "sku": 2**60 + 1 + np.arange(30)})
+    index = index.with_item_table(table)
+    more = index.extend(
+        [1, 2], make_vectors(2), item_table=pd.DataFrame({"item_id": [1], "sku": [None]})
+    )
+    assert more.item_table["sku"].dtype == "Int64"
+    assert more.item_table["sku"].tolist() == [*table["sku"], pd.NA]
+    with pytest.raises(ValueError, match=r"got none of \['sku'\]"):
+        index.extend([1], make_vectors(1), item_table=pd.DataFrame({"item_id": [1]}))
+
+
+def test_rows_of_items_that_are_not_held() -> None:
+    index = make_index(with_table=True)
+    table = make_table([FIRST_ID, 7, 8])
+    message = r"item_table: expected rows of the index's items alone, got 2 .*\[7, 8\]"
+    with pytest.raises(ValueError, match=message):
+        Index.from_codes(index.params, index.quantization, index.item_codes, item_table=table)
+    with pytest.raises(ValueError, match=message):
+        Index.from_vectors(
+            index.params, index.quantization, [FIRST_ID], make_vectors(1), item_table=table
+        )
+    with pytest.raises(ValueError, match=message):
+        index.with_item_table(table)
+    with pytest.raises(ValueError, match=r"rows of the added items alone, got 2 .*\[\d+, 8\]"):
+        index.extend([7], make_vectors(1), item_table=table)
+
+
+def test_with_item_table() -> None:
+    index = make_index(with_table=True)
+    table = pd.DataFrame({"item_id": index.item_ids[[4, 2]], "year": [1990, 1991]}, index=[8, 8])
+    other = index.with_item_table(table)
+    pd.testing.assert_frame_equal(other.item_table, table.reset_index(drop=True))
+    assert other.item_ids is index.item_ids
+    assert other.packed_codes is index.packed_codes
+    assert_same(other, index)
+    assert other.with_item_table(None).item_table is None
+    assert index.item_table.columns.tolist() == ["item_id", "title"]
+    with pytest.raises(TypeError, match="item_table: expected a pandas DataFrame, got list"):
+        index.with_item_table([1])
+
+
 @pytest.mark.parametrize(
     ("table", "error", "message"),
     [
         (pd.DataFrame({"title": ["x"]}), ValueError, r"expected a column item_id, got \['title'\]"),
         (pd.DataFrame({"item_id": ["x"]}), TypeError, "item_table.item_id: expected integers"),
         (pd.DataFrame({"item_id": [0.5]}), TypeError, "item_table.item_id: expected integers"),
+        (pd.DataFrame({"item_id": [1], 7: 0}), ValueError, "column 7: expected a name of text"),
+        (
+            pd.DataFrame({"item_id": [1], "x": pd.Categorical([1])}),
+            ValueError,
+            "column 'x': expected a dtype that a saved index gives back, got category",
+        ),
     ],
 )
 def test_tables_refused(table: pd.DataFrame, error: type[Exception], message: str) -> None:

@@ -1,5 +1,6 @@
 """Loading: what is read when, and the golden files of every version."""
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from merlin_poeem.index import loading
@@ -23,6 +25,7 @@ from tests.index.saved_indexes import (
     file_of,
     make_index,
     named_files,
+    rewrite,
 )
 
 # What is read when.
@@ -87,6 +90,53 @@ def test_loading_imports_pandas_only_for_a_table(saved: Path) -> None:
         "assert len(index.item_table) == 20"
     )
     subprocess.run([sys.executable, "-c", code, str(saved)], check=True)
+
+
+def test_loaded_arrays_are_read_only(saved: Path) -> None:
+    index = load_index(saved)
+    arrays = (index.item_ids, index.packed_codes, index.codes, index.list_ids, index.list_offsets)
+    for array in (*arrays, index.quantization.coarse_centroids, index.quantization.codebook):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    stored = index._load_item_ids()
+    assert np.shares_memory(index.item_ids, stored)  # mapped, not copied
+
+
+def write_table(saved: Path, table: pd.DataFrame) -> None:
+    sink = io.BytesIO()
+    table.to_parquet(sink, index=False)
+    rewrite(saved, "item_table", sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.assign(item_id=7), "expected each id once, got 1 repeated"),
+        (lambda table: table.assign(item_id=None), "item_table.item_id: expected integers"),
+        (lambda table: table.drop(columns="item_id"), "expected a column item_id"),
+    ],
+)
+def test_tables_of_a_faulty_writer(saved: Path, change: Any, message: str) -> None:
+    table = load_index(saved).item_table
+    write_table(saved, change(table))
+    loaded = load_index(saved)
+    with pytest.raises(IndexFormatError, match=f"malformed item table: .*{message}"):
+        _ = loaded.item_table
+    mended = loaded.with_item_table(table)
+    pd.testing.assert_frame_equal(mended.item_table, table)
+    assert loaded.with_item_table(None).remove(loaded.item_ids[:1]).n_items == 19
+
+
+def test_rows_of_other_items_are_not_looked_for(saved: Path) -> None:
+    table = load_index(saved).item_table
+    write_table(saved, table.replace({"item_id": {table["item_id"][0]: 7}}))
+    loaded = load_index(saved)
+    assert loaded.item_table["item_id"][0] == 7
+    assert "item_ids" not in vars(loaded)
+    with pytest.raises(ValueError, match=r"rows of the index's items alone, got 1 .*\[7\]; drop"):
+        loaded.remove(loaded.item_ids[:1])
+    held = loaded.item_table["item_id"].isin(loaded.item_ids)
+    assert len(loaded.with_item_table(loaded.item_table[held]).remove([]).item_table) == 19
 
 
 # Golden files: indexes saved by released versions stay readable. See golden/README.md.

@@ -93,10 +93,22 @@ def test_rows_are_read_only(saved: Path) -> None:
 # Where a save is refused.
 
 
+def test_save_refuses_a_link_to_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path / "link", tmp_path / "link" / "index"):
+        with pytest.raises(ValueError, match=r"got a link to nowhere: .*/link leads to .*/nowhere"):
+            save_index(make_index(), path)
+    (tmp_path / "nowhere").mkdir()
+    save_index(make_index(), tmp_path / "link")
+    assert_same(load_index(tmp_path / "nowhere"), make_index())
+
+
 def test_save_refuses_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(ValueError, match="got a file"):
         save_index(make_index(), tmp_path / "file")
+    with pytest.raises(ValueError, match="expected a folder to save in, got a file"):
+        save_index(make_index(), tmp_path / "file" / "index")
     assert (tmp_path / "file").read_text() == "precious"
 
 

@@ -23,7 +23,7 @@ from merlin.dag.ops.subgraph import Subgraph
 from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema, Tags
 
-from merlin_poeem import Index, open_searcher, save_index, search_frame
+from merlin_poeem import Index, ItemSet, open_searcher, save_index, search_frame
 from merlin_poeem.blocks import StaleIndexError, export_index, query_vectors
 from merlin_poeem.blocks.export.query_tower import save_query_tower
 from merlin_poeem.blocks.model.towers import query_tower_of
@@ -178,7 +178,9 @@ class TestAssignCodes:
             ([2.0**53, np.nan], r"float64 with 9007199254740992.0; from 2\*\*53 on it loses ids"),
             (np.float32([1, 2**24]), r"float32 with 16777216.0; from 2\*\*24 on it loses ids"),
             (["a", None], r"column 'item_id': expected integers, got 'a' \(str\)"),
-            ([[1, 2], [3]], "column 'item_id': expected integers"),
+            ([["a"], None], r"column 'item_id': expected integers, got 'a' \(str\)"),
+            ([[1.5], [2.0]], "column 'item_id': expected integers, got float64 with 1.5"),
+            ([[[1, 2]], [[3]]], "column 'item_id': expected integers, got array"),
         ],
     )
     def test_refuses_what_is_no_id(self, index_path: Path, values: Any, message: str) -> None:
@@ -186,6 +188,82 @@ class TestAssignCodes:
             AssignCodes(index_path).transform(
                 nvt.ColumnSelector(["item_id"]), pd.DataFrame({"item_id": values})
             )
+
+    @given(data=st.data())
+    @settings(max_examples=30)
+    def test_lists_give_lists(self, index: Index, index_path: Path, data: st.DataObject) -> None:
+        item_ids = st.none() | st.sampled_from([*index.item_ids[:30].tolist(), -1, 2**62])
+        lists = data.draw(st.lists(st.none() | st.lists(item_ids, max_size=5), min_size=1))
+        lists.append([7])  # or else nothing tells that these are lists
+        labels = pd.Index(np.arange(len(lists))[::-1])
+        frame = pd.DataFrame({"item_id": pd.Series(lists, labels, dtype=object)})
+        got = AssignCodes(index_path).transform(nvt.ColumnSelector(["item_id"]), frame)
+        assert got.index.equals(labels)
+        for i, row in enumerate(lists):
+            expected = expected_codes(index, row or [])
+            assert list(got.columns) == list(expected.columns)
+            for name in expected:
+                assert got[name].iloc[i].dtype == np.int32
+                assert got[name].iloc[i].tolist() == expected[name].tolist()
+
+    @pytest.mark.parametrize("of_arrays", [True, False])
+    def test_lists_of_numpy_floats(self, index: Index, index_path: Path, of_arrays: bool) -> None:
+        known = float(index.item_ids[0])
+        rows = [[known, np.nan], [np.nan]]
+        column = [np.array(row) if of_arrays else row for row in rows]
+        got = AssignCodes(index_path).transform(
+            nvt.ColumnSelector(["item_id"]), pd.DataFrame({"item_id": column})
+        )
+        expected = expected_codes(index, [int(known), None, None])
+        for name in expected:
+            assert np.concatenate(got[name]).tolist() == expected[name].tolist()
+            assert got[name].map(len).tolist() == [2, 1]
+
+    @pytest.mark.parametrize("lengths", [(0, K), (K, K)], ids=["ragged", "fixed"])
+    def test_schema_of_lists(
+        self, index_path: Path, frame: pd.DataFrame, lengths: tuple[int, int]
+    ) -> None:
+        column = ColumnSchema(
+            "item_id", dtype=np.int64, tags=[Tags.ITEM, Tags.ITEM_ID], dims=(None, lengths)
+        )
+        workflow = nvt.Workflow(["item_id"] >> AssignCodes(index_path))
+        workflow.fit_schema(Schema([column]))
+        for name in workflow.output_schema.column_names:
+            coded = workflow.output_schema[name]
+            assert coded.shape == column.shape
+            assert (coded.is_list, coded.is_ragged) == (True, lengths[0] != lengths[1])
+            assert coded.dtype.to_numpy == np.int32
+            assert set(coded.tags) == {Tags.ITEM, Tags.CATEGORICAL}
+            largest = 8 if name == "item_id_list_id" else 256
+            assert coded.properties["domain"] == {"min": 0, "max": largest, "name": name}
+
+    def test_codes_of_candidates(self, index: Index, index_path: Path, frame: pd.DataFrame) -> None:
+        found = ["embedding"] >> RetrieveCandidates(index_path, k=K)
+        codes = found["candidate_ids"] >> AssignCodes(index_path)
+        got = run(nvt.Workflow(found + codes), in_partitions(frame, 7))
+        for i, ids in enumerate(got["candidate_ids"]):
+            expected = expected_codes(index, ids.tolist())
+            for name in expected:
+                column = got[name.replace("item_id", "candidate_ids")]
+                assert column[i].tolist() == expected[name].tolist()
+
+    def test_lists_of_cudf(self, cudf: Any, index: Index, index_path: Path) -> None:
+        from tests import device_frames
+
+        known = index.item_ids[:3].tolist()
+        rows: list[Any] = [known[:2], None, [], [None, 7, known[2]]]
+        lists = device_frames.ListSeries.of(rows, np.int64)
+        frame = device_frames.DataFrame({"item_id": lists})
+        got = AssignCodes(index_path).transform(nvt.ColumnSelector(["item_id"]), frame)
+        assert type(got) is device_frames.DataFrame
+        assert got.index is frame.index
+        for i, row in enumerate(rows):
+            expected = expected_codes(index, row or [])
+            assert got.columns == list(expected.columns)
+            for name in expected:
+                column = device_frames.peek(got[name])[i]
+                assert column.dtype == np.int32
+                assert column.tolist() == expected[name].tolist()
 
     def test_empty_index(self, tmp_path: Path, frame: pd.DataFrame) -> None:
         save_index(random_index(n_items=0), tmp_path / "index")
@@ -293,6 +371,19 @@ class TestRetrieveCandidates:
         assert got["candidate_count"][0] == 0
         assert got["candidate_count"].sum() > 0
         assert set(workflow.input_schema.column_names) == {"embedding", "seen", "allowed"}
+
+    def test_items_for_all_rows(self, index: Index, index_path: Path, frame: pd.DataFrame) -> None:
+        sold_out, in_stock = index.item_ids[::3].tolist(), ItemSet(index.item_ids[::2])
+        op = RetrieveCandidates(index_path, k=K, exclude=sold_out, allow=in_stock)
+        workflow = nvt.Workflow(["embedding"] >> op)
+        got = run(workflow, in_partitions(frame, 9))
+        filters = {"exclude": sold_out, "allow": in_stock}
+        assert_candidates(
+            got, search_frame(open_searcher(index), frame, k=K, form="list", **filters)
+        )
+        assert workflow.input_schema.column_names == ["embedding"]
+        with pytest.raises(TypeError, match="exclude: expected a column's name, an ItemSet"):
+            RetrieveCandidates(index_path, k=K, exclude=5)
 
     def test_bad_arguments(self, index_path: Path) -> None:
         with pytest.raises(ValueError, match="k: expected at least 1, got 0"):

@@ -76,6 +76,17 @@ def test_quantization_refuses(change: dict[str, Any], error: type[Exception], me
         Quantization(**values)
 
 
+def test_a_quantization_keeps_no_memory_of_the_caller() -> None:
+    given = [CENTROIDS.copy(), CODEBOOK.copy(), ROTATION.copy()]
+    quantization = Quantization(*given)
+    kept = (quantization.coarse_centroids, quantization.codebook, quantization.rotation)
+    for array, ours, expected in zip(given, kept, (CENTROIDS, CODEBOOK, ROTATION), strict=True):
+        array[...] = 7
+        np.testing.assert_array_equal(ours, expected, strict=True)
+        with pytest.raises(ValueError, match="read-only"):
+            ours[...] = 0
+
+
 # ItemCodes.
 
 IDS = np.array([5, 3, 1 << 41])
@@ -129,6 +140,32 @@ def test_item_codes_refuse(values: tuple[Any, ...], error: type[Exception], mess
 def test_item_codes_of_another_quantization(values: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ItemCodes(*values).check_against(Quantization(CENTROIDS, CODEBOOK))
+
+
+@given(
+    id_dtype=st.sampled_from([np.int64, np.int32]),
+    list_dtype=st.sampled_from([np.int64, np.int32]),
+    order=st.sampled_from("CF"),
+)
+def test_item_codes_keep_no_memory_of_the_caller(
+    id_dtype: Any, list_dtype: Any, order: Any
+) -> None:
+    given = [IDS.astype(id_dtype), LISTS.astype(list_dtype), np.array(CODES, order=order)]
+    expected = [array.copy() for array in given]
+    item_codes = ItemCodes(*given)
+    kept = (item_codes.item_ids, item_codes.list_ids, item_codes.codes)
+    for array, ours, before in zip(given, kept, expected, strict=True):
+        array[...] = 1
+        np.testing.assert_array_equal(ours, before)
+        with pytest.raises(ValueError, match="read-only"):
+            ours[...] = 0
+
+
+def test_read_only_item_codes_are_not_copied() -> None:
+    item_codes = ItemCodes(IDS, LISTS, CODES)
+    again = ItemCodes(item_codes.item_ids, item_codes.list_ids, item_codes.codes)
+    for name in ("item_ids", "list_ids", "codes"):
+        assert getattr(again, name) is getattr(item_codes, name)
 
 
 # Packing.

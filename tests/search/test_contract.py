@@ -381,6 +381,43 @@ def test_id_lists_of_every_form(open_index: Callable[[Index], Searcher]) -> None
     np.testing.assert_array_equal(from_rows.item_ids, from_lists.item_ids)
 
 
+FLAT: dict[str, Callable[[list[int]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "array": np.array,
+    "int32": lambda ids: np.array([each % 2**31 for each in ids], np.int32),
+    "objects": lambda ids: np.array(ids, object),
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+@pytest.mark.parametrize("name", ["exclude", "allow"])
+def test_flat_collections_are_sets_for_all_queries(
+    open_index: Callable[[Index], Searcher], name: str, kind: str
+) -> None:
+    index = random_index()
+    queries, searcher = random_queries(index, 3), open_index(index)
+    # As many ids as queries too, where they could pass for a list each.
+    for n_ids in (3, 100):
+        flat = FLAT[kind](index.item_ids[:n_ids].tolist())
+        got = searcher.search(queries, k=300, n_probes=8, **{name: flat})
+        expected = searcher.search(queries, k=300, n_probes=8, **{name: ItemSet(flat)})
+        np.testing.assert_array_equal(got.counts, expected.counts)
+        np.testing.assert_array_equal(got.item_ids, expected.item_ids)
+
+
+def test_empty_collections_whose_type_tells(open_index: Callable[[Index], Searcher]) -> None:
+    index = random_index()
+    queries, searcher = random_queries(index, 3), open_index(index)
+    plain = searcher.search(queries, k=5)
+    for empty in (set(), range(0), np.array([], np.int64)):
+        got = searcher.search(queries, k=5, exclude=empty)
+        np.testing.assert_array_equal(got.item_ids, plain.item_ids)
+        assert searcher.search(queries, k=5, allow=empty).counts.tolist() == [0] * 3
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -405,6 +442,15 @@ def test_id_lists_of_every_form(open_index: Callable[[Index], Searcher]) -> None
         ({"exclude": [[1]]}, ValueError, "exclude: expected 2 lists, one a query; got 1"),
         ({"allow": [[1]] * 3}, ValueError, "allow: expected 2 lists, one a query; got 3"),
         ({"exclude": [[1.5], []]}, TypeError, "expected integers, got"),
+        ({"exclude": []}, ValueError, r"exclude: expected 2 lists, one a query; got 0: ItemSet\("),
+        ({"allow": np.array([])}, ValueError, r"allow: expected 2 lists, .*got 0: ItemSet\("),
+        ({"allow": [1.5, 2]}, TypeError, r"allow: expected integers, got 1.5 \(float\)"),
+        ({"allow": [1, None]}, TypeError, "allow: expected integers, got None"),
+        ({"exclude": np.uint64([2**63])}, ValueError, "exclude: expected values that fit in int64"),
+        ({"exclude": 5}, TypeError, "exclude: expected an ItemSet, item ids for all .*; got int"),
+        ({"allow": np.array(5)}, TypeError, "allow: expected an ItemSet, .*; got numpy.ndarray"),
+        ({"exclude": "seen"}, TypeError, "exclude: expected an ItemSet, .*; got str"),
+        ({"exclude": iter([1])}, TypeError, "exclude: expected an ItemSet, .*; got list_iterator"),
         ({"allow": [[2**63], []]}, ValueError, "fit in int64"),
     ],
 )

@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from merlin_poeem import ItemSet
 from merlin_poeem.evaluate import exact_search
+from merlin_poeem.search.item_set import as_item_filter, is_flat
 
 IDS = st.lists(st.integers(-(1 << 63), (1 << 63) - 1))
 
@@ -23,7 +25,10 @@ def test_holds_each_id_once_in_order(ids: list[int]) -> None:
 
 
 def test_takes_every_kind_of_integers() -> None:
-    for ids in ((3, 1, 3), np.array([3, 1], np.uint8), np.array([1, 3], object)):
+    series = pd.Series([3, 1], index=["a", "b"])
+    kinds = ((3, 1, 3), {3, 1}, frozenset([1, 3]), {1: "a", 3: "b"}.keys(), range(1, 4, 2))
+    arrays = (np.array([3, 1], np.uint8), np.array([1, 3], object))
+    for ids in (*kinds, *arrays, series, series.astype("Int64"), pd.Index(series)):
         assert ItemSet(ids).item_ids.tolist() == [1, 3]
 
 
@@ -61,3 +66,23 @@ def test_exact_search_excludes_it() -> None:
 
 def test_is_copied_from_the_device(cupy: Any) -> None:
     assert type(ItemSet(cupy.asarray([4, 2])).item_ids) is np.ndarray
+
+
+@given(IDS, st.integers(0, 4))
+def test_flat_is_what_holds_no_lists(ids: list[int], n_queries: int) -> None:
+    for flat in (ids, tuple(ids), set(ids), pd.Series(ids, dtype=object)):
+        assert is_flat(flat, if_empty=True)
+        assert is_flat(flat) == (len(ids) > 0 or isinstance(flat, set))
+    for lists in ([ids] * n_queries, [np.array(ids, object)] * n_queries, [None, ids], [None]):
+        assert not is_flat(lists)
+        assert as_item_filter("x", [*lists, ids], len(lists) + 1).row(len(lists)).tolist() == ids
+
+
+@pytest.mark.parametrize("name", ["exclude", "allow"])
+def test_filters_of_cudf_columns_and_arrays_on_the_device(cudf: Any, name: str) -> None:
+    from tests.device_frames import Index, Series, cupy
+
+    for kind in (Series, Index, lambda ids: ids):
+        item_filter = as_item_filter(name, kind(cupy.asarray([4, 2, 4])), 3)
+        assert isinstance(item_filter, ItemSet)
+        assert item_filter.item_ids.tolist() == [2, 4]

@@ -28,6 +28,21 @@ def test_id_lists_round_trip(rows: list[list[int]]) -> None:
     np.testing.assert_array_equal(again.values, lists.values, strict=True)
 
 
+@given(ROWS, st.sampled_from([np.int64, np.int32]))
+def test_id_lists_keep_no_memory_of_the_caller(rows: list[list[int]], dtype: Any) -> None:
+    expected = IdLists.from_rows(rows)
+    offsets, values = expected.offsets.astype(dtype), expected.values.copy()
+    lists = IdLists(offsets, values)
+    offsets += 1
+    values += 1
+    for name in ("offsets", "values"):
+        kept = getattr(lists, name)
+        np.testing.assert_array_equal(kept, getattr(expected, name), strict=True)
+        with pytest.raises(ValueError, match="read-only"):
+            kept[...] = 0
+    assert IdLists(lists.offsets, lists.values).offsets is lists.offsets  # no second copy
+
+
 def test_none_is_an_empty_row() -> None:
     lists = IdLists.from_rows([None, [1], ()])
     assert lists.lengths.tolist() == [0, 1, 0]

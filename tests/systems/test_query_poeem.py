@@ -281,6 +281,12 @@ def test_a_column_that_is_missing_is_named(served, queries):
         served.transform(table)
 
 
+@pytest.mark.parametrize("option", ["exclude", "allow", "k_column", "n_probes_column"])
+def test_columns_are_named_by_texts(index_path, option):
+    with pytest.raises(TypeError, match=f"{option}: expected the name of a .*, got list"):
+        QueryPoeem(index_path, **{option: [5, 6]})
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
