@@ -5,21 +5,25 @@ The one place that knows how Faiss lays out what we name otherwise.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int64
+from merlin_poeem.arrays import Float32, Int64, read_only, type_name
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.fit import import_faiss
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, unpack_codes
+from merlin_poeem.quantization.lengths import longest_length, typical_length
 from merlin_poeem.quantization.params import IVFPQParams, Metric
 
 Codes = NDArray[np.unsignedinteger]
 
 # Where our packing of codes is Faiss' own; other widths become bit strings there.
 SAME_PACKING = (4, 8, 16)
+# Times the typical codeword: a table then costs a distance some 1e-5 of its size at most.
+LONGEST_FOR_TABLE = 32
 
 
 def to_faiss(index: Index, *, metric: Metric | None = None) -> Any:
@@ -186,11 +190,24 @@ def build_ivfpq(index: Index, quantization: Quantization, ids: Int64, metric: Me
     ivfpq.by_residual = quantization.encodes_residual
     ivfpq.is_trained = True
     ivfpq.nprobe = index.params.n_probes
-    if metric == "l2" and quantization.encodes_residual:
+    if metric == "l2" and quantization.encodes_residual and _table_is_exact(quantization):
         # As Faiss does after training: the terms of ‖q − c − y‖² that no query changes, per list.
         ivfpq.precompute_table()
     _add_codes(ivfpq, index, ids)
     return ivfpq
+
+
+def _table_is_exact(quantization: Quantization) -> bool:
+    """Whether a table of terms leaves ‖q − c − y‖² its digits; without it, Faiss subtracts first.
+
+    Where q is near c, 2⟨q, y⟩ and 2⟨c, y⟩ cancel and leave their rounding, of 1e-7 ‖c‖ ‖y‖: little
+    beside ‖y‖², which is what most distances are of, only while c is not many times as long as y.
+    """
+    typical = math.hypot(*map(typical_length, quantization.codebook))
+    longest = math.hypot(
+        longest_length(quantization.coarse_centroids), *map(longest_length, quantization.codebook)
+    )
+    return longest <= LONGEST_FOR_TABLE * typical
 
 
 def _add_codes(ivfpq: Any, index: Index, ids: Int64) -> None:
@@ -226,7 +243,7 @@ def _split(faiss_index: Any) -> tuple[Any, Float32 | None]:
     """The ``IndexIVFPQ`` and the rotation before it."""
     faiss = import_faiss()
     if not isinstance(faiss_index, faiss.Index):
-        raise TypeError(f"faiss_index: expected a Faiss index, got {type(faiss_index).__name__}")
+        raise TypeError(f"faiss_index: expected a Faiss index, got {type_name(faiss_index)}")
     inner, rotation = faiss.downcast_index(faiss_index), None
     if type(inner) is faiss.IndexPreTransform:
         rotation = _rotation(inner)
@@ -290,6 +307,7 @@ def _item_codes(ivfpq: Any) -> ItemCodes:
         ids.append(faiss.rev_swig_ptr(lists.get_ids(list_id), size).copy())
         codes = lists.get_codes(list_id)
         code_bytes.append(faiss.rev_swig_ptr(codes, size * ivfpq.code_size).copy())
-    stored = np.concatenate(code_bytes).reshape(-1, ivfpq.code_size)
-    list_ids = np.repeat(np.arange(ivfpq.nlist, dtype=np.int32), sizes)
-    return ItemCodes(np.concatenate(ids), list_ids, _unpack(stored, pq.M, pq.nbits))
+    stored = read_only(np.concatenate(code_bytes)).reshape(-1, ivfpq.code_size)
+    list_ids = read_only(np.repeat(np.arange(ivfpq.nlist, dtype=np.int32), sizes))
+    item_ids = read_only(np.concatenate(ids))
+    return ItemCodes(item_ids, list_ids, _unpack(stored, pq.M, pq.nbits))

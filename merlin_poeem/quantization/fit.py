@@ -5,17 +5,22 @@ Faiss does the clustering; the codes are ours.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, as_vectors, largest_value, normalize
+from merlin_poeem.quantization import openmp
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
 
 KMEANS_ITERATIONS = 25
 MAX_POINTS_PER_CENTROID = 256
+
+# Here, because all that uses Faiss imports this module.
+os.register_at_fork(after_in_child=openmp.keep_to_one_thread)
 
 
 def fit(

@@ -26,13 +26,15 @@ def list_scores(quantization: Quantization, queries_rot: Float32, metric: Metric
     A list scores as its centroid would if it were an item.
     """
     centroids = quantization.coarse_centroids
+    if metric == "l2":
+        # By the differences: squares of what is far from zero would lose the digits that count.
+        scores: Float32 = np.empty((len(queries_rot), len(centroids)), np.float32)
+        for i, query_rot in enumerate(queries_rot):
+            scores[i] = -((query_rot - centroids) ** 2).sum(axis=1)
+        return scores
     if metric == "cosine":
         centroids = normalize(centroids)
-    scores = queries_rot @ centroids.T
-    if metric == "l2":
-        scores = 2 * scores - (centroids**2).sum(axis=1)
-        scores -= (queries_rot**2).sum(axis=1, keepdims=True)
-    return scores
+    return queries_rot @ centroids.T
 
 
 def search(

@@ -1,16 +1,25 @@
 """Faiss: what the contract test cannot see of the searcher, and indexes converted both ways."""
 
+from dataclasses import replace
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from merlin_poeem import Index, ItemCodes, IVFPQParams, open_searcher
+from merlin_poeem.arrays import normalize
 from merlin_poeem.convert.faiss import from_faiss, to_faiss
+from merlin_poeem.evaluate import agreement
+from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.fit import fit
+from merlin_poeem.quantization.lengths import typical_length
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search import reference
 from merlin_poeem.search.faiss import portions
+from merlin_poeem.search.faiss.list_ties import ListTies
 from merlin_poeem.search.faiss.searcher import COSINE_WIDTH, FaissSearcher
 from tests.index_factories import (
     assert_answers,
@@ -260,3 +269,162 @@ def test_reconstructions_at_the_origin() -> None:
     for k in (5, 50, 100):
         got = open_searcher(index, "faiss").search(queries, k=k, n_probes=2)
         assert_answers(index, got, queries, k=k, n_probes=2)
+
+
+@st.composite
+def uneven_catalogs(draw: st.DrawFn) -> tuple[Index, np.ndarray]:
+    """Catalogs with far items and short ones, clusters far apart, or all of it far from zero."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    n_lists, powers = 12, st.integers(-2, 10)
+    quantization = random_quantization(rng, n_lists=n_lists, rotation=draw(st.booleans()))
+    centroids, codebook = quantization.coarse_centroids, quantization.codebook.copy()
+    sizes = np.ones((n_lists, 1))
+    n_far = draw(st.sampled_from([0, 1, 3, 12]))
+    sizes[:n_far] = 10.0 ** draw(powers)
+    centroids = centroids * sizes + draw(st.sampled_from([0, 10, 1e3]))
+    if draw(st.booleans()):
+        codebook[:, draw(st.integers(1, 255)) :] *= 10.0 ** draw(powers)
+    trained = replace(
+        quantization,
+        coarse_centroids=centroids.astype(np.float32),
+        codebook=codebook,
+        encodes_residual=draw(st.booleans()),
+    )
+    of_items = rng.integers(0, n_lists, 300), rng.integers(0, 256, (300, 4), np.uint8)
+    codes = ItemCodes(rng.permutation(300), *of_items)
+    params = IVFPQParams(n_lists=n_lists, pq_dim=4, metric=draw(st.sampled_from(METRICS)))
+    index = Index.from_codes(params, trained, codes)
+    queries = rng.standard_normal((12, index.dim)).astype(np.float32)
+    queries[:6] += index.decode(index.item_ids[::50])
+    return index, queries
+
+
+def true_scores(index: Index, query: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 scores of items, and what float32 may leave of each one's own digits."""
+    rows = index.rows_of(ids)
+    quantization, of_items = index.quantization, index.list_ids[rows]
+    x = coding.decode_rotated(quantization, of_items, index.codes[rows]).astype(np.float64)
+    q = quantization.rotate(query[None])[0].astype(np.float64)
+    # A reconstruction is the sum of two vectors, and is rounded as the longer one is.
+    codewords = coding.decode_rotated(
+        replace(quantization, encodes_residual=False), of_items, index.codes[rows]
+    )
+    terms = np.linalg.norm(codewords.astype(np.float64), axis=1)
+    if quantization.encodes_residual:
+        terms += np.linalg.norm(quantization.coarse_centroids.astype(np.float64), axis=1)[of_items]
+    products = x @ q
+    if index.params.metric == "inner_product":
+        return products, 1e-6 * np.linalg.norm(q) * terms
+    if index.params.metric == "l2":
+        distances = ((q - x) ** 2).sum(axis=1)
+        rounding = 4e-7 * (np.linalg.norm(q) + terms)
+        of_codewords = typical_length(quantization.codebook.transpose(1, 0, 2).reshape(256, -1))
+        return -distances, 1e-5 * (distances + of_codewords**2) + (
+            2 * np.sqrt(distances) * rounding + rounding**2
+        )
+    norms = np.linalg.norm(x, axis=1)
+    norms = np.where(norms > 0, norms, 1)
+    return products / norms / np.linalg.norm(q), 1e-5 + 1e-6 * terms / norms
+
+
+@pytest.mark.parametrize("n_probes", [3, 12])
+@given(case=uneven_catalogs())
+def test_no_item_decides_the_precision_of_others(
+    n_probes: int, case: tuple[Index, np.ndarray]
+) -> None:
+    index, queries = case
+    # What is nearly as near is chosen by the same differences; products are summed in any order.
+    n_probes = n_probes if index.params.metric == "l2" else 12
+    got = open_searcher(index, "faiss").search(queries, k=10, n_probes=n_probes)
+    eligible = reference.search(index, queries, k=len(index), n_probes=n_probes)
+    np.testing.assert_array_equal(got.counts, np.minimum(eligible.counts, 10))
+    for i, query in enumerate(queries):
+        scores, ids = got[i]
+        left = np.setdiff1d(eligible[i][1], ids)
+        assert len(left) == len(eligible[i][1]) - len(ids)
+        true, tolerance = true_scores(index, query, ids)
+        assert (np.abs(scores - true) <= tolerance).all()
+        of_left, tolerance_left = true_scores(index, query, left)
+        if len(left):
+            assert (of_left - tolerance_left).max() <= (true + tolerance).min()
+
+
+def chosen_lists(
+    metric: str, centroids: np.ndarray, queries: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The five lists that Faiss chooses for each query, and the queries that it may be wrong of."""
+    flat = faiss.IndexFlatL2(16) if metric == "l2" else faiss.IndexFlatIP(16)
+    flat.add(centroids)
+    scores, lists = flat.search(queries, 6)
+    return lists[:, :5], ListTies(centroids, metric).find(queries, scores[:, 4], scores[:, 5])
+
+
+def exact_list_scores(metric: str, centroids: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """(n, n_lists) float64."""
+    centroids, queries = centroids.astype(np.float64), queries.astype(np.float64)
+    if metric == "l2":
+        return -((queries[:, None] - centroids) ** 2).sum(axis=2)
+    return queries @ centroids.T
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(
+    far=st.sampled_from([1, 1e3, 1e6, 1e10]),
+    n_far=st.integers(0, 5),
+    offset=st.sampled_from([0, 100, 1e4]),
+    seed=st.integers(0, 2**16),
+)
+def test_choices_of_lists_that_rounding_makes_are_found(
+    metric: str, far: float, n_far: int, offset: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    centroids = (rng.standard_normal((40, 16)) + offset).astype(np.float32)
+    centroids[:n_far] *= np.float32(far)
+    centroids = normalize(centroids) if metric == "cosine" else centroids
+    queries = rng.standard_normal((200, 16)) + offset
+    if n_far:
+        # The far centroid scores nearly 0, as others do: digits of its size are lost.
+        direction = centroids[0] / np.linalg.norm(centroids[0].astype(np.float64))
+        queries[:100] -= np.outer(queries[:100] @ direction, direction)
+    queries = queries.astype(np.float32)
+    lists, tied = chosen_lists(metric, centroids, queries)
+    best = np.sort(-exact_list_scores(metric, centroids, queries), axis=1)
+    chosen = np.take_along_axis(-exact_list_scores(metric, centroids, queries), lists, axis=1)
+    wrong = np.flatnonzero(chosen.max(axis=1) > best[:, 4])
+    assert np.isin(wrong, tied).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("far", [1, 1e3, 1e6, 1e10])
+def test_few_far_centroids_make_no_ties(far: float, metric: str) -> None:
+    rng = np.random.default_rng(0)
+    centroids = rng.standard_normal((40, 16)).astype(np.float32)
+    centroids[:3] *= np.float32(far)
+    centroids = normalize(centroids) if metric == "cosine" else centroids
+    queries = rng.standard_normal((1000, 16)).astype(np.float32)
+    _, tied = chosen_lists(metric, centroids, queries)
+    assert len(tied) < 5
+
+
+@pytest.mark.parametrize(("centroids_apart", "has_table"), [(1, True), (8, True), (1e4, False)])
+def test_distances_are_tabled_only_where_that_keeps_their_digits(
+    centroids_apart: float, has_table: bool
+) -> None:
+    index = random_index("l2", spread=centroids_apart)
+    searcher = open_searcher(index, "faiss")
+    for opened in (searcher._ivfpq, to_faiss(index)):
+        assert opened.use_precomputed_table == has_table
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_far_item_changes_nothing_for_others(metric: str) -> None:
+    vectors = np.random.default_rng(0).standard_normal((2000, 16)).astype(np.float32)
+    vectors[777] = 1e10
+    params = IVFPQParams(n_lists=16, pq_dim=4, metric="l2")
+    trained = fit(params, vectors, rotation=False)
+    index = Index.from_vectors(params, trained, np.arange(2000), vectors)
+    index, queries = index.with_metric(metric), random_queries(index, 100)
+    expected = reference.search(index, queries, k=10, n_probes=16)
+    got = open_searcher(index, "faiss").search(queries, k=10, n_probes=16)
+    assert agreement(got, expected, 10) > 0.999
+    np.testing.assert_allclose(got.scores, expected.scores, rtol=1e-5, atol=1e-6)

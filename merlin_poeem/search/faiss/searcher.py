@@ -17,13 +17,17 @@ import numpy as np
 from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.convert.faiss import build_ivfpq
 from merlin_poeem.index.index import Index
+from merlin_poeem.quantization import openmp
 from merlin_poeem.quantization.fit import import_faiss
 from merlin_poeem.quantization.params import Metric
 from merlin_poeem.search import reference
 from merlin_poeem.search.faiss.batch import Batch
-from merlin_poeem.search.faiss.certainty import Cosines, settle
+from merlin_poeem.search.faiss.certainty import settle
+from merlin_poeem.search.faiss.cosines import Cosines
 from merlin_poeem.search.faiss.filters import Filter
+from merlin_poeem.search.faiss.list_ties import ListTies
 from merlin_poeem.search.faiss.portions import blocks, by_width, split
+from merlin_poeem.search.origin import middle_of
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.request import SearchRequest
 
@@ -33,8 +37,6 @@ COSINE_WIDTH = 3
 # Small enough to even out the threads, large enough for the matrix products to pay.
 SHARES_PER_THREAD = 2
 MIN_SHARE = 32
-# Lists whose scores differ by less than this part of the largest are chosen by the definition.
-LIST_TIE = 1e-6
 
 
 class FaissSearcher:
@@ -57,10 +59,10 @@ class FaissSearcher:
         self._scans_distances = index.params.metric != "inner_product"
         metric: Metric = "l2" if self._scans_distances else "inner_product"
         quantization = index.quantization
-        # Distances are unchanged when all is shifted, and more exact the shorter the vectors.
-        self._origin = np.zeros(index.dim, np.float32)
+        # Distances are unchanged when all is moved, and more exact the shorter the vectors.
+        self._origin: Float32 = np.zeros(index.dim, np.float32)
         if index.params.metric == "l2" and quantization.encodes_residual:
-            self._origin = quantization.coarse_centroids.mean(axis=0)
+            self._origin = middle_of(quantization)
         self._centroids = quantization.coarse_centroids - self._origin
         centred = replace(quantization, coarse_centroids=self._centroids)
         # Faiss' ids are our rows, whatever the items' ids are.
@@ -71,7 +73,7 @@ class FaissSearcher:
             compared = normalize(self._centroids)
             self._list_chooser, self._cosines = self._faiss.IndexFlatIP(index.dim), Cosines(index)
             self._list_chooser.add(compared)
-        self._longest_centroid = float(np.linalg.norm(compared, axis=1).max())
+        self._list_ties = ListTies(compared, index.params.metric)
 
     def search(
         self,
@@ -102,7 +104,7 @@ class FaissSearcher:
         Each share stays on one thread from its lists to its candidates: they wait for each other
         once, where Faiss' own threads would in every step.
         """
-        n_threads = self._faiss.omp_get_max_threads()
+        n_threads = openmp.n_threads(self._faiss)
         n_shares = SHARES_PER_THREAD * n_threads if n_threads > 1 else 1
         longest = max(MIN_SHARE, -(-n_queries // n_shares))
         shares = list(blocks(n_queries, 12 * width * n_threads, longest))
@@ -131,8 +133,7 @@ class FaissSearcher:
         scores, probes = self._list_chooser.search(queries, one_more)
         tied: Int64 = np.empty(0, np.int64)
         if one_more > n_probes:
-            gap = np.abs(scores[:, n_probes - 1] - scores[:, n_probes])
-            tied = np.flatnonzero(gap <= LIST_TIE * self._largest_list_score(queries))
+            tied = self._list_ties.find(queries, scores[:, n_probes - 1], scores[:, n_probes])
         probes = np.ascontiguousarray(probes[:, :n_probes])
         if len(tied):
             probes[tied] = self._by_definition(queries_rot[tied], n_probes)
@@ -142,19 +143,14 @@ class FaissSearcher:
             return probes, None
         return probes, np.ascontiguousarray(scores[:, :n_probes])
 
-    def _largest_list_score(self, queries: Float32) -> Float32:
-        """(n,), what no list's score exceeds in size: the scale of its rounding errors."""
-        lengths = np.linalg.norm(queries, axis=1)
-        if self.index.params.metric == "l2":
-            return np.asarray((lengths + self._longest_centroid) ** 2)
-        return np.asarray(lengths * self._longest_centroid)
-
     def _by_definition(self, queries_rot: Float32, n_probes: int) -> Int64:
-        scores = reference.list_scores(
-            self.index.quantization, queries_rot, self.index.params.metric
-        )
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :n_probes]
-        return np.ascontiguousarray(best)
+        best: Int64 = np.empty((len(queries_rot), n_probes), np.int64)
+        for block in blocks(len(queries_rot), 16 * self.index.n_lists):
+            scores = reference.list_scores(
+                self.index.quantization, queries_rot[block], self.index.params.metric
+            )
+            best[block] = np.argsort(-scores, axis=1, kind="stable")[:, :n_probes]
+        return best
 
     def _list_scores(self, queries: Float32, probes: Int64) -> Float32:
         """Faiss' score of each query's ``probes``: ⟨q, c⟩ or ‖q − c‖², shape of ``probes``."""
