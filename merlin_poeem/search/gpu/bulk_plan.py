@@ -32,7 +32,7 @@ MAX_NOTED = 65536
 SCAN_INSTRUCTIONS, LOOKUP_INSTRUCTIONS = 45, 3.5
 TILE_INSTRUCTIONS, STEP_INSTRUCTIONS = 9.6, 0.68
 DECODE_INSTRUCTIONS = 17
-RESCORE_INSTRUCTIONS, RESCORE_LOOKUP_INSTRUCTIONS = 110, 7.6
+RESCORE_INSTRUCTIONS, RESCORE_LOOKUP_INSTRUCTIONS = 116, 7.5
 # Noted items lie apart: a warp reads as many places as it has lanes.
 GATHER = 2
 # A model that nobody has measured has to promise this much, and work to spread it over.
@@ -55,9 +55,12 @@ class BulkPlan:
 
 
 def plan_bulk(card: Card, shape: IndexShape, k: int, n_probes: int) -> BulkPlan | None:
-    """The bulk path's sizes; None where the card, the dimensions or the search do not allow it."""
+    """The bulk path's sizes; None where the card, the index or the search do not allow it.
+
+    With a codeword far longer than the others its margins would let every item pass.
+    """
     fits = tile_shared_bytes(shape) + STATIC_SHARED_BYTES <= card.shared_bytes_per_block
-    if card.compute_capability < BULK_COMPUTE_CAPABILITY or not fits:
+    if card.compute_capability < BULK_COMPUTE_CAPABILITY or not (fits and shape.fixed_point):
         return None
     n_seeds = choose_n_seeds(shape, k, n_probes)
     if 2 * n_seeds > n_probes or n_probes > MAX_SORTED_PROBES:

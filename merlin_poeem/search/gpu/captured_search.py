@@ -9,6 +9,7 @@ import numpy as np
 from merlin_poeem.search.gpu.device import Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex
 from merlin_poeem.search.gpu.filters import Filters
+from merlin_poeem.search.gpu.own_process import OwnProcess
 from merlin_poeem.search.gpu.pipeline import Pipeline
 from merlin_poeem.search.gpu.plan import SearchPlan
 from merlin_poeem.search.gpu.results import Results, results_bytes
@@ -53,9 +54,14 @@ class CapturedSearch:
         # The graph knows addresses alone: what lies there has to stay.
         self._kept = workspace, pipeline, filters
         self._replay = device.capture(lambda: pipeline.run(self.queries, self.results, filters))
+        self._process = OwnProcess()
 
     def replay(self) -> None:
-        """Search for what ``queries`` holds, on the current stream, without waiting for it."""
+        """Search for what ``queries`` holds, on the current stream, without waiting for it.
+
+        Raises ``RuntimeError`` in another process than that of the recording.
+        """
+        self._process.check()
         self._replay()
 
     def search(self, queries: Any) -> Results:

@@ -21,6 +21,7 @@ from merlin_poeem.search.gpu.index_shape import (
 )
 from merlin_poeem.search.gpu.shared_memory import BOOK_ROWS, THREADS, WARPS, check_dim
 from merlin_poeem.search.item_set import ItemSet
+from merlin_poeem.search.origin import middle_of
 
 UPLOAD_BYTES = 64 << 20
 """Packed codes that are copied to the device at a time."""
@@ -46,15 +47,18 @@ class DeviceIndex:
     list_biases: Any
     """(n_lists,) float32, or None."""
     base_factors: Any
-    """(n_lists,) float32: a product times this is the share of the list in its items' scores."""
-    base_radius: np.float32
-    """No such share exceeds this times the query's length."""
+    """(n_lists,) float32: a product times this is the share of the list in its items' scores. None
+    where it has none, and for ``l2``."""
+    centroids: Any
+    """(n_lists, dim) float32, for ``l2``: the square of a query's distance to its list's centroid
+    is that share. None otherwise, and for codes of the vectors themselves."""
     book: Any
-    """(byte_len, 256, code_bytes) float32: the codewords of each code byte."""
+    """(byte_len, 256, code_bytes) float32: the codewords of each code byte, twice as long for
+    ``l2``: what a query is multiplied with."""
     rounded_book: Any
     """(code_bytes, 256, byte_len) uint16: the same, rounded to the bits of bf16."""
     radii: Any
-    """(code_bytes,) float32: the longest codeword of each code byte."""
+    """(code_bytes,) float32: the longest of each code byte in ``book``."""
     group_offsets: Any
     """(n_lists + 1,) uint32."""
     row_offsets: Any
@@ -117,19 +121,16 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
     xp, metric = device.xp, index.params.metric
     origin, centred = _move_to_origin(index)
     centroids, book = centred.coarse_centroids, byte_codebook(centred)
+    if metric == "l2":
+        book *= 2
     list_vectors = {
         "inner_product": centroids,
         "cosine": normalize(centroids),
         "l2": 2 * centroids,
     }[metric]
     squares = np.einsum("ld,ld->l", centroids, centroids)
-    factors = {
-        "inner_product": np.ones_like(squares),
-        "cosine": np.sqrt(squares),
-        "l2": np.full_like(squares, 0.5),
-    }[metric]
-    if not centred.encodes_residual:
-        factors = np.zeros_like(factors)
+    factors = {"inner_product": np.ones_like(squares), "cosine": np.sqrt(squares), "l2": None}
+    has_shares = centred.encodes_residual
     longest = np.sqrt(np.einsum("lbm,lbm->bm", book, book).max(axis=0))
     groups = -(-index.list_sizes // 32)
     fields = {
@@ -137,7 +138,8 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
         "origin": origin,
         "list_table": np.ascontiguousarray(list_vectors.T),
         "list_biases": -squares if metric == "l2" else None,
-        "base_factors": factors,
+        "base_factors": factors[metric] if has_shares else None,
+        "centroids": centroids if has_shares and metric == "l2" else None,
         "book": book,
         "rounded_book": to_bf16(np.ascontiguousarray(book.transpose(2, 1, 0))),
         "radii": longest,
@@ -147,12 +149,10 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
         "item_ids": index.item_ids,
     }
     arrays = {name: None if a is None else xp.asarray(a) for name, a in fields.items()}
-    base_radius = float(np.sqrt(squares.max())) if centred.encodes_residual else 0.0
     codes, terms = _arrange_codes(index, shape, device, arrays, centred)
     return DeviceIndex(
         shape=shape,
         metric=np.int32(METRICS.index(metric)),
-        base_radius=np.float32(base_radius),
         codes=codes,
         terms=terms,
         **arrays,
@@ -210,11 +210,9 @@ def _move_to_origin(index: Index) -> tuple[Float32 | None, Quantization]:
     if index.params.metric != "l2":
         return None, quantization
     codebook = quantization.codebook
-    if quantization.encodes_residual:
-        origin = quantization.coarse_centroids.mean(axis=0)
-    else:
-        means = codebook.mean(axis=1)
-        origin, codebook = means.ravel(), codebook - means[:, None]
+    origin = middle_of(quantization)
+    if not quantization.encodes_residual:
+        codebook = codebook - origin.reshape(len(codebook), 1, -1)
     centroids = quantization.coarse_centroids - origin
     return origin, replace(quantization, coarse_centroids=centroids, codebook=codebook)
 
@@ -230,8 +228,8 @@ def _arrange_codes(
     xp, packed = device.xp, index.packed_codes
     codes = xp.zeros((shape.n_groups, 32 * shape.code_bytes), np.uint8)
     terms = None if shape.metric == "inner_product" else xp.empty(shape.n_items, np.float32)
-    centroids = None
-    if terms is not None and quantization.encodes_residual:
+    centroids = arrays["centroids"]
+    if shape.metric == "cosine" and quantization.encodes_residual:
         centroids = xp.asarray(quantization.coarse_centroids)
     n_lists, dim = np.int32(shape.n_lists), np.int32(shape.dim)
     n_packed, n_bytes = np.int32(packed.shape[1]), np.int32(shape.code_bytes)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from merlin_poeem.arrays import Float32
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import Metric
 from merlin_poeem.search.gpu.rounding import round_up
@@ -14,6 +17,9 @@ TILE_ITEMS = 128
 """Items of a list that the bulk path decodes together: ``TILE_ITEMS`` of ``cuda/tiles.cu``."""
 PRODUCT_DIMS = 16
 """Dimensions that tensor cores take at a time."""
+MAX_LENGTH_RATIO = 64
+"""The longest codeword of a subspace over the median one, up to which sums are in fixed point: so
+much of its digits the others lose."""
 MAX_GROUPS = 2**27 - 1
 """Rows, 32 a group, are 32-bit numbers in the kernels; the last one stands for no row."""
 
@@ -34,6 +40,8 @@ class IndexShape:
     metric: Metric
     n_tiles: int
     """Tiles of at most ``TILE_ITEMS`` items, each of one list."""
+    fixed_point: bool = True
+    """Whether lookups are summed in fixed point, or as float32: :func:`has_even_codewords`."""
 
     @property
     def padded_dim(self) -> int:
@@ -71,7 +79,18 @@ def index_shape(index: Index) -> IndexShape:
         byte_len=packed * index.quantization.pq_len,
         metric=params.metric,
         n_tiles=int((-(-index.list_sizes // TILE_ITEMS)).sum()),
+        fixed_point=has_even_codewords(index.quantization.codebook),
     )
+
+
+def has_even_codewords(codebook: Float32) -> bool:
+    """Whether no codeword of (pq_dim, book_size, pq_len) is far longer than its subspace's others.
+
+    The longest decides the unit of fixed point; one that is far longer would leave the others too
+    few digits.
+    """
+    lengths = np.linalg.norm(codebook, axis=2)
+    return bool((lengths.max(axis=1) <= MAX_LENGTH_RATIO * np.median(lengths, axis=1)).all())
 
 
 def codes_per_byte(pq_bits: int) -> int:

@@ -17,9 +17,13 @@ COMPILER_OPTIONS = ("-std=c++17",)
 INCLUDE = re.compile(r'^#include "([\w.]+)"$')
 
 
-def scan_name(code_bytes: int, spread: bool, plain: bool) -> str:
-    """The scan of so many code bytes: its LUT spread over the banks; inner product, no filters."""
-    return f"scan<{code_bytes}, {str(spread).lower()}, {str(plain).lower()}>"
+def scan_name(code_bytes: int, spread: bool, plain: bool, fixed: bool = True) -> str:
+    """The scan of so many code bytes.
+
+    Its LUT spread over the banks; inner product, no filters; its LUT in fixed point.
+    """
+    flags = ", ".join(str(flag).lower() for flag in (spread, plain, fixed))
+    return f"scan<{code_bytes}, {flags}>"
 
 
 @cache
@@ -60,6 +64,11 @@ def every_kernel() -> list[tuple[str, str]]:
             for plain in (True, False)
         ),
         *(("scan.cu", scan_name(width, False, False)) for width in widths),
+        *(
+            ("scan.cu", scan_name(width, spread, False, fixed=False))
+            for width in widths
+            for spread in (True, False)
+        ),
         ("merge.cu", "merge_parts"),
         *(("pairs.cu", name) for name in ("count_pairs", "end_lists", "place_pairs")),
         *(

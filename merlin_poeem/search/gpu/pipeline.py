@@ -58,9 +58,7 @@ class Pipeline:
         self._k, self._n_probes = np.int32(k), np.int32(n_probes)
         take, shape, n = pieces.take, index.shape, plan.chunk
         self._rotated = take((n, shape.dim), np.float32)
-        self._squares, self._scales, self._units, self._margins = (
-            take(n, np.float32) for _ in range(4)
-        )
+        self._scales, self._units, self._margins = (take(n, np.float32) for _ in range(3))
         self._products = take((n, shape.n_lists), np.float32)
         self._probes = take((n, n_probes, PROBE_BYTES // 4), np.int32)
         self._luts = take((n, BOOK_ROWS, shape.code_bytes), np.int32)
@@ -113,10 +111,10 @@ class Pipeline:
             (32 * warps,),
             (
                 *(queries, index.rotation, products, index.origin, index.radii),
-                *(index.base_radius, largest, index.metric, np.int32(n), np.int32(shape.dim)),
+                *(largest, index.metric, np.int32(n), np.int32(shape.dim)),
                 *(np.int32(shape.padded_dim), np.int32(shape.code_bytes)),
                 *(np.int32(shape.byte_len), np.int32(shape.n_lists)),
-                *(self._rotated, self._rounded, self._squares, self._scales, self._units),
+                *(self._rotated, self._rounded, self._scales, self._units),
                 *(self._margins, self._noted_counts, self._pair_counts),
             ),
             shared_bytes=2 * 4 * shape.dim * warps,
@@ -128,7 +126,8 @@ class Pipeline:
     def _build_luts(self, n: int) -> None:
         n_bytes = self._index.shape.code_bytes
         book = self._index.book.reshape(self._index.shape.byte_len, BOOK_ROWS * n_bytes)
-        self._multiply_table(n, self._rotated, book, n_bytes, self._luts, fixed=True)
+        fixed = self._index.shape.fixed_point
+        self._multiply_table(n, self._rotated, book, n_bytes, self._luts, fixed=fixed)
 
     def _multiply(self, n: int, queries: Any, table: Any, out: Any) -> None:
         if self._plan.library_products:
@@ -154,14 +153,16 @@ class Pipeline:
 
     def _choose_lists(self, n: int) -> None:
         index, sorts = self._index, self._plan.sorts_probes
+        l2 = index.shape.metric == "l2"
         width = 1 << (int(self._n_probes) - 1).bit_length()
         self._device.kernel("lists.cu", "choose_lists")(
             (n,),
             BLOCK,
             (
-                *(self._products, index.list_biases, index.base_factors, self._scales),
+                *(self._products, index.list_biases, index.base_factors),
+                *(self._rotated if l2 else None, index.centroids, self._scales),
                 *(index.group_offsets, index.row_offsets, np.int32(index.shape.n_lists)),
-                *(self._n_probes, np.int32(sorts), self._probes),
+                *(self._n_probes, np.int32(sorts), np.int32(index.shape.dim), self._probes),
             ),
             shared_bytes=8 * width if sorts else 0,
         )
@@ -181,12 +182,13 @@ class Pipeline:
     ) -> None:
         index, plan = self._index, self._plan
         spread = plan.lut_layout == "spread"
-        plain = spread and index.terms is None and not filters
-        self._device.kernel("scan.cu", scan_name(index.shape.code_bytes, spread, plain))(
+        fixed = index.shape.fixed_point
+        plain = spread and fixed and index.terms is None and not filters
+        self._device.kernel("scan.cu", scan_name(index.shape.code_bytes, spread, plain, fixed))(
             (n * n_parts,),
             BLOCK,
             (
-                *(self._luts, self._units, self._squares, self._probes),
+                *(self._luts, self._units, self._probes),
                 *(index.codes, index.terms, index.item_ids, filters.eligible_mask),
                 *(filters.exclude_offsets, filters.exclude_ids),
                 *(filters.allow_offsets, filters.allow_ids),
@@ -235,7 +237,7 @@ class Pipeline:
             (shape.n_tiles, bulk.tile_parts),
             BLOCK,
             (
-                *(self._rounded, self._units, self._squares, self._margins, self._thresholds),
+                *(self._rounded, self._margins, self._thresholds),
                 *(self._probes, self._pair_ends, self._pairs, index.tiles),
                 *(index.group_offsets, index.row_offsets, index.codes, index.terms),
                 *(filters.eligible_mask, index.rounded_book, index.metric),
@@ -253,7 +255,7 @@ class Pipeline:
             (n,),
             BLOCK,
             (
-                *(self._luts, self._units, self._squares, self._probes),
+                *(self._luts, self._units, self._probes),
                 *(index.codes, index.terms, index.item_ids, filters.eligible_mask),
                 *(self._part_scores, self._part_rows, self._part_counts),
                 *(self._noted, self._noted_counts, index.metric, self._n_probes),

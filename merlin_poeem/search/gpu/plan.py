@@ -187,7 +187,7 @@ def workspace_bytes_per_query(
     shape: IndexShape, k: int, n_probes: int, n_parts: int, bulk: BulkPlan | None = None
 ) -> int:
     """Device memory of one query's intermediate results."""
-    rotated = 4 * (shape.dim + 4)
+    rotated = 4 * (shape.dim + 3)
     products = 4 * shape.n_lists
     lut = 4 * BOOK_ROWS * shape.code_bytes
     probes = PROBE_BYTES * n_probes

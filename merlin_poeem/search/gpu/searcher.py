@@ -18,6 +18,7 @@ from merlin_poeem.search.gpu.device import CupyDevice, Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex, open_on_device
 from merlin_poeem.search.gpu.filters import Filters
 from merlin_poeem.search.gpu.kept_searches import KeptSearches
+from merlin_poeem.search.gpu.own_process import OwnProcess
 from merlin_poeem.search.gpu.pipeline import Pipeline
 from merlin_poeem.search.gpu.plan import (
     MAX_CAPTURED_BATCH,
@@ -45,8 +46,8 @@ class GpuSearcher:
     larger batch goes in chunks. That memory is kept for the next search on the same stream, for up
     to eight streams.
 
-    Scores are sums in fixed point, so that items with the same codes have the same score; they come
-    as float32.
+    Items with the same list and codes have the same score, to the bit, on every path. It belongs to
+    the process that opened it: after a fork searches raise ``RuntimeError``.
 
     Parameters
     ----------
@@ -78,6 +79,7 @@ class GpuSearcher:
         self.workspace_bytes = positive_int("workspace_bytes", workspace_bytes)
         self._on_device: DeviceIndex = open_on_device(index, self.device)
         self._removed: ItemSet | None = None
+        self._process = OwnProcess()
         # Other streams than this one may be the next to read it.
         self.device.synchronize()
         self._keep_nothing()
@@ -122,6 +124,7 @@ class GpuSearcher:
         TensorFlow's) give CuPy arrays, and nothing but the numbers of results is read by the host.
         ``k`` is at most 2,048 where the index has as many items.
         """
+        self._process.check()
         largest = largest_value(self.index.params.metric)
         matrix = as_vectors("queries", _as_device_array(queries), self.index.dim, largest=largest)
         given_on_device = array_module(matrix) is not np
@@ -152,6 +155,7 @@ class GpuSearcher:
         infinite values gets no results. Places without a result hold −inf and −1; ``counts`` says
         how many each query has.
         """
+        self._process.check()
         xp = self.device.xp
         matrix = xp.asarray(_as_device_array(queries))
         if matrix.dtype != np.float32:
@@ -181,6 +185,7 @@ class GpuSearcher:
         :meth:`search` does, and ``ValueError`` for a batch above 4,096 or more than fits in
         ``workspace_bytes``, or an index without items.
         """
+        self._process.check()
         plan = self.plan(batch, k, n_probes)
         if plan.captured_batch is None or not len(self.index):
             raise ValueError(

@@ -36,9 +36,10 @@ class ReplannedSearcher(GpuSearcher):
     ) -> SearchPlan:
         """The plan with ``changes``, its sizes in agreement."""
         plan = replace(super().plan(batch, k, n_probes, id_lists=id_lists), **self.changes)
-        if plan.bulk is not None and (id_lists or not self._has_two_lists(n_probes)):
-            plan = replace(plan, path="scan", bulk=None)
         shape = self._on_device.shape
+        in_bulk = shape.fixed_point and not id_lists and self._has_two_lists(n_probes)
+        if plan.bulk is not None and not in_bulk:
+            plan = replace(plan, path="scan", bulk=None)
         lut_bytes = lut_shared_bytes(shape.code_bytes, plan.lut_layout)
         chunk = min(plan.chunk, batch)
         held, lists = min(k, shape.n_items), self._check_n_probes(n_probes)

@@ -39,8 +39,9 @@ arrange_codes(const unsigned char* __restrict__ packed,      // (n, n_packed), o
   }
 }
 
-// What the score of an item needs beside <q, item>: 1 / |item| for the cosine, |item|^2 for l2,
-// relative to the origin. Without centroids the codes are of the item itself. One thread a row.
+// What the score of an item needs beside its list's base and its lookups: 1 / |item| for the
+// cosine; |item|^2 - |centroid|^2 for l2, relative to the origin, and from a book that is twice as
+// long. Without centroids the codes are of the item itself. One thread a row.
 __global__ void __launch_bounds__(THREADS)
 item_terms(const unsigned char* __restrict__ packed,         // (n, n_packed)
            const unsigned* __restrict__ row_offsets,         // (n_lists + 1,)
@@ -55,15 +56,21 @@ item_terms(const unsigned char* __restrict__ packed,         // (n, n_packed)
   if (centroids != nullptr) {
     centroids += static_cast<size_t>(list_of(row_offsets, n_lists, row)) * dim;
   }
-  float square = 0.0f;
+  float sum = 0.0f;
   for (int j = 0; j < dim; j++) {
     const int byte = j / byte_len, code = packed[i * n_packed + byte];
     float value = book[(static_cast<size_t>(j % byte_len) * BOOK_ROWS + code) * n_bytes + byte];
-    if (centroids != nullptr) value += centroids[j];
-    square = fmaf(value, value, square);
+    const float centre = centroids == nullptr ? 0.0f : centroids[j];
+    if (metric == METRIC_L2) {
+      // |c + v / 2|^2 - |c|^2, without the square of a centroid that may be far away.
+      sum = fmaf(value, fmaf(0.25f, value, centre), sum);
+    } else {
+      value += centre;
+      sum = fmaf(value, value, sum);
+    }
   }
-  if (metric == METRIC_COSINE) square = square > 0.0f ? 1.0f / sqrtf(square) : 1.0f;
-  terms[row] = square;
+  if (metric == METRIC_COSINE) sum = sum > 0.0f ? 1.0f / sqrtf(sum) : 1.0f;
+  terms[row] = sum;
 }
 
 // A bit for each item of each group: whether `ids` holds it, or with `complement` does not hold it,

@@ -3,6 +3,18 @@
 #include "probe.cuh"
 #include "radix_select.cuh"
 
+// |query - centroid|^2, or |query|^2 without a centroid; by a warp. From the differences, not from
+// squares: those of a list far from the origin have no digits left for the distance.
+__device__ __forceinline__ float square_distance(const float* __restrict__ query,
+                                                 const float* __restrict__ centroid, int dim) {
+  float square = 0.0f;
+  for (int i = lane_id(); i < dim; i += 32) {
+    const float part = query[i] - (centroid == nullptr ? 0.0f : centroid[i]);
+    square = fmaf(part, part, square);
+  }
+  return warp_sum(square);
+}
+
 struct ListsShared {
   SelectShared select;
   unsigned of_warps[WARPS], n_kept;
@@ -10,14 +22,17 @@ struct ListsShared {
 
 // Chooses the n_probes best lists of each query, equal scores by lower number; one block a query.
 // With `sorted`, best first (2 * the power of two from n_probes on, in words of shared memory).
-__global__ void __launch_bounds__(THREADS)
+// Blocks a multiprocessor: without a number some compilers spill.
+__global__ void __launch_bounds__(THREADS, 6)
 choose_lists(const float* __restrict__ products,       // (n, n_lists)
              const float* __restrict__ biases,         // (n_lists,), or null: added to products
-             const float* __restrict__ base_factors,   // (n_lists,), base = product * factor
-             const float* __restrict__ scales,         // (n,), fixed point of 1
+             const float* __restrict__ base_factors,   // (n_lists,), base / product, or null
+             const float* __restrict__ queries,        // (n, dim), rotated, for l2; or null
+             const float* __restrict__ centroids,      // (n_lists, dim), for l2, or null
+             const float* __restrict__ scales,         // (n,), NaN: the query has no answer
              const unsigned* __restrict__ group_offsets,  // (n_lists + 1,)
              const unsigned* __restrict__ row_offsets,    // (n_lists + 1,)
-             int n_lists, int n_probes, int sorted,
+             int n_lists, int n_probes, int sorted, int dim,
              Probe* __restrict__ probes) {             // (n, n_probes)
   extern __shared__ float memory[];
   __shared__ ListsShared shared;
@@ -103,11 +118,18 @@ choose_lists(const float* __restrict__ products,       // (n, n_lists)
       probe.group_shift = first - begin;
       probe.row_shift = row_offsets[list] - begin * 32;
       probe.row_end = row_offsets[list + 1];
-      probe.base = __float2int_rn(products[list] * base_factors[list] * scales[query]);
+      probe.base = base_factors == nullptr ? 0.0f : products[list] * base_factors[list];
       probe.list = list;
       probes[i] = probe;
     }
     n_groups += total;
     __syncthreads();
+  }
+  if (queries == nullptr) return;
+  for (unsigned i = warp_id(); i < n_probes; i += WARPS) {
+    const size_t list = probes[i].list;
+    const float* centroid = centroids == nullptr ? nullptr : centroids + list * dim;
+    const float square = square_distance(queries + query * dim, centroid, dim);
+    if (lane_id() == 0) probes[i].base = -square;
   }
 }

@@ -31,7 +31,8 @@ __device__ __forceinline__ int load_shared(SharedAddress address) {
 }
 #endif
 
-template <int BYTES, bool SPREAD>
+// FIXED: the LUT is of int32, or else of float32, as its bits.
+template <int BYTES, bool SPREAD, bool FIXED>
 struct Lookups {
   // The widest segment comes first. Spread, all segments have the columns of the first. A compact
   // LUT has too many columns for the registers: they are made anew for each lookup.
@@ -54,29 +55,55 @@ struct Lookups {
     }
   }
 
-  // The sum over all bytes. Integers, so that it is the same in whatever order they are added:
-  // items with the same codes get the same score in any lane.
-  __device__ __forceinline__ int sum(const ItemCodes<BYTES>& codes) const {
+  // The sum over all bytes, the same in any lane: items with the same codes get the same score.
+  // Integers may be added in any order. Of floats it takes the tree: bytes t and t xor 1 are of the
+  // same two columns in every lane, and so are the halves of each larger block.
+  __device__ __forceinline__ auto sum(const ItemCodes<BYTES>& codes) const {
     unsigned own_lane = lane;
     if constexpr (!SPREAD) OPAQUE(own_lane);
     return sum_from<0>(codes, own_lane);
   }
 
+  // Over the segments from byte T on.
   template <int T>
-  __device__ __forceinline__ int sum_from(const ItemCodes<BYTES>& codes, unsigned own_lane) const {
-    if constexpr (T == BYTES) {
-      return 0;
+  __device__ __forceinline__ auto sum_from(const ItemCodes<BYTES>& codes,
+                                           unsigned own_lane) const {
+    constexpr int WIDTH = segment_width(BYTES, T);
+    if constexpr (T + WIDTH == BYTES) {
+      return sum_of_block<T, WIDTH>(codes, own_lane);
     } else {
-      constexpr int STEP = T - segment_start(BYTES, T), WIDTH = segment_width(BYTES, T);
-      constexpr int OFFSET = 4 * segment_words<BYTES, SPREAD>(T);
-      const unsigned code = __byte_perm(codes.words[T / 4], 0, 0x4440 + T % 4);
-      SharedAddress address;
-      if constexpr (SPREAD) {
-        address = columns[STEP] + code * row_bytes;
-      } else {
-        address = columns[0] + (code * WIDTH | ((own_lane ^ STEP) & (WIDTH - 1))) * 4;
-      }
-      return load_shared<OFFSET>(address) + sum_from<T + 1>(codes, own_lane);
+      return sum_of_block<T, WIDTH>(codes, own_lane) + sum_from<T + WIDTH>(codes, own_lane);
+    }
+  }
+
+  // Over N bytes of one segment from byte T on.
+  template <int T, int N>
+  __device__ __forceinline__ auto sum_of_block(const ItemCodes<BYTES>& codes,
+                                               unsigned own_lane) const {
+    if constexpr (N == 1) {
+      return entry<T>(codes, own_lane);
+    } else {
+      return sum_of_block<T, N / 2>(codes, own_lane) +
+             sum_of_block<T + N / 2, N / 2>(codes, own_lane);
+    }
+  }
+
+  template <int T>
+  __device__ __forceinline__ auto entry(const ItemCodes<BYTES>& codes, unsigned own_lane) const {
+    constexpr int STEP = T - segment_start(BYTES, T), WIDTH = segment_width(BYTES, T);
+    constexpr int OFFSET = 4 * segment_words<BYTES, SPREAD>(T);
+    const unsigned code = __byte_perm(codes.words[T / 4], 0, 0x4440 + T % 4);
+    SharedAddress address;
+    if constexpr (SPREAD) {
+      address = columns[STEP] + code * row_bytes;
+    } else {
+      address = columns[0] + (code * WIDTH | ((own_lane ^ STEP) & (WIDTH - 1))) * 4;
+    }
+    const int bits = load_shared<OFFSET>(address);
+    if constexpr (FIXED) {
+      return bits;
+    } else {
+      return __int_as_float(bits);
     }
   }
 };
@@ -85,5 +112,5 @@ struct Lookups {
 template <int BYTES>
 __device__ __forceinline__ int sum_of_item(const ItemCodes<BYTES>& codes, const int* lut,
                                            unsigned item_lane) {
-  return Lookups<BYTES, false>(lut, item_lane).sum(codes);
+  return Lookups<BYTES, false, true>(lut, item_lane).sum(codes);
 }

@@ -6,7 +6,7 @@ struct Probe {
   unsigned group_shift;  // add to such a number: where the group is stored (mod 2^32)
   unsigned row_shift;    // add to 32 times such a number: the row of the group's first item
   unsigned row_end;      // the row after the list's last
-  int base;              // the part of the score that all items of the list share, fixed point
+  float base;            // the part of the score that all items of the list share: see scorer
   unsigned list;
 };
 

@@ -2,7 +2,7 @@
 #include "block.cuh"
 #include "scorer.cuh"
 
-// Sums of lookups stay below 2^30 in size, the base included, so that no order of adding overflows.
+// Sums of lookups stay below 2^30 in size, so that no order of adding overflows.
 constexpr int SUM_BITS = 30;
 constexpr int MAX_EXPONENT = 120;
 
@@ -10,9 +10,9 @@ constexpr int MAX_EXPONENT = 120;
 // the lengths of the vectors' parts: two roundings of 2^-8, and a float32 sum of `dim` terms.
 __device__ __forceinline__ float bf16_error(int dim) { return 0.00783f + dim * 4.8e-7f; }
 
-// Units, of which sums have up to 2^30: 65 values rounded to fixed point are off by 32.5, and the sum
-// and the base as float32 by 32 each.
-constexpr float FIXED_POINT_ERROR = 128.0f;
+// Units, of which sums have up to 2^30: 64 values rounded to fixed point are off by 32, and the sum
+// as float32 by 32.
+constexpr float FIXED_POINT_ERROR = 64.0f;
 
 // The float32 nearest in bf16, of two the even one.
 __device__ __forceinline__ unsigned short to_bf16(float value) {
@@ -46,19 +46,18 @@ __device__ __forceinline__ float length_of(const float* query, int dim) {
 // One warp a query, 2 * dim words of shared memory each; as many warps a block as that allows. A
 // query with a value beyond `largest_value`, whose products could leave float32, or with NaN has
 // no answer: it is made zeros with a scale of NaN, and its lists count as empty.
-__global__ void __launch_bounds__(THREADS)
+// Blocks a multiprocessor: without a number some compilers spill.
+__global__ void __launch_bounds__(THREADS, 6)
 prepare_queries(const float* __restrict__ queries,     // (n, dim), raw
                 const float* __restrict__ rotation,    // (dim, dim), or null
                 const float* products,                 // (n, dim), queries times rotation, or null
                 const float* __restrict__ origin,      // (dim,), rotated, or null: zero
-                const float* __restrict__ radii,       // (n_bytes,), longest codeword of each byte
-                float base_radius,                     // the longest centroid, 0 if codes are whole
+                const float* __restrict__ radii,       // (n_bytes,), longest of each byte's book
                 float largest_value, int metric, int n, int dim, int padded_dim, int n_bytes,
                 int byte_len, int n_lists,
                 float* rotated,                        // (n, dim), to the origin; may be products
                 unsigned short* __restrict__ rounded,  // (n, padded_dim), as bf16, zeros at the
                                                        // end; or null
-                float* __restrict__ squares,           // (n,), |rotated|^2
                 float* __restrict__ scales,            // (n,), fixed point of 1
                 float* __restrict__ units,             // (n,), 1 / scale
                 float* __restrict__ margins,           // (n,), see tiles.cu
@@ -97,18 +96,15 @@ prepare_queries(const float* __restrict__ queries,     // (n, dim), raw
   }
   __syncwarp();
 
-  float bound = 0.0f, square = 0.0f;
+  float bound = 0.0f;
   for (int byte = lane; byte < n_bytes; byte += 32) {
     float part = 0.0f;
     for (int i = byte * byte_len; i < min((byte + 1) * byte_len, dim); i++) {
       part = fmaf(turned[i], turned[i], part);
     }
     bound = fmaf(sqrtf(part), radii[byte], bound);
-    square += part;
   }
-  square = warp_sum(square);
-  const float longest = warp_sum(bound);  // no sum of lookups is larger in size
-  bound = fmaf(sqrtf(square), base_radius, longest);
+  bound = warp_sum(bound);  // no sum of lookups is larger in size
   int exponent = 0;
   if (bound > 0.0f) {
     exponent = SUM_BITS - 2 - ilogbf(bound);
@@ -121,10 +117,9 @@ prepare_queries(const float* __restrict__ queries,     // (n, dim), raw
     }
   }
   if (lane == 0) {
-    squares[query] = square;
     scales[query] = has_answer ? ldexpf(1.0f, exponent) : nan_value();
     const float unit = ldexpf(1.0f, -exponent);
-    margins[query] = fmaf(longest, bf16_error(dim), FIXED_POINT_ERROR * unit);
+    margins[query] = fmaf(bound, bf16_error(dim), FIXED_POINT_ERROR * unit);
     units[query] = unit;
     if (noted_counts != nullptr) noted_counts[query] = 0;
   }

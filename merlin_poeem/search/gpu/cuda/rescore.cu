@@ -20,13 +20,13 @@ __device__ __forceinline__ unsigned place_of_bit(unsigned bits, unsigned rank) {
 // One item for a lane to score: its place in the codes, its row, its list's base.
 struct Candidate {
   unsigned group, lane, row;
-  int base;
+  float base;
 };
 
 // The items of 32 noted groups, a group a lane, handed out 32 items at a time, an item a lane.
 struct NotedItems {
   unsigned group, items, first_row;
-  int base;
+  float base;
   unsigned before;  // items of the lanes before
   unsigned n_items, n_given;
 
@@ -35,7 +35,7 @@ struct NotedItems {
   __device__ __forceinline__ void load(const Noted* __restrict__ noted, unsigned place, unsigned n,
                                        const Probe* __restrict__ probes, unsigned n_probes) {
     group = items = first_row = 0;
-    base = 0;
+    base = 0.0f;
     if (place < n) {
       const Probe& probe = probes[probes_before(probes, n_probes, noted[place].group)];
       group = noted[place].group + probe.group_shift;
@@ -94,8 +94,8 @@ __device__ __forceinline__ void rescore_noted(TopK& best, const unsigned char* _
         ItemCodes<BYTES> item;
         item.load(codes, candidate.group, candidate.lane);
         row = candidate.row;
-        score = scorer.score(candidate.base + sum_of_item(item, lut, candidate.lane),
-                             terms == nullptr ? 0.0f : terms[row]);
+        const float part = scorer.part_of(sum_of_item(item, lut, candidate.lane));
+        score = scorer.score(candidate.base, part, terms == nullptr ? 0.0f : terms[row]);
         pending = score >= best.threshold;
       }
       full = best.push(pending, score, row);
@@ -110,7 +110,6 @@ template <int BYTES>
 __global__ void __launch_bounds__(THREADS, 2)
 rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fixed point
         const float* __restrict__ units,                  // (n,)
-        const float* __restrict__ query_squares,          // (n,)
         const Probe* __restrict__ probes,                 // (n, n_probes)
         const unsigned char* __restrict__ codes,          // (n_groups, 32 * BYTES)
         const float* __restrict__ terms,                  // (n_items,), or null
@@ -133,7 +132,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
   const size_t query = blockIdx.x;
   load_lut<BYTES, false>(lut, luts + query * (BOOK_ROWS * BYTES));
   TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
-  const Scorer scorer(metric, units[query], query_squares, query);
+  const Scorer scorer{metric, units[query]};
   probes += query * n_probes;
 
   const unsigned n_seeded = seed_counts[query], n_noted = noted_counts[query];
@@ -145,7 +144,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
     best.take(has_pair, score, row);
   }
   if (n_noted > noted_capacity) {
-    const Lookups<BYTES, false> lookups(lut, lane_id());
+    const Lookups<BYTES, false, true> lookups(lut, lane_id());
     scan_groups<BYTES, false, false>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
                                      IdFilter(), tile, probes, n_probes, probes[n_seeds - 1].end,
                                      probes[n_probes - 1].end);

@@ -11,12 +11,11 @@ __host__ __device__ constexpr int blocks_at_once(int n_bytes, bool spread) {
 // One block scans part `blockIdx.x % n_parts` of the first n_probes lists of query
 // `blockIdx.x / n_parts`. With `scores` it writes the result. Without, it writes its k best in any
 // order to part_scores and part_rows (n, n_parts, k), and how many there are to part_counts. PLAIN:
-// for the inner product, without any filter.
-template <int BYTES, bool SPREAD, bool PLAIN>
+// for the inner product, without any filter. FIXED: the LUTs are in fixed point, not float32.
+template <int BYTES, bool SPREAD, bool PLAIN, bool FIXED>
 __global__ void __launch_bounds__(THREADS, blocks_at_once(BYTES, SPREAD))
-scan(const int* __restrict__ luts,                     // (n, 256, BYTES), fixed point
+scan(const int* __restrict__ luts,                     // (n, 256, BYTES), see Lookups
      const float* __restrict__ units,                  // (n,), score of 1 in fixed point
-     const float* __restrict__ query_squares,          // (n,), or null but for METRIC_L2
      const Probe* __restrict__ probes,                 // (n, probe_stride)
      const unsigned char* __restrict__ codes,          // (n_groups, 32 * BYTES), see code_layout
      const float* __restrict__ terms,                  // (n_items,), or null: see scorer
@@ -45,14 +44,14 @@ scan(const int* __restrict__ luts,                     // (n, 256, BYTES), fixed
   // The queries that fill a graph's batch up have no groups, and cost next to nothing.
   if (n_groups > 0) load_lut<BYTES, SPREAD>(lut, luts + query * (BOOK_ROWS * BYTES));
   TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
-  const Lookups<BYTES, SPREAD> lookups(lut, lane_id());
+  const Lookups<BYTES, SPREAD, FIXED> lookups(lut, lane_id());
   // Read for pushed items alone: the loop has use for every register. The first barrier of
   // scan_groups shows it to all.
   __shared__ IdFilter filter;
   if (!PLAIN && threadIdx.x == 0) {
     filter = IdFilter(query, exclude_offsets, exclude_ids, allow_offsets, allow_ids);
   }
-  const Scorer scorer(metric, units[query], query_squares, query);
+  const Scorer scorer{metric, units[query]};
 
   scan_groups<BYTES, SPREAD, PLAIN>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
                                     filter, tile, probes, n_probes, n_groups * part / n_parts,

@@ -34,7 +34,7 @@ template <int BYTES, bool PLAIN>
 struct Fetched {
   ItemCodes<BYTES> codes;
   unsigned row;  // NO_ROW: no item, or none that may be returned
-  int base;
+  float base;
   float term;
 
   __device__ __forceinline__ void fetch(Cursor& cursor, unsigned group, unsigned lane,
@@ -55,11 +55,11 @@ struct Fetched {
 };
 
 // One warp's scan of its groups: WARPS apart, up to `stop`.
-template <int BYTES, bool SPREAD, bool PLAIN>
+template <int BYTES, bool SPREAD, bool PLAIN, bool FIXED>
 struct WarpScan {
   TopK& best;
   const ScannedItems& items;
-  const Lookups<BYTES, SPREAD>& lookups;
+  const Lookups<BYTES, SPREAD, FIXED>& lookups;
   const Scorer& scorer;
   const IdFilter& filter;
   const unsigned lane;
@@ -72,9 +72,9 @@ struct WarpScan {
   unsigned row = NO_ROW;
 
   __device__ __forceinline__ WarpScan(TopK& best, const ScannedItems& items,
-                                      const Lookups<BYTES, SPREAD>& lookups, const Scorer& scorer,
-                                      const IdFilter& filter, unsigned group, const Probe* tile,
-                                      unsigned stop)
+                                      const Lookups<BYTES, SPREAD, FIXED>& lookups,
+                                      const Scorer& scorer, const IdFilter& filter, unsigned group,
+                                      const Probe* tile, unsigned stop)
       : best(best), items(items), lookups(lookups), scorer(scorer), filter(filter),
         lane(lane_id()), group(group), cursor(tile), stop(stop) {}
 
@@ -85,9 +85,9 @@ struct WarpScan {
     group += WARPS;
     const bool more = group < stop;
     if (more) next.fetch(cursor, group, lane, items);
-    const int sum = item.base + lookups.sum(item.codes);
+    const float part = scorer.part_of(lookups.sum(item.codes));
     row = item.row;
-    score = PLAIN ? scorer.plain_score(sum) : scorer.score(sum, item.term);
+    score = PLAIN ? item.base + part : scorer.score(item.base, part, item.term);
     pending = score >= best.threshold && row != NO_ROW;
     if (!PLAIN) pending = pending && filter.admits(items.item_ids, row);
     return !best.push(pending, score, row) && more;
@@ -103,9 +103,9 @@ struct BetweenTiles {
 // Pushes the items of groups [group, stop) of `probes` to `best`: groups are numbered through all
 // lists. All threads call it; `tile` is shared, and the LUT behind `lookups` filled. It ends with a
 // barrier.
-template <int BYTES, bool SPREAD, bool PLAIN>
+template <int BYTES, bool SPREAD, bool PLAIN, bool FIXED>
 __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& items,
-                                            const Lookups<BYTES, SPREAD>& lookups,
+                                            const Lookups<BYTES, SPREAD, FIXED>& lookups,
                                             const Scorer& scorer, const IdFilter& filter,
                                             Probe (&tile)[PROBE_TILE],
                                             const Probe* __restrict__ probes, unsigned n_probes,
@@ -126,8 +126,8 @@ __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& item
       tile[i] = between.probes[between.first + i];
     }
     __syncthreads();
-    WarpScan<BYTES, SPREAD, PLAIN> scan(best, items, lookups, scorer, filter, group, tile,
-                                        min(between.stop, tile[n_tile - 1].end));
+    WarpScan<BYTES, SPREAD, PLAIN, FIXED> scan(best, items, lookups, scorer, filter, group, tile,
+                                               min(between.stop, tile[n_tile - 1].end));
     Fetched<BYTES, PLAIN> item, next;
     if (group < scan.stop) item.fetch(scan.cursor, group, scan.lane, items);
     do {

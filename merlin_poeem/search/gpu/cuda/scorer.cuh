@@ -1,30 +1,24 @@
-// From a sum in fixed point to a score, by metric.
+// From the sum of an item's lookups to its score, by metric.
 #pragma once
 
 constexpr int METRIC_INNER_PRODUCT = 0, METRIC_COSINE = 1, METRIC_L2 = 2;
 
 struct Scorer {
   int metric;
-  float unit, query_square;
+  float unit;  // a power of two: the sum's product with it is exact, fused with an addition or not
 
-  __device__ Scorer(int metric, float unit, const float* __restrict__ query_squares, size_t query)
-      : metric(metric), unit(unit),
-        query_square(metric == METRIC_L2 ? query_squares[query] : 0.0f) {}
+  // The codes' part of a score, from a sum in fixed point or as it is. The base has no place in the
+  // sum: that of one far list would take the digits of all other items.
+  __device__ __forceinline__ float part_of(int sum) const { return __int2float_rn(sum) * unit; }
+  __device__ __forceinline__ float part_of(float sum) const { return sum; }
 
-  // `sum` is <q, item> in fixed point. `term` is 1 / |item| for the cosine and |item|^2 for l2. The
-  // cosine's query is of unit length.
-  __device__ __forceinline__ float score(int sum, float term) const {
-    return score_of(__int2float_rn(sum) * unit, term);
-  }
-
-  // The inner product alone.
-  __device__ __forceinline__ float plain_score(int sum) const { return __int2float_rn(sum) * unit; }
-
-  // The same of <q, item> itself; it rises with the product.
-  __device__ __forceinline__ float score_of(float product, float term) const {
-    if (metric == METRIC_COSINE) return product * term;
+  // `base` is the part that all items of the list share. <q, centroid> and <q, residual> are the
+  // parts, the cosine's query of unit length, and `term` is 1 / |item|. For l2 they are
+  // -|q - centroid|^2 and 2 <q, residual>, and `term` is |item|^2 - |centroid|^2. Rounded as it is,
+  // a score does not fall where the codes' part rises.
+  __device__ __forceinline__ float score(float base, float part, float term) const {
     // Never above zero, as a squared distance is not below it: rounding may lead there.
-    if (metric == METRIC_L2) return fminf(fmaf(2.0f, product, -(term + query_square)), 0.0f);
-    return product;
+    if (metric == METRIC_L2) return fminf(base + (part - term), 0.0f);
+    return metric == METRIC_COSINE ? (base + part) * term : base + part;
   }
 };

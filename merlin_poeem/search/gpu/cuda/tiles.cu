@@ -55,8 +55,8 @@ struct TileQuery {
   int query;             // -1: none
   unsigned first_group;  // the query's number for the list's first group
   float limit;           // what is noted reaches it: a product, or if not PLAIN a score
+  float base;            // of the list
   float bound;           // add to a product: the most that the exact one may be
-  float square;
 };
 
 __device__ __forceinline__ unsigned pair_of_bf16(const bf16* values) {
@@ -205,8 +205,9 @@ __device__ __forceinline__ unsigned hits_of_row(const float (&products)[PRODUCTS
     if constexpr (PLAIN) {
       hit = product >= own.limit;
     } else {
-      const Scorer scorer(metric, 0.0f, &own.square, 0);
-      hit = scorer.score_of(product + own.bound, item_terms[in_warp + in_column]) >= own.limit;
+      const Scorer scorer{metric, 0.0f};
+      const float term = item_terms[in_warp + in_column];
+      hit = scorer.score(own.base, product + own.bound, term) >= own.limit;
     }
     hits |= hit ? 1u << in_warp : 0u;
   }
@@ -217,8 +218,6 @@ __device__ __forceinline__ unsigned hits_of_row(const float (&products)[PRODUCTS
 // multiplied.
 struct ProbingQueries {
   const bf16* __restrict__ queries;          // (n, padded_dim)
-  const float* __restrict__ units;           // (n,)
-  const float* __restrict__ squares;         // (n,)
   const float* __restrict__ margins;         // (n,)
   const float* __restrict__ thresholds;      // (n,)
   const Probe* __restrict__ probes;          // (n, n_probes)
@@ -244,14 +243,16 @@ struct ProbingQueries {
     TileQuery own{-1, 0, infinity(), 0.0f, 0.0f};
     if (query < 0) return own;
     const float threshold = thresholds[query];
-    const float base = __int2float_rn(probes[pair].base) * units[query];
-    // The margin, and what the sums of the limit may be rounded by.
-    const float margin = margins[query] * 1.00001f + (fabsf(base) + fabsf(threshold)) * 1e-6f;
+    const float margin = margins[query] * 1.00001f;  // a product and it are rounded, added
     own.query = query;
     own.first_group = pair % n_probes == 0 ? 0 : probes[pair - 1].end;
-    own.limit = PLAIN ? threshold - base - margin : threshold;
-    own.bound = base + margin;
-    own.square = squares[query];
+    own.base = probes[pair].base;
+    own.bound = margin;
+    own.limit = threshold;
+    if (PLAIN) {
+      // What this sum and that of the score may be rounded by, too.
+      own.limit -= own.base + margin + (fabsf(own.base) + fabsf(threshold)) * 1e-6f;
+    }
     return own;
   }
 };
@@ -262,9 +263,7 @@ struct ProbingQueries {
 template <int STEPS, bool PLAIN>
 __global__ void __launch_bounds__(THREADS, 2)
 find_candidates(const bf16* __restrict__ queries,            // (n, padded_dim), rotated
-                const float* __restrict__ units,             // (n,)
-                const float* __restrict__ squares,           // (n,)
-                const float* __restrict__ margins,           // (n,)
+                const float* __restrict__ margins,           // (n,), of products
                 const float* __restrict__ thresholds,        // (n,)
                 const Probe* __restrict__ probes,            // (n, n_probes)
                 const int* __restrict__ pair_ends,           // (n_lists,)
@@ -295,7 +294,7 @@ find_candidates(const bf16* __restrict__ queries,            // (n, padded_dim),
   const unsigned n_items = min(static_cast<unsigned>(TILE_ITEMS), left_in_list);
   const unsigned group_in_list = tile.first_item / 32;
   const unsigned first_group = group_offsets[list] + group_in_list;
-  const ProbingQueries probing{queries, units,    squares,    margins, thresholds, probes,
+  const ProbingQueries probing{queries, margins,  thresholds, probes,
                               pairs,   n_probes, padded_dim, stride};
   probing.template load<PLAIN>(first, last_pair, rows, query_tiles[0]);
   decode_tile({codes + static_cast<size_t>(first_group) * (32 * n_bytes), book, n_items, n_bytes,
