@@ -26,6 +26,7 @@ from merlin_poeem.search.item_set import as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists, offsets_of
 
 CHUNK_BYTES = 64 << 20
+MIDDLE_ROWS = 1024
 
 _TAKEN = "Candidates, as a search returns them, or an array of integer item ids"
 
@@ -128,6 +129,10 @@ def exact_search(
     excluded = as_item_filter("exclude", exclude, len(queries))
     if metric == "cosine":
         vectors, queries = normalize(vectors), normalize(queries)
+    if metric == "l2" and len(vectors):
+        # Distances stay the same, and squares of what is far from zero would lose their digits.
+        middle = np.median(vectors[:: -(-len(vectors) // MIDDLE_ROWS)], axis=0).astype(np.float32)
+        vectors, queries = vectors - middle, queries - middle
     square_norms = (vectors**2).sum(axis=1) if metric == "l2" else None
     results = []
     step = max(1, CHUNK_BYTES // (4 * max(1, len(vectors))))

@@ -284,3 +284,19 @@ def test_empty_index_has_no_balance() -> None:
     for measure in (list_balance, bytes_per_item):
         with pytest.raises(ValueError, match="expected at least one item, got an empty index"):
             measure(random_index(n_items=0))
+
+
+@pytest.mark.parametrize("offset", [0, 1e3, 1e5])
+@pytest.mark.parametrize("far", [None, 1e10])
+def test_exact_distances_of_vectors_far_from_zero(offset: float, far: float | None) -> None:
+    rng = np.random.default_rng(0)
+    # In steps that float32 still has at the offset.
+    vectors = (rng.integers(-64, 64, (300, 8)) + offset).astype(np.float32)
+    queries = vectors[:20] + np.float32(1)
+    if far is not None:
+        vectors[7] = far
+    found = exact_search(np.arange(300), vectors, queries, k=10, metric="l2")
+    differences = queries.astype(np.float64)[:, None] - vectors
+    distances = (differences**2).sum(axis=2)
+    expected = np.sort(distances, axis=1)[:, :10]
+    np.testing.assert_allclose(-found.scores.reshape(20, 10), expected, rtol=1e-5)
