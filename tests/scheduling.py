@@ -9,6 +9,8 @@ TOY = (
     "tests/blocks/model/test_freshness.py",
     "tests/blocks/export/test_distributed.py",
     "tests/blocks/export/test_export.py",
+    "tests/blocks/export/test_features.py",
+    "tests/blocks/model/test_quantized_model.py",
     "tests/ops/test_ops.py",
 )
 
@@ -20,6 +22,7 @@ SLOWEST = (
     "search/gpu/test_compile.py",
     "blocks/model/test_two_tower.py",
     "blocks/model/test_freshness.py",
+    "blocks/model/test_quantized_model.py",
     "blocks/export/test_distributed.py",
     "ops/test_ops.py",
     "blocks/in_graph/test_contract.py",

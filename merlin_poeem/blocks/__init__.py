@@ -11,6 +11,7 @@ from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder, to
 from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
 from merlin_poeem.blocks.model.freshness import StaleIndexError, check_fresh, tower_fingerprints
+from merlin_poeem.blocks.model.horovod import SameOnAllRanks
 from merlin_poeem.blocks.model.index_start import IndexStart
 from merlin_poeem.blocks.model.popularity import LengthByPopularity
 from merlin_poeem.blocks.model.query_refresh import refresh_queries
@@ -28,6 +29,7 @@ __all__ = [
     "QuantizedRecall",
     "QuantizedTwoTowerModel",
     "QuantizedTwoTowerModelV2",
+    "SameOnAllRanks",
     "StaleIndexError",
     "Temperature",
     "TensorFlowSearcher",

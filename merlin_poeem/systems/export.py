@@ -21,11 +21,10 @@ from merlin.systems.dag import Ensemble
 from merlin.systems.dag.ops.tensorflow import PredictTensorflow
 from tritonclient.utils import np_to_triton_dtype
 
-from merlin_poeem.atomic_files import whole_folder
+from merlin_poeem.atomic_files import check_reachable, whole_folder
+from merlin_poeem.blocks.export.features import Feature, features_of
 from merlin_poeem.blocks.export.query_tower import (
     OUTPUT,
-    Feature,
-    features_of,
     load_query_tower,
     save_query_tower,
     saved_module,
@@ -148,6 +147,7 @@ def export_saved_model(
 @contextmanager
 def _new_repository(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder that becomes ``path`` once all is in it; where that fails, nothing is left."""
+    check_reachable(path)
     path = Path(path).resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(

@@ -252,6 +252,9 @@ def test_a_repository_is_never_written_over(model, tower_path, index_path, tmp_p
         export_ensemble(tower_path, index_path, tmp_path)
     with pytest.raises(ValueError, match="expected a free name or an empty directory"):
         export_saved_model(model, index_path, tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="got a link to nowhere"):
+        export_saved_model(model, index_path, tmp_path / "link")
 
 
 def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):

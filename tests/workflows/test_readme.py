@@ -15,6 +15,7 @@ pytest.importorskip("tensorflow")
 from merlin.io import Dataset
 from merlin.schema import Schema, Tags
 
+from merlin_poeem.blocks import tower_fingerprints
 from workflows.id_column import id_column
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -25,7 +26,7 @@ N_PAIRS = 202 * BATCH_SIZE
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    example = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    example, saving = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert example.count("batch_size=1024") == 1
     example = example.replace("batch_size=1024", f"batch_size={BATCH_SIZE}")
     rng = np.random.default_rng(0)
@@ -49,8 +50,12 @@ def test_the_example_runs(tmp_path: Path) -> None:
     os.chdir(tmp_path)
     try:
         exec(compile(example, str(README), "exec"), names)
+        trained = names["model"]
+        exec(compile(saving, str(README), "exec"), names)
     finally:
         os.chdir(here)
+    assert names["model"] is not trained
+    assert tower_fingerprints(names["model"]) == tower_fingerprints(trained)
     found = names["found"]
     assert list(found.columns) == ["user_id", "rank", "item_id", "score"]
     assert found.groupby("user_id").size().max() <= 20

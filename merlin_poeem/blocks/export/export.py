@@ -7,17 +7,18 @@ the two and by what is returned.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
-import merlin.models.tf as mm
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 from merlin.io import Dataset
 from merlin.schema import Schema, Tags
+from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int64, as_vectors
+from merlin_poeem.arrays import Float32, Int64, type_name
+from merlin_poeem.blocks.export.features import Feature, batches
 from merlin_poeem.blocks.model.freshness import (
     INFO_KEY,
     check_fresh,
@@ -25,7 +26,7 @@ from merlin_poeem.blocks.model.freshness import (
     tower_fingerprint,
 )
 from merlin_poeem.blocks.model.towers import Towers, query_tower_of
-from merlin_poeem.frames.columns import read_ids
+from merlin_poeem.frames.columns import column_of, read_ids
 from merlin_poeem.frames.cudf_calls import is_cudf, to_pandas
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
@@ -34,6 +35,7 @@ from merlin_poeem.quantization.params import positive_int
 
 Frames: TypeAlias = Dataset | pd.DataFrame
 """Or a cuDF frame, a type that is not there where cuDF is not."""
+Ids: TypeAlias = NDArray[Any]
 
 
 def export_index(
@@ -82,11 +84,13 @@ def encode_items(
     Raises
     ------
     TypeError
-        Items of another kind.
+        Items of another kind, or a column of other values than the tower reads.
     RuntimeError
         The quantizer has not started: there are no codes yet.
     ValueError
-        Columns missing (named), null ids, a quantizer missing or not last in the tower.
+        Columns missing (named); nulls, NaN, or values that are not of the schema's domain, with
+        the column and the first such row, counted from 0 in its partition; vectors that are not
+        finite; a quantizer missing or not last in the tower.
     """
     return _encode(Towers.of(model), items, batch_size, id_column)
 
@@ -110,19 +114,18 @@ def query_vectors(
     batch_size: int = 4096,
     id_column: str | None = None,
     index: Index | None = None,
-) -> tuple[Int64, Float32]:
-    """(query_ids (n,) int64, vectors (n, dim) float32), one per row of ``queries``, in its order.
+) -> tuple[Ids, Float32]:
+    """(query_ids (n,), vectors (n, dim) float32), one per row of ``queries``, in its order.
 
-    ``id_column`` None is the column tagged as user id. ``index`` is one that the vectors are to
-    search: a ``StaleIndexError`` where it was exported from another query tower. Errors as of
-    :func:`encode_items` and :func:`~merlin_poeem.blocks.check_fresh`.
+    The ids are as the column has them, such as int64 or text; ``id_column`` None is the column
+    tagged as user id. ``index`` is one that the vectors are to search: a ``StaleIndexError`` where
+    it was exported from another query tower. Errors as of :func:`encode_items` and
+    :func:`~merlin_poeem.blocks.check_fresh`.
     """
     tower = query_tower_of(model)
     if index is not None:
         check_fresh(index, {"query_tower": tower_fingerprint(tower)})
-    return _collect(
-        _tower_batches(tower, queries, batch_size, id_column, Tags.USER_ID, first_of_each_id=False)
-    )
+    return _collect(_query_batches(tower, queries, batch_size, id_column))
 
 
 def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
@@ -162,15 +165,7 @@ def _encode(towers: Towers, items: Frames, batch_size: int, id_column: str | Non
     return ItemCodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _item_batches(
-    towers: Towers, items: Frames, batch_size: int, id_column: str | None
-) -> Iterator[tuple[Int64, Float32]]:
-    return _tower_batches(
-        towers.item, items, batch_size, id_column, Tags.ITEM_ID, first_of_each_id=True
-    )
-
-
-def _collect(batches: Iterator[tuple[Int64, Float32]]) -> tuple[Int64, Float32]:
+def _collect(batches: Iterator[tuple[Ids, Float32]]) -> tuple[Ids, Float32]:
     parts = list(batches)
     if not parts:
         raise ValueError("dataset: expected at least one row, got none")
@@ -178,36 +173,67 @@ def _collect(batches: Iterator[tuple[Int64, Float32]]) -> tuple[Int64, Float32]:
     return np.concatenate(ids), np.concatenate(vectors)
 
 
-def _tower_batches(
-    tower: tf.keras.layers.Layer,
-    frames: Frames,
-    batch_size: int,
-    id_column: str | None,
-    id_tag: Tags,
-    *,
-    first_of_each_id: bool,
+def _item_batches(
+    towers: Towers, items: Frames, batch_size: int, id_column: str | None
 ) -> Iterator[tuple[Int64, Float32]]:
-    """(ids, the tower's output) of each batch of ``frames``."""
-    batch_size = positive_int("batch_size", batch_size)
-    schema = tower.schema
-    id_column = id_column or tagged_column(schema, id_tag)
+    """(item ids, the item tower's output) of each batch of ``items``, each id once."""
+    name = id_column or tagged_column(towers.item.schema, Tags.ITEM_ID)
     seen: Int64 = np.empty(0, np.int64)
-    for frame in partitions(frames):
-        check_columns(frame, [*schema.column_names, id_column])
-        ids = read_ids(frame, id_column)
-        if first_of_each_id:
-            rows = np.sort(np.unique(ids, return_index=True)[1])
-            rows = rows[~np.isin(ids[rows], seen)]
-            ids, frame = ids[rows], frame.iloc[rows]
-            seen = np.concatenate([seen, ids])
-        if not len(frame):
-            continue
-        dataset = Dataset(frame[schema.column_names].reset_index(drop=True), schema=schema)
-        start = 0
-        for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):
-            vectors = as_vectors("tower output", tower(features, training=False).numpy())
-            yield ids[start : start + len(vectors)], vectors
-            start += len(vectors)
+    for frame in partitions(items):
+        check_columns(frame, [name])
+        ids = read_ids(frame, name)
+        rows = np.sort(np.unique(ids, return_index=True)[1])
+        rows = rows[~np.isin(ids[rows], seen)]
+        seen = np.concatenate([seen, ids[rows]])
+        if len(rows) == len(frame):
+            yield from _tower_batches(towers.item, frame, ids, batch_size)
+        else:
+            with _counted_without_repeats():
+                yield from _tower_batches(towers.item, frame.iloc[rows], ids[rows], batch_size)
+
+
+def _query_batches(
+    tower: tf.keras.layers.Layer, queries: Frames, batch_size: int, id_column: str | None
+) -> Iterator[tuple[Ids, Float32]]:
+    """(query ids, the query tower's output) of each batch of ``queries``."""
+    name = id_column or tagged_column(tower.schema, Tags.USER_ID)
+    for frame in partitions(queries):
+        check_columns(frame, [name])
+        yield from _tower_batches(tower, frame, read_names(frame, name), batch_size)
+
+
+def _tower_batches(
+    tower: tf.keras.layers.Layer, frame: pd.DataFrame, ids: Ids, batch_size: int
+) -> Iterator[tuple[Ids, Float32]]:
+    """(ids, the tower's output) of each batch of ``frame``, whose rows have the ids (n,)."""
+    batch_size = positive_int("batch_size", batch_size)
+    check_columns(frame, tower.schema.column_names)
+    features = [Feature.of(column) for column in tower.schema]
+    for rows, tensors in batches(features, frame, batch_size):
+        # Under mixed precision, towers end in half precision.
+        vectors: Float32 = tf.cast(tower(tensors, training=False), tf.float32).numpy()
+        _check_output(vectors, rows.start)
+        yield ids[rows], vectors
+
+
+def _check_output(vectors: Float32, start: int) -> None:
+    """``ValueError`` where vectors (n, dim), of the rows from ``start`` on, are not finite."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            "tower output: expected finite values, got NaN or infinity, first in row "
+            f"{start + int(finite.argmin())}, whose features are finite: look for weights of the "
+            "tower that are not, or that are too large"
+        )
+
+
+@contextmanager
+def _counted_without_repeats() -> Iterator[None]:
+    """Errors inside say how they count rows."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}; rows that repeat an id are not counted") from error
 
 
 def partitions(frames: Frames) -> Iterator[pd.DataFrame]:
@@ -218,7 +244,7 @@ def partitions(frames: Frames) -> Iterator[pd.DataFrame]:
     elif isinstance(frames, pd.DataFrame) or (is_cudf(frames) and hasattr(frames, "columns")):
         yield _on_host(frames)
     else:
-        raise TypeError(f"expected a merlin.io.Dataset or a DataFrame, got {type(frames).__name__}")
+        raise TypeError(f"expected a merlin.io.Dataset or a DataFrame, got {type_name(frames)}")
 
 
 def _on_host(frame: Any) -> pd.DataFrame:
@@ -234,7 +260,22 @@ def tagged_column(schema: Schema, tag: Tags) -> str:
     return str(columns[0])
 
 
+def read_names(frame: pd.DataFrame, name: str) -> Ids:
+    """What names the rows of ``frame``, (n,) numbers or texts; ``ValueError`` on a null."""
+    column = column_of(frame, name)
+    is_null = column.isna().to_numpy()
+    if is_null.any():
+        raise ValueError(
+            f"column {name!r}: expected no nulls, got {is_null.sum()}, first in row "
+            f"{is_null.argmax()}"
+        )
+    names: Ids = column.to_numpy()
+    return names
+
+
 def check_columns(frame: pd.DataFrame, columns: list[str]) -> None:
+    """``ValueError`` naming the ``columns`` that ``frame`` has not."""
     missing = sorted(set(columns) - set(frame.columns))
     if missing:
-        raise ValueError(f"dataset: expected the columns {missing}, got {sorted(frame.columns)}")
+        got = sorted(map(str, frame.columns))
+        raise ValueError(f"dataset: expected the columns {missing}, got {got}")

@@ -8,71 +8,24 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from merlin.schema import ColumnSchema, Schema
-from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, as_vectors
-from merlin_poeem.atomic_files import whole_folder
+from merlin_poeem.atomic_files import check_reachable, whole_folder
+from merlin_poeem.blocks.export.features import Feature, batches, features_of
 from merlin_poeem.blocks.model.freshness import tower_fingerprint
 from merlin_poeem.blocks.model.towers import query_tower_of
-from merlin_poeem.frames.columns import read_lists, read_numbers
 from merlin_poeem.quantization.params import positive_int
-from merlin_poeem.search.ragged import offsets_of
 
 OUTPUT = "query_vector"
 HEADER_FILE = "query_tower.json"
 MAGIC = "merlin_poeem query tower"
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A column that a tower reads."""
-
-    name: str
-    dtype: str
-    """Of its values, such as ``"int64"``."""
-
-    length: int | None
-    """Values per row: 0 one, not in a list; None lists of any length; else lists of that many."""
-
-    def specs(self) -> dict[str, tf.TensorSpec]:
-        """The tensors that carry it, in Merlin's layout for list columns."""
-        if self.length is None:
-            return {
-                f"{self.name}__values": tf.TensorSpec((None,), self.dtype, f"{self.name}__values"),
-                # What Merlin Systems sends; towers take int64.
-                f"{self.name}__offsets": tf.TensorSpec((None,), tf.int32, f"{self.name}__offsets"),
-            }
-        shape = (None, self.length) if self.length else (None,)
-        return {self.name: tf.TensorSpec(shape, self.dtype, self.name)}
-
-    def tensors(self, frame: Any) -> dict[str, NDArray[Any]]:
-        """The same tensors, of a frame; raises what :meth:`QueryTower.vectors` promises."""
-        if self.length == 0:
-            return {self.name: self._cast(read_numbers(frame, self.name))}
-        lengths, values = read_lists(frame, self.name)
-        _check(self.name, lengths >= 0, "no nulls", "one")
-        values = self._cast(values) if len(values) else np.empty(0, self.dtype)
-        if self.length is None:
-            offsets = offsets_of(lengths).astype(np.int32)
-            return {f"{self.name}__values": values, f"{self.name}__offsets": offsets}
-        _check(self.name, lengths == self.length, f"lists of {self.length}", "another length")
-        return {self.name: values.reshape(-1, self.length)}
-
-    def _cast(self, values: NDArray[Any]) -> NDArray[Any]:
-        if not np.can_cast(values.dtype, self.dtype, "same_kind"):
-            raise TypeError(f"column {self.name!r}: expected {self.dtype}, got {values.dtype}")
-        cast = values.astype(self.dtype, copy=False)
-        if cast.dtype.kind in "iu" and (cast != values).any():
-            raise ValueError(f"column {self.name!r}: expected values that fit in {self.dtype}")
-        return cast
 
 
 class QueryTower:
@@ -98,13 +51,9 @@ class QueryTower:
         ``frame`` is pandas', or cuDF's, whose columns are copied to the host. It holds
         :attr:`columns` as the workflow made them, and may hold others.
 
-        Raises
-        ------
-        TypeError
-            A column whose values are of another kind than the tower's, such as floats for ids.
-        ValueError
-            Columns missing (named), nulls, lists of another length than the tower's, integers too
-            large for its dtype, or vectors that are not finite.
+        Raises ``TypeError`` or ``ValueError`` as
+        :func:`~merlin_poeem.blocks.export.features.batches`, on columns that are missing (named),
+        and on vectors that are not finite.
         """
         batch_size = positive_int("batch_size", batch_size)
         missing = sorted(set(self.columns) - set(frame.columns))
@@ -113,18 +62,9 @@ class QueryTower:
                 f"frame: expected the columns {missing}, got {sorted(map(str, frame.columns))}"
             )
         vectors = np.empty((len(frame), self.dim), np.float32)
-        for start in range(0, len(frame), batch_size):
-            part = slice(start, start + batch_size)
-            vectors[part] = self._batch(frame.iloc[part])
+        for rows, tensors in batches(self.features, frame, batch_size):
+            vectors[rows] = self._tower(_as_saved(tensors))[OUTPUT].numpy()
         return as_vectors("query vectors", vectors)
-
-    def _batch(self, frame: Any) -> Float32:
-        given: dict[str, NDArray[Any]] = {}
-        for feature in self.features:
-            given.update(feature.tensors(frame))
-        tensors = {name: tf.constant(values) for name, values in given.items()}
-        batch: Float32 = self._tower(tensors)[OUTPUT].numpy()
-        return batch
 
 
 def save_query_tower(model: tf.keras.Model, path: str | os.PathLike[str]) -> None:
@@ -188,6 +128,7 @@ def load_query_tower(path: str | os.PathLike[str]) -> QueryTower:
 
 def _check_target(path: Path) -> None:
     """``ValueError`` unless ``path`` is free, or holds a query tower that may be replaced."""
+    check_reachable(path)
     if path.exists():
         try:
             _read_header(path)
@@ -214,24 +155,6 @@ def _read_header(path: Path) -> dict[str, Any]:
     return dict(header)
 
 
-def features_of(schema: Schema) -> list[Feature]:
-    """The columns of a tower's schema; ``ValueError`` naming one that is without a dtype."""
-    return [_feature_of(column) for column in schema]
-
-
-def _feature_of(column: ColumnSchema) -> Feature:
-    dtype = column.dtype.to_numpy if column.dtype.is_integer or column.dtype.is_float else None
-    if dtype is None:
-        raise ValueError(
-            f"schema: expected a dtype of numbers for column {column.name!r}, got "
-            f"{column.dtype.name}"
-        )
-    length = None if column.is_ragged else 0
-    if column.is_list and not column.is_ragged:
-        length = column.shape.as_tuple[1]
-    return Feature(column.name, np.dtype(dtype).name, length)
-
-
 def serving_function(tower: tf.keras.layers.Layer, features: list[Feature]) -> Any:
     """A ``tf.function`` from the tensors of ``features``, by name, to ``{OUTPUT: vectors}``."""
     specs = {name: spec for feature in features for name, spec in feature.specs().items()}
@@ -241,7 +164,8 @@ def serving_function(tower: tf.keras.layers.Layer, features: list[Feature]) -> A
             name: tf.cast(tensor, tf.int64) if name.endswith("__offsets") else tensor
             for name, tensor in features.items()
         }
-        return {OUTPUT: tower(given, training=False)}
+        # Under mixed precision, towers end in half precision.
+        return {OUTPUT: tf.cast(tower(given, training=False), tf.float32)}
 
     return tf.function(serve, input_signature=[specs])
 
@@ -261,7 +185,9 @@ def saved_module(serve: Any) -> tf.Module:
     return module
 
 
-def _check(name: str, holds: NDArray[np.bool_], expected: str, got: str) -> None:
-    wrong = np.flatnonzero(~holds)
-    if len(wrong):
-        raise ValueError(f"column {name!r}: expected {expected}, got {got} in row {wrong[0]}")
+def _as_saved(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Offsets as the saved function has them: what Merlin Systems sends."""
+    return {
+        name: tf.cast(tensor, tf.int32) if name.endswith("__offsets") else tensor
+        for name, tensor in tensors.items()
+    }

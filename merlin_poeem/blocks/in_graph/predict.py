@@ -6,19 +6,26 @@ Merlin's own ``batch_predict`` makes a frame cell by cell; here a batch is array
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import merlin.models.tf as mm
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from merlin.io import Dataset
 from merlin.models.io import save_merlin_metadata
 from merlin.models.tf.models.base import get_output_schema
 from merlin.schema import Tags
 
-from merlin_poeem.blocks.export.export import Frames, check_columns, partitions, tagged_column
+from merlin_poeem.arrays import type_name
+from merlin_poeem.blocks.export.export import (
+    Frames,
+    check_columns,
+    partitions,
+    read_names,
+    tagged_column,
+)
+from merlin_poeem.blocks.export.features import Feature, batches
 from merlin_poeem.blocks.in_graph.searcher import as_candidates
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
 from merlin_poeem.blocks.model.freshness import (
@@ -26,12 +33,14 @@ from merlin_poeem.blocks.model.freshness import (
     compare_fingerprints,
     tower_fingerprint,
 )
-from merlin_poeem.blocks.model.towers import query_tower_of
-from merlin_poeem.frames.columns import read_id_lists, read_ids
+from merlin_poeem.blocks.model.towers import query_tower_of, refuse_stand_in
+from merlin_poeem.frames.columns import read_id_lists
+from merlin_poeem.frames.queries import column_or_set
 from merlin_poeem.frames.results import RESULT_COLUMNS, Form, results_frame
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import positive_int
-from merlin_poeem.search.ragged import Candidates, IdLists
+from merlin_poeem.search.item_set import ItemFilter, ItemSet
+from merlin_poeem.search.ragged import Candidates
 
 
 def top_k_encoder(
@@ -72,7 +81,7 @@ def batch_predict(
     k: int | None = None,
     n_probes: int | None = None,
     query_id: str | None = None,
-    exclude: str | None = None,
+    exclude: str | ItemSet | Collection[int] | None = None,
     form: Form = "long",
     batch_size: int = 8192,
 ) -> Iterator[pd.DataFrame]:
@@ -92,9 +101,11 @@ def batch_predict(
     k, n_probes
         None takes the layer's own.
     query_id
-        The column that names the queries in the result; None is the column tagged as user id.
+        The column that names the queries in the result, by numbers or texts; None is the column
+        tagged as user id.
     exclude
-        A list column of item ids never returned for that row, where a null is an empty list.
+        Item ids never returned: a list column, for its row, where a null is an empty list; or, for
+        all rows, an :class:`~merlin_poeem.ItemSet` or a collection of ids.
     form
         As of :func:`~merlin_poeem.search_frame`: ``"long"``, columns query id,
         ``rank``, ``item_id``, ``score``; or ``"list"``, columns query id, ``item_id``, ``score``
@@ -109,11 +120,13 @@ def batch_predict(
     StaleIndexError
         The query tower has been trained since the index was exported.
     ValueError
-        Columns missing (named), null ids, ``k`` or ``n_probes`` out of range.
+        Columns missing (named), null ids, nulls, NaN or values that are not of the schema's domain
+        (with the column and the first such row), ``k`` or ``n_probes`` out of range.
     """
-    layer = encoder.topk_layer
+    refuse_stand_in(encoder)
+    layer = getattr(encoder, "topk_layer", None)
     if not isinstance(layer, IVFPQTopK):
-        raise TypeError(f"encoder: expected an IVFPQTopK layer, got {type(layer).__name__}")
+        raise TypeError(f"encoder: expected an IVFPQTopK layer, got {type_name(layer)}")
     if form not in RESULT_COLUMNS:
         raise ValueError(f"form: expected long or list, got {form!r}")
     batch_size = positive_int("batch_size", batch_size)
@@ -122,14 +135,15 @@ def batch_predict(
         compare_fingerprints(
             layer.fingerprints, {"query_tower": tower_fingerprint(encoder.blocks[0])}
         )
+    excluded = column_or_set("exclude", exclude)
+    names = [*encoder.schema.column_names, query_id]
     for frame in partitions(frames):
-        names = [*encoder.schema.column_names, query_id, *([exclude] if exclude else [])]
-        check_columns(frame, names)
+        check_columns(frame, [*names, excluded] if isinstance(excluded, str) else names)
         if not len(frame):
             continue
-        query_ids = read_ids(frame, query_id)
-        seen = None if exclude is None else read_id_lists(frame, exclude)
-        found = _predict(encoder, frame, batch_size, seen, {"k": k, "n_probes": n_probes})
+        query_ids = read_names(frame, query_id)
+        given = read_id_lists(frame, excluded) if isinstance(excluded, str) else excluded
+        found = _predict(encoder, frame, batch_size, given, {"k": k, "n_probes": n_probes})
         yield results_frame(pd, form, query_id, query_ids, found)
 
 
@@ -180,24 +194,26 @@ def _predict(
     encoder: mm.TopKEncoder,
     frame: pd.DataFrame,
     batch_size: int,
-    seen: IdLists | None,
+    exclude: ItemFilter | None,
     options: dict[str, Any],
 ) -> Candidates:
-    schema = encoder.schema
-    dataset = Dataset(frame[schema.column_names].reset_index(drop=True), schema=schema)
-    parts, start = [], 0
-    for features, _ in mm.Loader(dataset, batch_size=batch_size, shuffle=False):
-        stop = min(start + batch_size, len(frame))
-        exclude = None
-        if seen is not None:
-            offsets = seen.offsets[start : stop + 1]
-            exclude = seen.values[offsets[0] : offsets[-1]], offsets - offsets[0]
-        found = encoder(features, training=False, exclude=exclude, **options)
+    features = [Feature.of(column) for column in encoder.schema]
+    parts = []
+    for rows, tensors in batches(features, frame, batch_size):
+        given = _of_rows(exclude, rows)
+        found = encoder(tensors, training=False, exclude=given, **options)
         parts.append(as_candidates(*(tensor.numpy() for tensor in found)))
-        start = stop
     return Candidates(
         *(
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("counts", "scores", "item_ids")
         )
     )
+
+
+def _of_rows(exclude: ItemFilter | None, rows: slice) -> Any:
+    """What the layer is given to exclude for these queries."""
+    if exclude is None or isinstance(exclude, ItemSet):
+        return None if exclude is None else exclude.item_ids
+    offsets = exclude.offsets[rows.start : rows.stop + 1]
+    return exclude.values[offsets[0] : offsets[-1]], offsets - offsets[0]

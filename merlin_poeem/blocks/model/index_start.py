@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import merlin.models.tf as mm
 import tensorflow as tf
 
 from merlin_poeem.blocks.model.towers import find_quantizer
@@ -38,41 +35,3 @@ class IndexStart(tf.keras.callbacks.Callback):
         find_quantizer(self.model).plan_start(
             None if steps is None else steps * (self.params["epochs"] - epoch)
         )
-
-
-class _StartsIndex(tf.keras.Model):
-    """A model's ``fit`` with an ``IndexStart``."""
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
-        **kwargs: Any,
-    ) -> tf.keras.callbacks.History:
-        """As Merlin's, whose first arguments these are."""
-        callbacks = [IndexStart(), *tf.nest.flatten([] if callbacks is None else callbacks)]
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
-
-
-@tf.keras.utils.register_keras_serializable(package="merlin_poeem")
-class QuantizedRetrievalModel(_StartsIndex, mm.RetrievalModel):
-    """What ``QuantizedTwoTowerModel`` returns."""
-
-    @classmethod
-    def of(cls, model: mm.RetrievalModel) -> QuantizedRetrievalModel:
-        """A model of the blocks of ``model``, in its place, by its name."""
-        return cls(*model.blocks, name=model.name)
-
-
-@tf.keras.utils.register_keras_serializable(package="merlin_poeem")
-class QuantizedRetrievalModelV2(_StartsIndex, mm.RetrievalModelV2):
-    """What ``QuantizedTwoTowerModelV2`` returns."""
-
-    @classmethod
-    def of(cls, model: mm.RetrievalModelV2) -> QuantizedRetrievalModelV2:
-        """A model of the encoder and output of ``model``, in its place, by its name."""
-        return cls(query=model.encoder, output=model.last, schema=model.schema, name=model.name)

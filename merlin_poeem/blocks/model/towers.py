@@ -9,7 +9,10 @@ from typing import Any
 
 import merlin.models.tf as mm
 import tensorflow as tf
+from merlin.models.tf.core.combinators import SequentialBlock
+from merlin.models.tf.transforms.features import Rename
 
+from merlin_poeem.arrays import type_name
 from merlin_poeem.blocks.model.list_agreement import ListAgreement
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
 
@@ -63,6 +66,7 @@ def find_quantizer(model: tf.keras.Model) -> IVFPQQuantizer:
 
 def item_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:
     """The item (candidate) tower of a V1 or V2 two-tower model; ``TypeError`` for other models."""
+    refuse_stand_in(model)
     if isinstance(model, mm.RetrievalModelV2):
         return model.candidate_encoder
     return _retrieval_block(model).item_block()
@@ -70,18 +74,51 @@ def item_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:
 
 def query_tower_of(model: tf.keras.Model) -> tf.keras.layers.Layer:
     """The query (user) tower of a V1 or V2 two-tower model; ``TypeError`` for other models."""
+    refuse_stand_in(model)
     if isinstance(model, mm.RetrievalModelV2):
         return model.query_encoder
     return _retrieval_block(model).query_block()
 
 
+def refuse_stand_in(model: Any) -> None:
+    """``TypeError`` where ``model``, or a layer of it, is not of the class that was saved.
+
+    Keras makes one up, of the registered name, for a class that was not imported when it loaded.
+    """
+    # Not its submodules: Keras' state of a compiled model cannot always be walked through.
+    layers = model._flatten_layers() if isinstance(model, tf.keras.Model) else [model]
+    names = list(dict.fromkeys(type(layer).__name__ for layer in layers if _is_stand_in(layer)))
+    if names:
+        raise TypeError(
+            f"model: expected the classes that were saved, got Keras' stand-ins for "
+            f"{', '.join(names[:3])}: import merlin_poeem.blocks before "
+            "tf.keras.models.load_model, and load the model again"
+        )
+
+
+def _is_stand_in(layer: Any) -> bool:
+    # Registered names are "package>Class", which no class statement can write.
+    return ">" in type(layer).__name__
+
+
 def _retrieval_block(model: tf.keras.Model) -> Any:
     if not isinstance(model, mm.RetrievalModel):
-        raise TypeError(f"model: expected a Merlin two-tower model, got {type(model).__name__}")
+        raise TypeError(f"model: expected a Merlin two-tower model, got {type_name(model)}")
     block = model.retrieval_block
-    if block.post is not None and not isinstance(block.post, ListAgreement):
-        raise ValueError(f"post: expected None, got {block.post.name}, which acts on both towers")
+    for layer in _layers_of(block.post):
+        # One adds a loss to what it passes on; the other is Merlin's own, and renames the columns.
+        if not isinstance(layer, ListAgreement | Rename):
+            raise ValueError(
+                f"post: expected none, got {layer.name}, which acts on the vectors of both towers"
+            )
     return block
+
+
+def _layers_of(block: Any) -> list[Any]:
+    """The layers of a sequential block, of a layer itself, of None none."""
+    if block is None:
+        return []
+    return list(block.layers) if isinstance(block, SequentialBlock) else [block]
 
 
 def quantizers_in(layer: tf.Module) -> Iterator[IVFPQQuantizer]:

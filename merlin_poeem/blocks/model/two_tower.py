@@ -13,8 +13,11 @@ import merlin.models.tf as mm
 import tensorflow as tf
 from merlin.schema import Schema
 
-from merlin_poeem.blocks.model.index_start import QuantizedRetrievalModel, QuantizedRetrievalModelV2
 from merlin_poeem.blocks.model.list_agreement import ListAgreement
+from merlin_poeem.blocks.model.quantized_model import (
+    QuantizedRetrievalModel,
+    QuantizedRetrievalModelV2,
+)
 from merlin_poeem.blocks.model.temperature import Temperature
 from merlin_poeem.blocks.model.towers import last_layer, quantizers_in
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer

@@ -24,7 +24,8 @@ LEAST_COUNT = 1.0
 EXACT = 1e-3
 
 NOT_FINITE = (
-    ": item vectors are not finite; the index still is as it was before this step. Lower the "
+    ": item vectors are not finite; the index still is as it was before this step. Look for NaN "
+    "and infinity in the training data, in the first steps above all. Else lower the "
     "learning rate, clip gradients (clipnorm=), and with mixed_float16 keep the optimizer inside a "
     "LossScaleOptimizer and the towers' outputs below 65504. Training step:"
 )

@@ -87,7 +87,7 @@ def test_codes_stay_a_dask_frame(saved: Path, items: pd.DataFrame) -> None:
 
 
 def test_bad_input(saved: Path, items: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="ddf: expected a Dask DataFrame, got DataFrame"):
+    with pytest.raises(TypeError, match=r"ddf: expected a Dask DataFrame, got pandas.DataFrame"):
         encode_items_ddf(saved, items)
     with pytest.raises(ValueError, match=r"expected the columns \['category'\]"):
         encode_items_ddf(saved, in_partitions(items.drop(columns="category")))

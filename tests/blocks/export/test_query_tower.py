@@ -16,10 +16,10 @@ from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from merlin_poeem.blocks import query_vectors
+from merlin_poeem.blocks.export.features import features_of
 from merlin_poeem.blocks.export.query_tower import (
     HEADER_FILE,
     QueryTower,
-    features_of,
     load_query_tower,
     save_query_tower,
 )
@@ -118,6 +118,9 @@ def test_a_saved_tower_is_replaced_and_nothing_else(model, tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="expected a free name or a query tower to replace"):
         save_query_tower(model, tmp_path / "other")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="got a link to nowhere"):
+        save_query_tower(model, tmp_path / "link")
 
 
 def test_what_is_no_saved_tower(tower_path, tmp_path):

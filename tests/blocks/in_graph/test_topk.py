@@ -14,7 +14,7 @@ import tensorflow as tf
 from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema, Tags
 
-from merlin_poeem import Index, ItemCodes, IVFPQParams, Quantization
+from merlin_poeem import Index, ItemCodes, ItemSet, IVFPQParams, Quantization
 from merlin_poeem.blocks.in_graph import search as graph_search
 from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder
 from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
@@ -233,10 +233,28 @@ def test_batch_predict(encoder, index, queries, seen, form):
     np.testing.assert_array_equal(frame["item_id"], truth.item_ids)
 
 
+@pytest.mark.parametrize("given", [list, tuple, set, np.array, pd.Series, ItemSet])
+def test_batch_predict_without_some_items_for_all(encoder, index, queries, given):
+    best = reference.search(index, queries, k=3).item_ids[:5].tolist()
+    found = next(batch_predict(encoder, USERS, exclude=given(best), batch_size=7))
+    truth = reference.search(index, queries, k=K, exclude=ItemSet(np.array(best)))
+    np.testing.assert_array_equal(found["item_id"], truth.item_ids)
+
+
+def test_batch_predict_names_queries_by_texts(encoder):
+    names = USERS["user_id"].map("user {}".format)
+    found = next(batch_predict(encoder, USERS.assign(name=names), query_id="name"))
+    expected = next(batch_predict(encoder, USERS))
+    assert found["name"].tolist() == expected["user_id"].map("user {}".format).tolist()
+    np.testing.assert_array_equal(found["item_id"], expected["item_id"])
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
+        ({"exclude": 5.5}, TypeError, "exclude: expected a column's name, an ItemSet"),
+        ({"frames": USERS.assign(user_id=-1)}, ValueError, "the schema's domain, got -1 in row 0"),
         ({"n_probes": 9}, ValueError, "at most n_lists = 8, got 9"),
         ({"exclude": "bought"}, ValueError, r"expected the columns \['bought'\]"),
         ({"form": "wide"}, ValueError, "form: expected long or list, got 'wide'"),
@@ -251,7 +269,7 @@ def test_batch_predict_refuses(encoder, change, error, message):
 def test_batch_predict_wants_our_layer(index):
     candidates = tf.zeros((3, index.dim))
     tower = mm.Encoder(SCHEMA, mm.MLPBlock([index.dim]))
-    with pytest.raises(TypeError, match="expected an IVFPQTopK layer, got BruteForce"):
+    with pytest.raises(TypeError, match=r"an IVFPQTopK layer, got merlin\.BruteForce"):
         next(batch_predict(mm.TopKEncoder(tower, candidates=candidates), USERS))
 
 

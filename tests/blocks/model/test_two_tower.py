@@ -250,7 +250,7 @@ def test_a_block_on_both_towers_is_found():
     model = mm.TwoTowerModel(
         SCHEMA, mlp(), item_tower=mlp().connect(make_quantizer()), post=mm.L2Norm()
     )
-    with pytest.raises(ValueError, match="post: expected None, got l2"):
+    with pytest.raises(ValueError, match="post: expected none, got l2"):
         find_quantizer(model)
 
 
@@ -264,5 +264,5 @@ def test_merlins_own_way_of_attaching_works_too():
 
 
 def test_other_models_are_refused():
-    with pytest.raises(TypeError, match="expected a Merlin two-tower model, got Sequential"):
+    with pytest.raises(TypeError, match=r"a Merlin two-tower model, got keras\.Sequential"):
         find_quantizer(tf.keras.Sequential())
