@@ -116,7 +116,7 @@ def group_loop(code: list[Instruction], n: int) -> tuple[Counter[str], Counter[s
     ]
     if len(extractions) != 2 * n:
         sys.exit(
-            f"scan<{n}, true, true>: expected {2 * n} code bytes taken from words, "
+            f"{scan_name(n, True, True)}: expected {2 * n} code bytes taken from words, "
             f"got {len(extractions)}"
         )
     first = extractions[n]
@@ -159,7 +159,7 @@ def report(n: int, way: Counter[str], lookups: Counter[str]) -> None:
         pipes[PIPE_OF.get(opcode, "other")] += count
     clocks = {pipe: pipes[pipe] / peak for pipe, peak in PEAKS.items()}
     slowest = max(clocks, key=clocks.__getitem__)
-    print(f"scan<{n}, true, true>, sm_{ARCHITECTURE}, a warp and group of 32 items:")
+    print(f"{scan_name(n, True, True)}, sm_{ARCHITECTURE}, a warp and group of 32 items:")
     print(f"  a lookup: {per_lookup}")
     print(f"  beside the lookups {overhead.total()}: {dict(overhead.most_common())}")
     print(f"  clocks: {', '.join(f'{pipe} {c:.1f}' for pipe, c in clocks.items())}")

@@ -1,5 +1,6 @@
 """Small indexes for tests: made from codes, so that the truth is known without training."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -155,3 +156,11 @@ def _by_kind(item_ids: np.ndarray, kind_of: dict[int, bytes]) -> dict[bytes, lis
     for item_id in item_ids.tolist():
         of_kinds.setdefault(kind_of[item_id], []).append(item_id)
     return of_kinds
+
+
+def with_far_codeword(index: Index, size: float) -> Index:
+    """One codeword of the first subspace is about ``size`` long."""
+    codebook = index.quantization.codebook.copy()
+    codebook[0, 0] *= np.float32(size)
+    quantization = replace(index.quantization, codebook=codebook)
+    return Index.from_codes(index.params, quantization, index.item_codes)

@@ -17,7 +17,7 @@ from merlin.io import Dataset
 from merlin.schema import Schema, Tags
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int64, type_name
+from merlin_poeem.arrays import LARGEST_VALUE, Float32, Int64, type_name
 from merlin_poeem.blocks.export.features import Feature, batches
 from merlin_poeem.blocks.model.freshness import (
     INFO_KEY,
@@ -217,13 +217,16 @@ def _tower_batches(
 
 
 def _check_output(vectors: Float32, start: int) -> None:
-    """``ValueError`` where vectors (n, dim), of the rows from ``start`` on, are not finite."""
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
+    """``ValueError`` where vectors (n, dim), of the rows from ``start`` on, have no place here.
+
+    They have NaN, infinity, or values that are too large.
+    """
+    fits = (np.abs(vectors) <= LARGEST_VALUE).all(axis=1)
+    if not fits.all():
         raise ValueError(
-            "tower output: expected finite values, got NaN or infinity, first in row "
-            f"{start + int(finite.argmin())}, whose features are finite: look for weights of the "
-            "tower that are not, or that are too large"
+            f"tower output: expected finite values of at most {LARGEST_VALUE:.0e} in size, got "
+            f"others, first in row {start + int(fits.argmin())}, whose features are finite: look "
+            "for weights of the tower that are not, or that are too large"
         )
 
 

@@ -74,5 +74,5 @@ def test_cudf_items_without_a_column(model: Any, cudf_items: Any) -> None:
 
 
 def test_cudf_columns_are_no_items(model: Any, cudf_items: Any) -> None:
-    with pytest.raises(TypeError, match="or a DataFrame, got Series"):
+    with pytest.raises(TypeError, match=r"or a DataFrame, got cudf\.Series"):
         export_index(model, cudf_items["item_id"])

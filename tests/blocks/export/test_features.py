@@ -167,6 +167,18 @@ def test_towers_of_half_precision_give_float32() -> None:
     np.testing.assert_allclose(got, query_vectors(model, toy.USERS)[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e16])
+def test_weights_that_are_not_finite_or_too_large(value: float) -> None:
+    def broken(features: Any, training: bool) -> Any:
+        ids = tf.cast(features["user_id"], tf.float32)[:, None]
+        return tf.where(ids == 9, tf.constant(value, tf.float32), ids)
+
+    broken.schema = toy.SCHEMA.select_by_name("user_id")  # type: ignore[attr-defined]
+    ids = toy.USERS["user_id"].to_numpy()
+    with pytest.raises(ValueError, match=r"tower output: expected finite values .* in row 9, "):
+        list(export._tower_batches(broken, toy.USERS, ids, 4))
+
+
 def test_a_merlin_model_whose_own_block_renames_both_towers() -> None:
     schema = toy.SCHEMA.select_by_name(["user_id", "item_id"])
     model = mm.MatrixFactorizationModel(schema, dim=8)

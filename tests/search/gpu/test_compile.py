@@ -27,7 +27,7 @@ from merlin_poeem.search.gpu.shared_memory import (
 )
 from merlin_poeem.search.gpu.shared_memory import THREADS as THREADS_OF_BLOCK
 from tests.golden import make_kernels
-from tests.index_factories import random_index, random_queries
+from tests.index_factories import random_index, random_queries, with_far_codeword
 from tests.search.gpu import nvrtc
 from tests.search.gpu.emulation.device import EmulatedDevice
 from tests.search.gpu.nvrtc import Kernel, Resources, architectures_of
@@ -169,6 +169,9 @@ def test_searches_ask_for_the_listed_kernels() -> None:
                 searcher.search_padded(queries, k=5, exclude=ItemSet(index.item_ids[:3]))
             plain = ReplannedSearcher(plain_index, device, **spread)
             plain.search_padded(plain_index.quantization.coarse_centroids, k=5)
+            for changes in (spread, COMPACT):
+                far = ReplannedSearcher(with_far_codeword(index, 1e4), device, **changes)
+                far.search_padded(queries, k=5)
     for metric, pq_len in product(("cosine", "inner_product"), (16, 32, 64)):
         wide = random_index(metric, pq_dim=4, pq_len=pq_len)
         with np.errstate(all="ignore"):

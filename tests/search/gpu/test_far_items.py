@@ -14,7 +14,12 @@ from merlin_poeem.search import reference
 from merlin_poeem.search.gpu.bulk_plan import BulkPlan, plan_bulk
 from merlin_poeem.search.gpu.index_shape import has_even_codewords, index_shape
 from merlin_poeem.search.gpu.searcher import GpuSearcher
-from tests.index_factories import assert_answers, random_index, random_queries
+from tests.index_factories import (
+    assert_answers,
+    random_index,
+    random_queries,
+    with_far_codeword,
+)
 from tests.search.gpu.answers import assert_same
 from tests.search.gpu.emulation.device import H100, EmulatedDevice
 from tests.search.gpu.openers import BULK, COMPACT, SPLIT, ReplannedSearcher, needs_compiler
@@ -46,14 +51,6 @@ def with_far_list(index: Index, size: float, n_items: int = 2) -> Index:
     quantization = replace(index.quantization, coarse_centroids=centroids)
     codes = replace(index.item_codes, list_ids=lists)
     return Index.from_codes(index.params, quantization, codes)
-
-
-def with_far_codeword(index: Index, size: float) -> Index:
-    """One codeword of the first subspace is about ``size`` long."""
-    codebook = index.quantization.codebook.copy()
-    codebook[0, 0] *= np.float32(size)
-    quantization = replace(index.quantization, codebook=codebook)
-    return Index.from_codes(index.params, quantization, index.item_codes)
 
 
 def is_ordinary(index: Index) -> np.ndarray:
