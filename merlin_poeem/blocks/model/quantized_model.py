@@ -12,7 +12,7 @@ from typing import Any
 import merlin.models.tf as mm
 import tensorflow as tf
 
-from merlin_poeem.blocks.model.horovod import SameOnAllRanks
+from merlin_poeem.blocks.model.horovod import SameOnAllRanks, n_processes
 from merlin_poeem.blocks.model.index_start import IndexStart
 from merlin_poeem.blocks.model.saving import save_model
 
@@ -32,7 +32,9 @@ class _Quantized(tf.keras.Model):
     ) -> tf.keras.callbacks.History:
         """As Merlin's, whose first arguments these are."""
         given = tf.nest.flatten([] if callbacks is None else callbacks)
-        callbacks = [IndexStart(), SameOnAllRanks(), *given]
+        # A callback of batches takes time, if it does nothing too.
+        shared = [SameOnAllRanks()] if n_processes() > 1 else []
+        callbacks = [IndexStart(), *shared, *given]
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -16,6 +16,7 @@ from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from merlin_poeem.blocks import (
+    IndexStart,
     batch_predict,
     export_index,
     find_quantizer,
@@ -202,6 +203,19 @@ def test_all_processes_get_the_quantizer_of_the_first(fake_horovod: FakeHorovod)
     names = {variable.name for variable in find_quantizer(model).variables}
     assert [set(shared) for shared in fake_horovod.shared] == [names] * 3
     assert len(names) == len(fake_horovod.shared[0]) >= 12
+
+
+def test_fit_brings_it_along_where_there_are_several_processes(
+    fake_horovod: FakeHorovod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought: list[Any] = []
+    monkeypatch.setattr(mm.RetrievalModel, "fit", lambda *given, **_: brought.append(given[6]))
+    model = toy.v1(toy.make_quantizer())
+    model.fit(None)
+    fake_horovod.size = lambda: 1  # type: ignore[method-assign]
+    model.fit(None)
+    kinds = [[type(callback) for callback in callbacks] for callbacks in brought]
+    assert kinds == [[IndexStart, horovod.SameOnAllRanks], [IndexStart]]
 
 
 def test_one_process_saves(fake_horovod: FakeHorovod, tmp_path: Path) -> None:
