@@ -73,8 +73,7 @@ def encode_items(
         A trained two-tower model (V1 or V2) whose item tower ends in a started quantizer.
     items
         A Merlin dataset, or a pandas or cuDF frame, with the item tower's columns as the workflow
-        made them. Of a cuDF frame, and of each such partition, a copy is made on the host, where
-        Merlin's loader reads it.
+        made them. Of a cuDF frame, and of each such partition, a copy is made on the host.
     batch_size
         Rows per call of the tower.
     id_column

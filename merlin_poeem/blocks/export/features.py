@@ -170,6 +170,8 @@ def batches(
         or are outside the schema's domain, lists of another length than the tower's: with the
         column and the first such row.
     """
+    if not len(frame):  # of no rows the columns may be of any dtype
+        return
     columns = [feature.read(frame) for feature in features]
     for start in range(0, len(frame), batch_size):
         rows = slice(start, min(start + batch_size, len(frame)))

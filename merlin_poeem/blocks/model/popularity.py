@@ -65,7 +65,9 @@ class LengthByPopularity(mm.Block):
         is_length = tf.logical_and(length > 0, length < length.dtype.max)
         message = f"{self.name}: expected finite {self.column} above {-1 / max(self.rate, 1e-9):g}"
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_length), [message])]):
-            return tf.math.l2_normalize(self.tower(self._others(inputs)), 1) * length
+            # Under mixed precision, towers end in half precision.
+            directions = tf.cast(self.tower(self._others(inputs)), tf.float32)
+            return tf.math.l2_normalize(directions, 1) * length
 
     def compute_output_shape(self, input_shape: dict[str, tf.TensorShape]) -> tf.TensorShape:
         """The tower's."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import merlin.models.tf as mm
 import tensorflow as tf
+from merlin.models.tf.losses import loss_registry
 
 from merlin_poeem.blocks.model.horovod import SameOnAllRanks, n_processes
 from merlin_poeem.blocks.model.index_start import IndexStart
@@ -87,12 +88,13 @@ class QuantizedRetrievalModelV2(_Quantized, mm.RetrievalModelV2):
         corrected = config.pop("logq_sampling_correction", [])
         model: QuantizedRetrievalModelV2 = super().from_config(config, custom_objects)
         for output in model.model_outputs:
-            if _corrects_sampling(output) or output.name in corrected:
+            if output.name in corrected:
                 output.logq_sampling_correction = True
             # Merlin saves the name of a loss, and loads Keras' function of that name, which takes
             # logits for probabilities. By its name, compile finds Merlin's own loss.
-            if not isinstance(output.default_loss, str | tf.keras.losses.Loss):
-                output.default_loss = output.default_loss.__name__
+            name = getattr(output.default_loss, "__name__", None)
+            if name in loss_registry:
+                output.default_loss = name
         return model
 
 
@@ -102,12 +104,12 @@ def _corrects_sampling(output: Any) -> bool:
 
 def _finite(name: str, values: Any) -> Any:
     """A feature's values, which a training step may only take if they are finite."""
-    flat = values.flat_values if isinstance(values, tf.RaggedTensor) else values
-    if not flat.dtype.is_floating:
+    # Ragged and sparse ones Merlin refuses itself.
+    if not isinstance(values, tf.Tensor) or not values.dtype.is_floating:
         return values
     message = (
         f"column {name.removesuffix('__values')!r}: expected finite values, as one NaN or infinity "
         "is enough to ruin a model; fill in or drop such rows of the training data"
     )
-    with tf.control_dependencies([tf.debugging.assert_all_finite(flat, message)]):
+    with tf.control_dependencies([tf.debugging.assert_all_finite(values, message)]):
         return tf.identity(values)

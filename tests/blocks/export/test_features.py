@@ -75,6 +75,11 @@ def test_lists_that_are_empty_in_a_batch_or_in_all(lengths: list[int], batch_siz
     np.testing.assert_array_equal(counts, lengths)
 
 
+@pytest.mark.parametrize("dtype", [object, "float64", "str"])
+def test_a_partition_without_rows_of_any_dtype(dtype: str) -> None:
+    assert tensors_of(frame()[:0].astype(dtype), 3) == []
+
+
 @given(row=st.integers(0, N - 1), batch_size=st.integers(1, N))
 def test_the_first_wrong_row_is_named_whatever_the_batches(row: int, batch_size: int) -> None:
     def changed(name: str, value: Any) -> pd.DataFrame:

@@ -32,6 +32,16 @@ def test_directions_are_the_towers_and_lengths_are_given():
     np.testing.assert_allclose(vectors / lengths[:, None], unit, rtol=1e-5)
 
 
+def test_a_tower_of_half_precision_gives_float32():
+    inputs = features([-2.0, 0.0, 3.0])
+    expected = LengthByPopularity(Places(), "visits", rate=0.25)(inputs).numpy()
+    policy = tf.keras.mixed_precision.Policy("mixed_float16")
+    block = LengthByPopularity(Places(dtype=policy), "visits", rate=0.25, dtype=policy)
+    vectors = block(inputs)
+    assert vectors.dtype == tf.float32
+    np.testing.assert_allclose(vectors, expected, atol=5e-3)
+
+
 @pytest.mark.parametrize("bad", [-4.0, np.nan, np.inf])
 def test_a_length_that_is_none_is_refused(bad):
     block = LengthByPopularity(Places(), "visits", rate=0.25)

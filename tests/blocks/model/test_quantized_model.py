@@ -58,6 +58,10 @@ def test_a_loaded_model_compiled_anew_has_the_loss_and_metrics_that_it_had(
         assert before == after
 
 
+def own_loss(targets: Any, predictions: Any) -> Any:
+    return tf.reduce_mean(predictions - targets, axis=-1)
+
+
 def test_what_merlin_leaves_out_of_an_outputs_configuration(tmp_path: Path) -> None:
     class Popular(mm.InBatchSamplerV2):
         def with_sampling_probs(self, items: Any) -> Any:
@@ -78,6 +82,10 @@ def test_what_merlin_leaves_out_of_an_outputs_configuration(tmp_path: Path) -> N
     assert output.logits_temperature == 0.3
     assert output.default_loss == "categorical_crossentropy"
     assert [type(sampler) for sampler in output.negative_samplers] == [Popular]
+    # A loss of one's own stays what it is.
+    config = toy.v2(toy.make_quantizer(), default_loss=own_loss).get_config()
+    with tf.keras.utils.custom_object_scope({"own_loss": own_loss}):
+        assert type(model).from_config(config).last.default_loss is own_loss
     # A model that was saved before had no such entry.
     config = toy.v2(toy.make_quantizer()).get_config()
     del config["logq_sampling_correction"]
