@@ -168,6 +168,11 @@ def hidden(array: Any) -> Any:
     return array._hidden if isinstance(array, ndarray) else array
 
 
+def on_device(array: np.ndarray) -> ndarray:
+    """``array`` as one on the device, over the same memory."""
+    return ndarray(array)
+
+
 def share_memory(first: ndarray, second: ndarray) -> bool:
     """Whether one is a view of the other, or both of a third."""
     return np.shares_memory(first._hidden, second._hidden)

@@ -52,9 +52,8 @@ MODULES: dict[str, dict[str, str]] = {
         "self._function": "cupy.RawKernel",
     },
     "merlin_poeem/search/gpu/device_index.py": {"xp": "cupy", "device.xp": "cupy"},
-    "merlin_poeem/search/gpu/pipeline.py": {"self._device.xp": "cupy"},
     "merlin_poeem/search/gpu/results.py": {"device.xp": "cupy"},
-    "merlin_poeem/search/gpu/searcher.py": {"xp": "cupy", "self.device.xp": "cupy"},
+    "merlin_poeem/search/gpu/searcher.py": {"xp": "cupy"},
     "merlin_poeem/search/gpu/workspace.py": {"xp": "cupy"},
     "benchmarks/search_gpu/cuvs_peers.py": {
         "xp": "cupy",

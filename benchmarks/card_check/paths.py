@@ -56,7 +56,7 @@ def _cases(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
             yield f"{metric}: {name}", partial(answer, device, way, small_index(metric), plain)
     for width in WIDTHS:
         wide = small_index(pq_dim=width)
-        for name in ("scan", "compact LUT, library products", "bulk"):
+        for name in ("scan", "compact LUT", "bulk"):
             yield f"{width} bytes: {name}", partial(answer, device, WAYS[name], wide, plain)
     for k in (1, 100, 128, 1000, 2048):
         yield f"k = {k}", partial(answer, device, WAYS["scan"], index, {"k": k})

@@ -61,9 +61,12 @@ def read_launches(lines: Iterable[str]) -> list[dict[str, str]]:
         return []
     launches: dict[str, dict[str, str]] = {}
     for row in rows:
-        if len(row) != len(header) or row == header:
+        if row == header:
             continue
-        fields = dict(zip(header, row, strict=True))
+        # Rows of metrics end before the columns that are of rules.
+        fields = dict(zip(header, row, strict=False))
+        if "Metric Name" not in fields:
+            continue
         launch = launches.setdefault(fields["ID"], {"kernel": fields["Kernel Name"]})
         if fields["Metric Name"] in METRICS:
             value = f"{fields['Metric Value']} {fields['Metric Unit']}".strip()

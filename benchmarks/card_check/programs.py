@@ -46,7 +46,8 @@ class Program:
 
 def python(*arguments: str) -> list[str]:
     """A command of this interpreter."""
-    return [sys.executable, *arguments]
+    # Of a program that ends by a signal, where it was.
+    return [sys.executable, "-X", "faulthandler", *arguments]
 
 
 def installed(name: str) -> str:

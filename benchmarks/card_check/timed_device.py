@@ -32,6 +32,14 @@ class TimedDevice:
         """See ``Device.stream_id``."""
         return self._device.stream_id()
 
+    def view(self, memory: Any, start: int, shape: tuple[int, ...], dtype: Any) -> Any:
+        """See ``Device.view``."""
+        return self._device.view(memory, start, shape, dtype)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """See ``Device.copy``."""
+        self._device.copy(target, source)
+
     def synchronize(self) -> None:
         """See ``Device.synchronize``."""
         self._device.synchronize()

@@ -32,7 +32,7 @@ WAYS: dict[str, Open] = {
     "split parts": changed(captured_batch=None, n_parts=3),
     "split parts, chunks, unsorted probes": changed(**SPLIT),
     "unsorted probes": changed(captured_batch=None, sorts_probes=False),
-    "compact LUT, library products": changed(**COMPACT),
+    "compact LUT": changed(**COMPACT),
     "chunks": changed(captured_batch=None, chunk=7),
     "bulk": changed(**BULK),
     "bulk, chunks": changed(**BULK, chunk=7),

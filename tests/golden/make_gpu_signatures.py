@@ -61,6 +61,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         "cupy/_core/dlpack.pyx",
         "cupy/_core/_routines_linalg.pyx",  # matmul is this in a wrapper that passes all on
     ),
+    "cupy.ndarray": ("cupy/_core/core.pyx:_ndarray_base",),
     "cupy.RawModule": ("cupy/_core/raw.pyx:RawModule",),
     "cupy.RawKernel": ("cupy/_core/raw.pyx:RawKernel",),
     "cupy.cuda": ("cupy/cuda/stream.pyx",),

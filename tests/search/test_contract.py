@@ -1,6 +1,7 @@
 """One contract for every backend: what the NumPy definition says, each must return."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -281,6 +282,7 @@ def test_queries_of_the_largest_values(
         searcher.search(beyond, k=10)
 
 
+@pytest.mark.skipif(find_spec("faiss") is None, reason="needs Faiss, which trains the index")
 @pytest.mark.parametrize("metric", METRICS)
 def test_items_of_the_largest_values(open_index: Callable[[Index], Searcher], metric: str) -> None:
     rng = np.random.default_rng(0)

@@ -44,15 +44,17 @@ class CapturedSearch:
         pieces = workspace.pieces()
         self.queries = pieces.take((batch, index.shape.dim), np.float32)
         self._memory = pieces.take(results_bytes(batch, held), np.uint8)
-        self.results = Results.within(self._memory, batch, held)
+        self.results = Results.within(device, self._memory, batch, batch, held)
         # Queries of NaN have no answer, and take no time.
         self.queries[:] = np.nan
+        self._n_filled = 0
         pipeline = Pipeline(device, index, plan, held, n_probes, pieces)
         filters = Filters(eligible_mask)
         # Once before it is recorded: kernels are compiled and loaded when they are first used.
         pipeline.run(self.queries, self.results, filters)
         # The graph knows addresses alone: what lies there has to stay.
         self._kept = workspace, pipeline, filters
+        self._device = device
         self._replay = device.capture(lambda: pipeline.run(self.queries, self.results, filters))
         self._process = OwnProcess()
 
@@ -70,14 +72,15 @@ class CapturedSearch:
         On the current stream, without waiting for it.
         """
         n, (batch, k) = len(queries), self.results.scores.shape
-        if n == batch:
-            self.queries[:] = queries
-            self._replay()
-            return Results.within(self._memory.copy(), n, k)
-        self.queries[:n] = queries
-        self.queries[n:] = np.nan
+        if n < self._n_filled:
+            self.queries[n : self._n_filled] = np.nan
+        self._n_filled = n
+        # Without slices and NumPy's ways of assigning: of the host's time every call is a part.
+        self._device.copy(self.queries, queries)
         self._replay()
-        return Results.within(self._memory.copy(), batch, k)[:n]
+        memory = self._device.xp.empty(len(self._memory), np.uint8)
+        self._device.copy(memory, self._memory)
+        return Results.within(self._device, memory, batch, n, k)
 
 
 def captured_bytes(plan: SearchPlan, dim: int, batch: int, k: int) -> int:

@@ -64,6 +64,17 @@ class Device(Protocol):
         """
         ...
 
+    def view(self, memory: Any, start: int, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+        """An array over the bytes of ``memory``, (n,) uint8, from ``start`` on."""
+        ...
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy the bytes of ``source`` to the start of ``target``, on the current stream.
+
+        Both C-contiguous, ``target`` no shorter.
+        """
+        ...
+
     def stream_id(self) -> Hashable:
         """What tells the current stream from others; while it is held, no other is its equal."""
         ...
@@ -125,6 +136,14 @@ class CupyDevice:
             graph.launch(self.xp.cuda.get_current_stream())
 
         return replay
+
+    def view(self, memory: Any, start: int, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+        """See :meth:`Device.view`."""
+        return self.xp.ndarray(shape, dtype, memory.data + start)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """See :meth:`Device.copy`."""
+        target.data.copy_from_device_async(source.data, source.nbytes)
 
     def stream_id(self) -> Hashable:
         """See :meth:`Device.stream_id`."""

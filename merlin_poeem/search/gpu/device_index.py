@@ -43,9 +43,10 @@ class DeviceIndex:
     origin: Any
     """(dim,) float32 in the rotated space, or None."""
     list_table: Any
-    """(dim, n_lists) float32: its product with a query, plus ``list_biases``, scores the lists."""
+    """(dim, padded_lists) float32: its product with a query, plus ``list_biases``, scores the
+    lists. Zeros beyond them."""
     list_biases: Any
-    """(n_lists,) float32, or None."""
+    """(padded_lists,) float32, or None."""
     base_factors: Any
     """(n_lists,) float32: a product times this is the share of the list in its items' scores. None
     where it has none, and for ``l2``."""
@@ -136,8 +137,8 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
     fields = {
         "rotation": centred.rotation,
         "origin": origin,
-        "list_table": np.ascontiguousarray(list_vectors.T),
-        "list_biases": -squares if metric == "l2" else None,
+        "list_table": _padded(np.ascontiguousarray(list_vectors.T), shape.padded_lists),
+        "list_biases": _padded(-squares, shape.padded_lists) if metric == "l2" else None,
         "base_factors": factors[metric] if has_shares else None,
         "centroids": centroids if has_shares and metric == "l2" else None,
         "book": book,
@@ -202,6 +203,12 @@ def to_bf16(array: Float32) -> NDArray[np.uint16]:
     """The nearest bf16 of each value, of two the even one, as its bits; NumPy has no such type."""
     bits = array.view(np.uint32)
     return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+
+
+def _padded(array: Float32, width: int) -> Float32:
+    """``array`` with zeros at the end of its last axis."""
+    added = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
+    return np.pad(array, added)
 
 
 def _move_to_origin(index: Index) -> tuple[Float32 | None, Quantization]:

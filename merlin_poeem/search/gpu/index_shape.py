@@ -44,6 +44,11 @@ class IndexShape:
     """Whether lookups are summed in fixed point, or as float32: :func:`has_even_codewords`."""
 
     @property
+    def padded_lists(self) -> int:
+        """Scores of a query, some of no list included: four are read at once."""
+        return round_up(self.n_lists, 4)
+
+    @property
     def padded_dim(self) -> int:
         """The dimensions of all code bytes, those that no item uses included, as tensor cores take
         them."""

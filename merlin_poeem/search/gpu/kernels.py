@@ -36,9 +36,12 @@ def kernel_source(file: str) -> str:
     return "\n".join(_lines(file, set())) + "\n"
 
 
-def table_name(fixed: bool, tile: int) -> str:
-    """Products with a table, in fixed point or as float32, of ``tile`` queries at a time."""
-    return f"multiply_table<{str(fixed).lower()}, {tile}>"
+def table_name(fixed: bool, tile: int, columns: int) -> str:
+    """Products with a table, in fixed point or as float32.
+
+    Of ``tile`` queries and ``columns`` columns a thread at a time.
+    """
+    return f"multiply_table<{str(fixed).lower()}, {tile}, {columns}>"
 
 
 def tiles_name(steps: int, plain: bool) -> str:
@@ -53,10 +56,11 @@ def every_kernel() -> list[tuple[str, str]]:
         *(("layout.cu", name) for name in ("arrange_codes", "item_terms", "mark_items")),
         ("queries.cu", "prepare_queries"),
         *(
-            ("tables.cu", table_name(fixed, tile))
+            ("tables.cu", table_name(fixed, tile, 1))
             for fixed in (True, False)
             for tile in (QUERY_TILE, LARGE_QUERY_TILE)
         ),
+        ("tables.cu", table_name(False, LARGE_QUERY_TILE, 2)),
         ("lists.cu", "choose_lists"),
         *(
             ("scan.cu", scan_name(width, True, plain))

@@ -28,6 +28,7 @@ from merlin_poeem.search.gpu.shared_memory import (
     lut_shared_bytes,
     query_tile,
     query_warps,
+    table_columns,
     table_shared_bytes,
 )
 from merlin_poeem.search.gpu.workspace import Pieces
@@ -59,9 +60,13 @@ class Pipeline:
         take, shape, n = pieces.take, index.shape, plan.chunk
         self._rotated = take((n, shape.dim), np.float32)
         self._scales, self._units, self._margins = (take(n, np.float32) for _ in range(3))
-        self._products = take((n, shape.n_lists), np.float32)
         self._probes = take((n, n_probes, PROBE_BYTES // 4), np.int32)
-        self._luts = take((n, BOOK_ROWS, shape.code_bytes), np.int32)
+        # The LUTs come when the lists are chosen, and lie where the products were.
+        lut_words = BOOK_ROWS * shape.code_bytes
+        words = take(n * max(shape.padded_lists, lut_words), np.int32)
+        products = words[: n * shape.padded_lists].view(np.float32)
+        self._products = products.reshape(n, shape.padded_lists)
+        self._luts = words[: n * lut_words].reshape(n, BOOK_ROWS, shape.code_bytes)
         self._rounded = self._pair_counts = self._noted_counts = None
         if plan.n_parts > 1 or plan.bulk is not None:
             self._part_scores = take((n, plan.n_parts, k), np.float32)
@@ -130,18 +135,16 @@ class Pipeline:
         self._multiply_table(n, self._rotated, book, n_bytes, self._luts, fixed=fixed)
 
     def _multiply(self, n: int, queries: Any, table: Any, out: Any) -> None:
-        if self._plan.library_products:
-            self._device.xp.matmul(queries[:n], table, out=out[:n])
-        else:
-            self._multiply_table(n, queries, table, 1, out, fixed=False)
+        self._multiply_table(n, queries, table, 1, out, fixed=False)
 
     def _multiply_table(
         self, n: int, queries: Any, table: Any, n_parts: int, out: Any, *, fixed: bool
     ) -> None:
         length, width = table.shape
         tile = query_tile(self._device.card, n, n_parts * length)
-        self._device.kernel("tables.cu", table_name(fixed, tile))(
-            (-(-width // THREADS), -(-n // tile)),
+        columns = table_columns(tile, n_parts)
+        self._device.kernel("tables.cu", table_name(fixed, tile, columns))(
+            (-(-width // (THREADS * columns)), -(-n // tile)),
             BLOCK,
             (
                 *(queries, table, self._scales if fixed else None),
@@ -162,7 +165,8 @@ class Pipeline:
                 *(self._products, index.list_biases, index.base_factors),
                 *(self._rotated if l2 else None, index.centroids, self._scales),
                 *(index.group_offsets, index.row_offsets, np.int32(index.shape.n_lists)),
-                *(self._n_probes, np.int32(sorts), np.int32(index.shape.dim), self._probes),
+                *(np.int32(index.shape.padded_lists), self._n_probes, np.int32(sorts)),
+                *(np.int32(index.shape.dim), self._probes),
             ),
             shared_bytes=8 * width if sorts else 0,
         )

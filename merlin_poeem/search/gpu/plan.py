@@ -31,12 +31,14 @@ from merlin_poeem.search.gpu.workspace import ALIGNMENT
 PROBE_BYTES = 24
 """``sizeof(Probe)``, ``cuda/probe.cuh``."""
 MAX_K = 2048
+# Of a top-k buffer: score, row and place in a bin.
+PAIR_BYTES = 10
 # A part smaller than this takes longer to start and to merge than to scan.
 MIN_GROUPS_PER_PART = 4 * WARPS
 MAX_PARTS = 64
 # More than a merging block should read.
 MAX_MERGED = 32768
-MAX_CAPTURED_BATCH = 4096
+MAX_CAPTURED_BATCH = 16384
 """Larger batches take longer than their launches."""
 # Steps between the batches that graphs are of, as parts of the next power of two.
 BATCH_STEPS = 8
@@ -77,9 +79,6 @@ class SearchPlan:
     """Queries searched at once; a larger batch goes chunk by chunk."""
     workspace_bytes: int
     """Device memory that the search uses beside the index, its queries and its results."""
-    library_products: bool
-    """Whether cuBLAS multiplies queries with rotation and centroids, or a kernel of ours, whose
-    launches CUDA can record."""
     captured_batch: int | None
     """The batch, rounded up, of the CUDA graph that serves this search where it has no filters;
     None where none does."""
@@ -111,7 +110,7 @@ def plan_search(
         raise ValueError(f"k: expected at most {MAX_K} on the GPU, got {k}")
     check_dim(card, shape)
     capacity = buffer_capacity(k)
-    buffer_bytes = round_up(8 * capacity + 2 * k, 16)
+    buffer_bytes = PAIR_BYTES * capacity
     lut_layout, lut_bytes = choose_lut_layout(card, shape.code_bytes, buffer_bytes)
     resident = resident_blocks(card, lut_bytes + buffer_bytes)
     bulk = None if id_lists else plan_bulk(card, shape, k, n_probes)
@@ -146,7 +145,6 @@ def plan_search(
         sorts_probes=n_probes <= MAX_SORTED_PROBES,
         chunk=chunk,
         workspace_bytes=for_all + chunk * per_query,
-        library_products=chunk > MAX_CAPTURED_BATCH,
         captured_batch=rounded if captured else None,
     )
 
@@ -188,15 +186,14 @@ def workspace_bytes_per_query(
 ) -> int:
     """Device memory of one query's intermediate results."""
     rotated = 4 * (shape.dim + 3)
-    products = 4 * shape.n_lists
-    lut = 4 * BOOK_ROWS * shape.code_bytes
+    products_or_lut = 4 * max(shape.padded_lists, BOOK_ROWS * shape.code_bytes)
     probes = PROBE_BYTES * n_probes
     parts = (8 * k + 4) * n_parts if n_parts > 1 or bulk is not None else 0
     noted = 0
     if bulk is not None:
         rounded, pairs = BF16_BYTES * shape.padded_dim, 4 * (n_probes - bulk.n_seeds)
         noted = rounded + NOTED_BYTES * bulk.n_noted + pairs + 2 * 4
-    return rotated + products + lut + probes + parts + noted
+    return rotated + products_or_lut + probes + parts + noted
 
 
 def workspace_bytes_for_all(shape: IndexShape, bulk: BulkPlan | None) -> int:

@@ -24,17 +24,17 @@ class Results:
     @classmethod
     def empty(cls, device: Device, n_queries: int, k: int) -> Results:
         """Room for the results of ``n_queries``, its content undefined."""
-        return cls.within(device.xp.empty(results_bytes(n_queries, k), np.uint8), n_queries, k)
+        memory = device.xp.empty(results_bytes(n_queries, k), np.uint8)
+        return cls.within(device, memory, n_queries, n_queries, k)
 
     @classmethod
-    def within(cls, memory: Any, n_queries: int, k: int) -> Results:
-        """Results that lie one after the other in ``memory``: (results_bytes,) uint8."""
-        ids_end = 8 * n_queries * k
-        scores_end = ids_end + 4 * n_queries * k
+    def within(cls, device: Device, memory: Any, room: int, n_queries: int, k: int) -> Results:
+        """The first ``n_queries`` of ``room`` results in ``memory``: (results_bytes,) uint8."""
+        ids_end, scores_end = 8 * room * k, 12 * room * k
         return cls(
-            memory[ids_end:scores_end].view(np.float32).reshape(n_queries, k),
-            memory[:ids_end].view(np.int64).reshape(n_queries, k),
-            memory[scores_end:].view(np.int32),
+            device.view(memory, ids_end, (n_queries, k), np.float32),
+            device.view(memory, 0, (n_queries, k), np.int64),
+            device.view(memory, scores_end, (n_queries,), np.int32),
         )
 
     def __getitem__(self, queries: slice) -> Results:

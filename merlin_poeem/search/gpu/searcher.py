@@ -167,7 +167,7 @@ class GpuSearcher:
         allow = as_item_filter("allow", allow, len(matrix))
         held = min(k, len(self.index))
         if held and len(matrix):
-            found = self._run(xp.ascontiguousarray(matrix), held, n_probes, exclude, allow)
+            found = self._run(matrix, held, n_probes, exclude, allow)
             if held == k:
                 return found
         results = Results.empty(self.device, len(matrix), k)
@@ -233,7 +233,8 @@ class GpuSearcher:
         allow: ItemFilter | None,
     ) -> Results:
         """Results of (n, dim) queries that were checked; neither they nor the index are empty."""
-        matrix = self.device.xp.asarray(queries)
+        xp = self.device.xp
+        matrix = xp.ascontiguousarray(xp.asarray(queries))
         # One thread at a time: the memory that is kept is filled, used and copied in the order of
         # the one stream that it is for.
         with self._lock:

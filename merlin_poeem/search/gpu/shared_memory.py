@@ -30,7 +30,7 @@ RESERVED_SHARED_BYTES = 1024
 """What CUDA takes of a multiprocessor's shared memory for each block."""
 # Fewer resident blocks than this leave the lookups of one block waiting for its loads.
 MIN_RESIDENT_BLOCKS = 2
-MAX_RESIDENT_BLOCKS = 3
+MAX_RESIDENT_BLOCKS = 4
 
 
 def check_dim(card: Card, shape: IndexShape) -> None:
@@ -53,6 +53,11 @@ def query_tile(card: Card, n: int, width: int) -> int:
 def table_shared_bytes(tile: int, width: int) -> int:
     """Shared memory of a block of ``multiply_table`` for ``tile`` queries of ``width`` values."""
     return 4 * width * (tile + (LARGE_TILE_PADDING if tile == LARGE_QUERY_TILE else 0))
+
+
+def table_columns(tile: int, n_parts: int) -> int:
+    """``COLUMNS`` of ``multiply_table`` for ``tile`` queries of ``n_parts`` parts."""
+    return 2 if tile == LARGE_QUERY_TILE and n_parts == 1 else 1
 
 
 def query_warps(card: Card, dim: int) -> int:

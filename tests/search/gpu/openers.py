@@ -19,7 +19,7 @@ from merlin_poeem.search.gpu.plan import (
 )
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from merlin_poeem.search.gpu.shared_memory import lut_shared_bytes
-from tests.device_arrays import hidden
+from tests.device_arrays import hidden, on_device
 from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
 from tests.search.gpu.emulation.device import EmulatedDevice, Order
 
@@ -94,6 +94,14 @@ class StandInDevice(EmulatedDevice):
         super().__init__(order)
         self.xp = cupy
 
+    def view(self, memory: Any, start: int, shape: Any, dtype: Any) -> Any:
+        """See ``Device.view``."""
+        return on_device(super().view(hidden(memory), start, shape, dtype))
+
+    def copy(self, target: Any, source: Any) -> None:
+        """See ``Device.copy``."""
+        super().copy(hidden(target), hidden(source))
+
     def kernel(self, file: str, name: str) -> Any:
         """See ``Device.kernel``."""
         kernel = super().kernel(file, name)
@@ -108,7 +116,7 @@ class StandInDevice(EmulatedDevice):
 SPLIT = {"n_parts": 3, "captured_batch": None, "chunk": 5, "sorts_probes": False}
 # Few candidates have room: with some searches all of them do, with others the lists are scanned.
 BULK = {"path": "bulk", "bulk": BulkPlan(1, 64), "captured_batch": None}
-COMPACT = {"lut_layout": "compact", "captured_batch": None, "library_products": True}
+COMPACT = {"lut_layout": "compact", "captured_batch": None}
 
 
 def _open_card() -> tuple[CupyDevice | None, str]:

@@ -9,7 +9,7 @@ import pytest
 
 from merlin_poeem import Index, ItemCodes, ItemSet, IVFPQParams, Quantization
 from merlin_poeem.quantization.params import METRICS
-from merlin_poeem.search.gpu.bulk_plan import MIN_QUERIES_PER_LIST, BulkPlan, held_steps
+from merlin_poeem.search.gpu.bulk_plan import BulkPlan, held_steps, is_bulk_faster
 from merlin_poeem.search.gpu.index_shape import IndexShape, index_shape
 from merlin_poeem.search.gpu.plan import plan_search
 from merlin_poeem.search.gpu.searcher import GpuSearcher
@@ -207,4 +207,4 @@ def test_bulk_is_planned_for_what_a_chunk_holds(batch: int, n_probes: int) -> No
     shape = replace(CATALOG, n_lists=1024)
     plan = plan_search(H100, shape, batch, 100, n_probes, 512 << 20)
     if plan.path == "bulk":
-        assert plan.chunk * n_probes / shape.n_lists >= MIN_QUERIES_PER_LIST
+        assert is_bulk_faster(shape, plan.chunk, 100, n_probes, plan.bulk)

@@ -157,13 +157,12 @@ class AskedDevice(EmulatedDevice):
 
 def test_searches_ask_for_the_listed_kernels() -> None:
     device = AskedDevice()
-    own_products = COMPACT | {"library_products": False}
     for code_bytes in range(4, MAX_CODE_BYTES + 1, 4):
         index = random_index("cosine", pq_dim=code_bytes, pq_len=1)
         plain_index = random_index("inner_product", pq_dim=code_bytes, pq_len=1)
         spread = {"lut_layout": "spread"}
         with np.errstate(all="ignore"):  # nothing was computed
-            for changes in (SPLIT | spread, COMPACT, own_products, BULK):
+            for changes in (SPLIT | spread, COMPACT, BULK):
                 searcher = ReplannedSearcher(index, device, **changes)
                 queries = index.quantization.coarse_centroids
                 searcher.search_padded(queries, k=5, exclude=ItemSet(index.item_ids[:3]))

@@ -75,8 +75,8 @@ def test_recorded_search_takes_new_queries(searcher: GpuSearcher) -> None:
 
 @needs_compiler
 def test_recording_refuses() -> None:
-    with pytest.raises(ValueError, match=r"batch: expected 1 to 4096, .*got 4097 and 400 items"):
-        open_emulated(random_index()).capture(4097, 5)
+    with pytest.raises(ValueError, match=r"batch: expected 1 to 16384, .*got 16385 and 400 items"):
+        open_emulated(random_index()).capture(16385, 5)
     small = open_emulated(random_index(), workspace_bytes=1 << 20)
     with pytest.raises(ValueError, match=r"no more than fit in workspace_bytes = 1048576, .*1000"):
         small.capture(1000, 5)

@@ -18,6 +18,11 @@ __device__ __forceinline__ float warp_sum(float value) {
   return value;
 }
 
+__device__ __forceinline__ unsigned warp_or(unsigned value) {
+  for (int step = 16; step > 0; step >>= 1) value |= __shfl_xor_sync(ALL_LANES, value, step);
+  return value;
+}
+
 __device__ __forceinline__ unsigned warp_running_sum(unsigned value) {
   for (int step = 1; step < 32; step <<= 1) {
     const unsigned before = __shfl_up_sync(ALL_LANES, value, step);

@@ -10,6 +10,7 @@
 // A group is 32 items of one list. Its bytes come in chunks of 16, 8 or 4 bytes an item, as large
 // as fit, and a chunk of all 32 items lies together: a warp reads it in one coalesced access.
 #pragma once
+#include "block.cuh"
 
 constexpr int BOOK_ROWS = 256;
 constexpr int BANKS = 32;
@@ -93,16 +94,18 @@ struct ItemCodes {
   }
 };
 
-// Stores four neighbouring columns of one LUT row wherever their segment repeats them.
+// Stores four neighbouring columns of one LUT row wherever their segment repeats them. Rows begin with
+// another copy each: eight threads that store at once then have all banks between them.
 template <int BYTES, bool SPREAD, int T = 0>
 __device__ __forceinline__ void store_quad(int* shared_lut, int row, int t, int4 quad) {
   if constexpr (T < BYTES) {
     if (t != T) return store_quad<BYTES, SPREAD, T + 4>(shared_lut, row, t, quad);
     constexpr int WIDTH = segment_width(BYTES, T), STRIDE = row_words<BYTES, SPREAD>(T);
     int* segment = shared_lut + segment_words<BYTES, SPREAD>(T) + row * STRIDE;
+    segment += T - segment_start(BYTES, T);
 #pragma unroll
-    for (int column = T - segment_start(BYTES, T); column < STRIDE; column += WIDTH) {
-      *reinterpret_cast<int4*>(segment + column) = quad;
+    for (int copy = 0; copy < STRIDE; copy += WIDTH) {
+      *reinterpret_cast<int4*>(segment + (row * WIDTH + copy) % STRIDE) = quad;
     }
   }
 }
@@ -110,9 +113,20 @@ __device__ __forceinline__ void store_quad(int* shared_lut, int row, int t, int4
 // The LUT of one query in shared memory, filled by the whole block from (256, BYTES) in memory.
 template <int BYTES, bool SPREAD>
 __device__ __forceinline__ void load_lut(int* shared_lut, const int* __restrict__ lut) {
-  constexpr int QUADS = BYTES / 4;
-  for (int i = threadIdx.x; i < BOOK_ROWS * QUADS; i += blockDim.x) {
-    const int4 quad = __ldg(reinterpret_cast<const int4*>(lut) + i);
-    store_quad<BYTES, SPREAD>(shared_lut, i / QUADS, i % QUADS * 4, quad);
+  constexpr int QUADS = BYTES / 4, AT_ONCE = QUADS < 4 ? QUADS : 4;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < BOOK_ROWS * QUADS; i += AT_ONCE * THREADS) {
+    int4 quads[AT_ONCE];  // all on their way before the first is stored
+#pragma unroll
+    for (int turn = 0; turn < AT_ONCE; turn++) {
+      const int place = i + turn * THREADS;
+      if (place < BOOK_ROWS * QUADS) quads[turn] = __ldg(reinterpret_cast<const int4*>(lut) + place);
+    }
+#pragma unroll
+    for (int turn = 0; turn < AT_ONCE; turn++) {
+      const int place = i + turn * THREADS;
+      if (place >= BOOK_ROWS * QUADS) continue;
+      store_quad<BYTES, SPREAD>(shared_lut, place / QUADS, place % QUADS * 4, quads[turn]);
+    }
   }
 }

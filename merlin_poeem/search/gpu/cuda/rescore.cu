@@ -126,7 +126,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
         int* __restrict__ counts) {                       // (n,)
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ TopKShared shared;
-  __shared__ Probe tile[PROBE_TILE];
+  __shared__ BetweenTiles between;
   constexpr int LUT_WORDS = segment_words<BYTES, false>(BYTES);
   int* lut = reinterpret_cast<int*>(memory);
   const size_t query = blockIdx.x;
@@ -145,9 +145,11 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
   }
   if (n_noted > noted_capacity) {
     const Lookups<BYTES, false, true> lookups(lut, lane_id());
+    const unsigned first = probes[n_seeds - 1].end;
+    begin_tiles(between, probes, n_probes, first, probes[n_probes - 1].end);
+    __syncthreads();
     scan_groups<BYTES, false, false>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
-                                     IdFilter(), tile, probes, n_probes, probes[n_seeds - 1].end,
-                                     probes[n_probes - 1].end);
+                                     IdFilter(), between, n_probes, first);
   } else {
     rescore_noted<BYTES>(best, codes, terms, lut, scorer, probes, n_probes,
                          noted + query * noted_capacity, n_noted);

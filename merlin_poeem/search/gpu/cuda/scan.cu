@@ -5,7 +5,7 @@
 
 // Blocks that a multiprocessor should have the registers for: with one more the compiler spills.
 __host__ __device__ constexpr int blocks_at_once(int n_bytes, bool spread) {
-  return spread && n_bytes <= 16 ? 3 : 2;
+  return !spread ? 2 : n_bytes <= 12 ? 4 : n_bytes <= 16 ? 3 : 2;
 }
 
 // One block scans part `blockIdx.x % n_parts` of the first n_probes lists of query
@@ -34,28 +34,32 @@ scan(const int* __restrict__ luts,                     // (n, 256, BYTES), see L
      int* __restrict__ counts) {                       // (n,)
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ TopKShared shared;
-  __shared__ Probe tile[PROBE_TILE];
+  __shared__ BetweenTiles between;
   constexpr int LUT_WORDS = segment_words<BYTES, SPREAD>(BYTES);
   int* lut = reinterpret_cast<int*>(memory);
-  const size_t query = blockIdx.x / n_parts;
-  const unsigned part = blockIdx.x % n_parts;
+  const unsigned query_number = n_parts == 1 ? blockIdx.x : blockIdx.x / n_parts;
+  const unsigned part = blockIdx.x - query_number * n_parts;
+  const size_t query = query_number;
   probes += query * probe_stride;
+  // All that is read before the first item is asked for at once.
   const unsigned long long n_groups = probes[n_probes - 1].end;
-  // The queries that fill a graph's batch up have no groups, and cost next to nothing.
-  if (n_groups > 0) load_lut<BYTES, SPREAD>(lut, luts + query * (BOOK_ROWS * BYTES));
-  TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
-  const Lookups<BYTES, SPREAD, FIXED> lookups(lut, lane_id());
-  // Read for pushed items alone: the loop has use for every register. The first barrier of
-  // scan_groups shows it to all.
+  const Scorer scorer{metric, units[query]};
+  load_lut<BYTES, SPREAD>(lut, luts + query * (BOOK_ROWS * BYTES));
+  const bool shares = n_parts > 1;  // divisions take long
+  const unsigned first = shares ? n_groups * part / n_parts : 0;
+  const unsigned stop = shares ? n_groups * (part + 1) / n_parts : n_groups;
+  begin_tiles(between, probes, n_probes, first, stop);
+  // Read for pushed items alone: the loop has use for every register.
   __shared__ IdFilter filter;
   if (!PLAIN && threadIdx.x == 0) {
     filter = IdFilter(query, exclude_offsets, exclude_ids, allow_offsets, allow_ids);
   }
-  const Scorer scorer{metric, units[query]};
+  // Its barrier shows all of it to all.
+  TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
+  const Lookups<BYTES, SPREAD, FIXED> lookups(lut, lane_id());
 
   scan_groups<BYTES, SPREAD, PLAIN>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
-                                    filter, tile, probes, n_probes, n_groups * part / n_parts,
-                                    n_groups * (part + 1) / n_parts);
+                                    filter, between, n_probes, first);
   const size_t place = blockIdx.x;  // of the part, or of the query, which then has one part
   if (scores != nullptr) {
     best.finish(scores + place * k, ids + place * k, counts + place);

@@ -95,37 +95,55 @@ struct WarpScan {
 };
 
 // What is needed between tiles alone: kept in shared memory, as the loop has use for every register.
+// `first`, which changes, lies apart from `stop`: else a compiler reads both at once where another
+// thread writes the one.
 struct BetweenTiles {
+  unsigned first;
   const Probe* probes;
-  unsigned first, stop;
+  unsigned stop;
+  Probe tile[PROBE_TILE];
 };
 
-// Pushes the items of groups [group, stop) of `probes` to `best`: groups are numbered through all
-// lists. All threads call it; `tile` is shared, and the LUT behind `lookups` filled. It ends with a
-// barrier.
+// Reads `between.tile` from its first probe on. All threads call it; a barrier must follow.
+__device__ __forceinline__ void load_tile(BetweenTiles& between, const Probe* __restrict__ probes,
+                                          unsigned first, unsigned n_probes) {
+  for (unsigned i = threadIdx.x; i < min(PROBE_TILE, n_probes - first); i += THREADS) {
+    between.tile[i] = probes[first + i];
+  }
+}
+
+// Makes `between`, which is shared, ready for groups [group, stop) of `probes`: groups are numbered
+// through all lists. All threads call it, early, as it waits for memory; a barrier must follow.
+__device__ __forceinline__ void begin_tiles(BetweenTiles& between,
+                                            const Probe* __restrict__ probes, unsigned n_probes,
+                                            unsigned group, unsigned stop) {
+  const bool is_one = n_probes <= PROBE_TILE;
+  if (threadIdx.x == 0) {
+    // The tiles before the first group are not for this block.
+    between.first = is_one ? 0 : probes_before(probes, n_probes, group) / PROBE_TILE * PROBE_TILE;
+    between.stop = stop;
+    between.probes = probes;
+  }
+  if (is_one) load_tile(between, probes, 0, n_probes);
+}
+
+// Pushes the items of groups [group, between.stop) to `best`. All threads call it, with a barrier
+// since `begin_tiles` and since the LUT behind `lookups` was filled. It ends with a barrier.
 template <int BYTES, bool SPREAD, bool PLAIN, bool FIXED>
 __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& items,
                                             const Lookups<BYTES, SPREAD, FIXED>& lookups,
                                             const Scorer& scorer, const IdFilter& filter,
-                                            Probe (&tile)[PROBE_TILE],
-                                            const Probe* __restrict__ probes, unsigned n_probes,
-                                            unsigned group, unsigned stop) {
-  __shared__ BetweenTiles between;
-  if (threadIdx.x == 0) {
-    // The tiles before the first group are not for this block.
-    between.first = probes_before(probes, n_probes, group) / PROBE_TILE * PROBE_TILE;
-    between.stop = stop;
-    between.probes = probes;
-  }
+                                            BetweenTiles& between, unsigned n_probes,
+                                            unsigned group) {
   group += warp_id();
-  bool more = stop > 0;
+  bool more = between.stop > 0;
   while (more) {
-    __syncthreads();
-    const unsigned n_tile = min(PROBE_TILE, n_probes - between.first);
-    for (unsigned i = threadIdx.x; i < n_tile; i += THREADS) {
-      tile[i] = between.probes[between.first + i];
+    if (n_probes > PROBE_TILE) {
+      load_tile(between, between.probes, between.first, n_probes);
+      __syncthreads();
     }
-    __syncthreads();
+    const unsigned n_tile = min(PROBE_TILE, n_probes - between.first);
+    const Probe* tile = between.tile;
     WarpScan<BYTES, SPREAD, PLAIN, FIXED> scan(best, items, lookups, scorer, filter, group, tile,
                                                min(between.stop, tile[n_tile - 1].end));
     Fetched<BYTES, PLAIN> item, next;
@@ -145,8 +163,8 @@ __device__ __forceinline__ void scan_groups(TopK& best, const ScannedItems& item
     } while (best.make_room(scan.pending));
     group = scan.group;
     more = scan.stop < between.stop;
-    // All have read it: make_room has a barrier, and the next tile begins with one.
+    // All have read it, as make_room has a barrier.
     if (threadIdx.x == 0) between.first += PROBE_TILE;
+    __syncthreads();
   }
-  __syncthreads();
 }

@@ -8,29 +8,33 @@
 #include "radix_select.cuh"
 
 constexpr unsigned NO_ROW = 0xffffffffu;
+// Results are put in bins by their highest digit, and ordered within each by counting; where one
+// holds more than so many they are sorted.
+constexpr unsigned MOST_IN_BIN = 128;
 
 struct TopKShared {
   SelectShared select;
-  unsigned count, n_holes, n_moved;
+  unsigned of_warps[WARPS];
+  unsigned count;
 };
 
 struct TopK {
   TopKShared& shared;
   float* scores;                 // (capacity,)
   unsigned* rows;                // (capacity,)
-  unsigned short* holes;         // (k,)
+  unsigned short* binned;        // (capacity,), numbers of pairs
   const long long* item_ids;     // of each row
   unsigned capacity;             // a power of two, at least k + THREADS
   unsigned k;
   float threshold;               // the same in every thread; no pair below it is among the k best
 
-  // Bytes of shared memory from `memory` on: capacity * 8 + k * 2.
+  // Bytes of shared memory from `memory` on: capacity * 10.
   __device__ TopK(TopKShared& shared, unsigned char* memory, const long long* item_ids,
                   unsigned capacity, unsigned k)
       : shared(shared),
         scores(reinterpret_cast<float*>(memory)),
         rows(reinterpret_cast<unsigned*>(memory + capacity * 4)),
-        holes(reinterpret_cast<unsigned short*>(memory + capacity * 8)),
+        binned(reinterpret_cast<unsigned short*>(memory + capacity * 8)),
         item_ids(item_ids),
         capacity(capacity),
         k(k),
@@ -56,36 +60,44 @@ struct TopK {
     return first + __popc(pushing) > capacity;
   }
 
-  // Keeps the k best of what was pushed and raises the threshold. All threads call it, with a
-  // barrier since the last push; it ends with one.
-  __device__ void keep_best() {
+  // Keeps the k best of what was pushed, and of up to `slack` more where that is quicker, and raises
+  // the threshold. All threads call it, with a barrier since the last push; it ends with one.
+  __device__ void keep_best(unsigned slack) {
     const unsigned n = min(shared.count, capacity);
-    if (n <= k) {
+    if (n <= k + slack) {
       __syncthreads();
       if (threadIdx.x == 0) shared.count = n;
       __syncthreads();
       return;
     }
     const float* of = scores;
-    const Cut cut = find_cut(shared.select, [of](unsigned i) { return key_of(of[i]); }, n, k);
-    if (cut.n_ties < cut.n_equal) drop_ties(cut, n);
-    if (threadIdx.x == 0) shared.n_holes = shared.n_moved = 0;
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < k; i += THREADS) {
-      if (key_of(scores[i]) < cut.key) {
-        holes[atomicAdd(&shared.n_holes, 1u)] = static_cast<unsigned short>(i);
-      }
-    }
-    __syncthreads();
-    for (unsigned i = k + threadIdx.x; i < n; i += THREADS) {
-      if (key_of(scores[i]) >= cut.key) {
-        const unsigned hole = holes[atomicAdd(&shared.n_moved, 1u)];
-        scores[hole] = scores[i];
-        rows[hole] = rows[i];
-      }
-    }
-    if (threadIdx.x == 0) shared.count = k;
+    const auto key_at = [of](unsigned i) { return key_of(of[i]); };
+    const Cut cut = find_cut(shared.select, key_at, n, k, slack);
+    if (cut.n_too_many() > slack) drop_ties(cut, n);
     threshold = score_of(cut.key);
+    move_up(n, cut.key);
+  }
+
+  // Moves the pairs whose key reaches `lowest`, of the first n, to the front: part by part, so that
+  // none is written over before it is read.
+  __device__ __forceinline__ void move_up(unsigned n, unsigned lowest) {
+    if (threadIdx.x == 0) shared.count = 0;
+    __syncthreads();
+    for (unsigned start = 0; start < n; start += THREADS) {
+      const unsigned i = start + threadIdx.x;
+      const float score = i < n ? scores[i] : 0.0f;
+      const unsigned row = i < n ? rows[i] : NO_ROW;
+      const bool stays = i < n && key_of(score) >= lowest;
+      const unsigned staying = __ballot_sync(ALL_LANES, stays);
+      unsigned place = 0;
+      if (lane_id() == 0) place = atomicAdd(&shared.count, __popc(staying));
+      place = __shfl_sync(ALL_LANES, place, 0) + __popc(staying & ((1u << lane_id()) - 1u));
+      __syncthreads();
+      if (stays) {
+        scores[place] = score;
+        rows[place] = row;
+      }
+    }
     __syncthreads();
   }
 
@@ -131,6 +143,7 @@ struct TopK {
   // Whether pair i comes before pair j in the result.
   __device__ __forceinline__ bool before(unsigned i, unsigned j) const {
     if (scores[i] != scores[j]) return scores[i] > scores[j];
+    if (i == j) return false;
     if (rows[i] == NO_ROW || rows[j] == NO_ROW) return rows[i] < rows[j];
     return item_ids[rows[i]] < item_ids[rows[j]];
   }
@@ -161,7 +174,8 @@ struct TopK {
   // threads call it.
   __device__ bool make_room(bool pending) {
     if (!__syncthreads_or(pending)) return false;
-    keep_best();
+    // Room for a pair of every thread, and for half of what is kept.
+    keep_best(min(capacity - k - THREADS, k / 2));
     return true;
   }
 
@@ -177,7 +191,7 @@ struct TopK {
   // Writes the k best, in any order, and how many there are. A barrier must have followed the last
   // push.
   __device__ void finish_part(float* out_scores, unsigned* out_rows, int* out_count) {
-    keep_best();
+    keep_best(0);
     const unsigned n = shared.count;
     for (unsigned i = threadIdx.x; i < n; i += THREADS) {
       out_scores[i] = scores[i];
@@ -189,13 +203,54 @@ struct TopK {
   // Writes the result of one query: k scores and ids, best first, and how many there are. Places
   // without a result get -infinity and -1. A barrier must have followed the last push.
   __device__ void finish(float* out_scores, long long* out_ids, int* out_count) {
-    keep_best();
-    const unsigned n = shared.count;
-    sort(n);
-    for (unsigned i = threadIdx.x; i < k; i += THREADS) {
-      out_scores[i] = i < n ? scores[i] : minus_infinity();
-      out_ids[i] = i < n ? item_ids[rows[i]] : -1;
+    if (!write_by_bins(out_scores, out_ids)) {
+      keep_best(0);
+      sort(shared.count);
+      for (unsigned i = threadIdx.x; i < k && i < shared.count; i += THREADS) {
+        out_scores[i] = scores[i];
+        out_ids[i] = item_ids[rows[i]];
+      }
     }
-    if (threadIdx.x == 0) *out_count = static_cast<int>(n);
+    const unsigned n_results = min(shared.count, k);
+    for (unsigned i = n_results + threadIdx.x; i < k; i += THREADS) {
+      out_scores[i] = minus_infinity();
+      out_ids[i] = -1;
+    }
+    if (threadIdx.x == 0) *out_count = static_cast<int>(n_results);
+  }
+
+  // Writes the results, best first, without sorting: pairs are grouped by the first digit in which
+  // they differ, and each counts those of its bin that come before it. False where one of the bins
+  // that hold results is too full, and nothing is written. All threads call it.
+  __device__ bool write_by_bins(float* out_scores, long long* out_ids) {
+    const unsigned n = min(shared.count, capacity);
+    unsigned* bins = shared.select.histogram;
+    const float* of = scores;
+    const int shift = first_digit(shared.select, [of](unsigned i) { return key_of(of[i]); }, n);
+    const auto bin_of = [of, shift](unsigned i) { return key_of(of[i]) >> shift & 255u; };
+    for (unsigned i = threadIdx.x; i < n; i += THREADS) atomicAdd(bins + bin_of(i), 1u);
+    __syncthreads();
+    const unsigned own_bin = DIGITS - 1 - threadIdx.x, n_own = bins[own_bin];
+    unsigned total;
+    const unsigned start = block_running_sum(n_own, shared.of_warps, total) - n_own;
+    bins[own_bin] = start;
+    if (__syncthreads_or(start < k && n_own > MOST_IN_BIN)) return false;
+    for (unsigned i = threadIdx.x; i < n; i += THREADS) {
+      binned[atomicAdd(bins + bin_of(i), 1u)] = static_cast<unsigned short>(i);
+    }
+    __syncthreads();
+    // Now a bin's entry is where it ends, and that of the next higher one where it starts.
+    for (unsigned place = threadIdx.x; place < n; place += THREADS) {
+      const unsigned i = binned[place], bin = bin_of(i);
+      const unsigned first = bin == DIGITS - 1 ? 0 : bins[bin + 1], last = bins[bin];
+      if (first >= k) break;  // as are those of all later places
+      unsigned rank = first;
+      for (unsigned other = first; other < last; other++) rank += before(binned[other], i);
+      if (rank < k) {
+        out_scores[rank] = scores[i];
+        out_ids[rank] = item_ids[rows[i]];
+      }
+    }
+    return true;
   }
 };

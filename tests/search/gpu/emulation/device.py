@@ -112,6 +112,16 @@ class EmulatedDevice:
         """See ``Device.stream_id``."""
         return self.current_stream
 
+    def view(self, memory: Any, start: int, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+        """See ``Device.view``."""
+        return np.ndarray(shape, dtype, memory, start)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """See ``Device.copy``."""
+        assert target.flags.c_contiguous
+        assert source.flags.c_contiguous
+        target.reshape(-1).view(np.uint8)[: source.nbytes] = source.reshape(-1).view(np.uint8)
+
     def synchronize(self) -> None:
         """See ``Device.synchronize``: what was launched is done already."""
 
