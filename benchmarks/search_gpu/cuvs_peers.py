@@ -108,12 +108,12 @@ def _load_or_build(
 ) -> tuple[Any, Callable[[Any, int], Hits], str]:
     """cuVS' index, how its results are read, and what is to be said of it.
 
-    ``build_precomputed`` takes centroids and codebook; cuVS then chooses lists and codes itself.
-    A file carries our codes, and comes second, as it goes through more of cuVS.
+    A file carries our codes. ``build_precomputed`` takes centroids and codebook alone, and cuVS
+    then chooses lists and codes itself: it comes second.
     """
     ways = {
-        "our centroids and codebook, codes by cuVS": _build_precomputed,
         "our codes": _load,
+        "our centroids and codebook, codes by cuVS": _build_precomputed,
         "built by cuVS": _build,
     }
     refused = ""
