@@ -24,6 +24,7 @@ from merlin_poeem import (
     save_index,
 )
 from merlin_poeem.arrays import Float32, Int32, Int64, normalize
+from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.fit import import_faiss
 from merlin_poeem.quantization.item_codes import unpack_codes
 
@@ -128,28 +129,41 @@ class Catalog:
 
 
 def build_index(
-    catalog: Catalog, *, code_bytes: int, n_lists: int, pq_bits: int = 8, folder: Path
+    catalog: Catalog,
+    *,
+    code_bytes: int,
+    n_lists: int,
+    pq_bits: int = 8,
+    item_scales: bool = False,
+    folder: Path,
 ) -> Index:
     """The catalog as an inner-product index, trained on a sample; kept in ``folder`` for later.
+
+    Unless there are to be ``item_scales``, a byte beyond ``code_bytes``, it is without what others
+    that are timed beside ours have not: these, and list lengths.
 
     Raises ``ImportError`` where Faiss, which trains and encodes, is not installed.
     """
     c = catalog
     name = f"{c.kind}-{c.n_items}x{c.dim}-seed{c.seed}-{code_bytes}B{pq_bits}-{n_lists}lists"
+    name += "-scales" if item_scales else ""
     path = folder / name
     if path.exists():
         return load_index(path)
     params = IVFPQParams(n_lists=n_lists, pq_dim=code_bytes * 8 // pq_bits, pq_bits=pq_bits)
     n_sample = TRAINING_VECTORS_PER_CENTROID * max(n_lists, params.pq_book_size)
-    quantization = fit(params, catalog.first(n_sample), rotation=False, seed=catalog.seed)
+    sample = catalog.first(n_sample)
+    quantization = fit(params, sample, rotation=False, item_scales=item_scales, seed=catalog.seed)
     item_codes = encode(quantization, catalog)
     index = Index.from_codes(params, quantization, item_codes, info={"catalog": name})
+    if not item_scales:
+        index = index.without_list_lengths()
     save_index(index, path)
     return index
 
 
 def encode(quantization: Quantization, catalog: Catalog) -> ItemCodes:
-    """Lists and codes of all items, by Faiss: the NumPy definition would take minutes.
+    """Lists, codes and scales of all items, by Faiss: the NumPy definition would take minutes.
 
     Where two codewords are about equally near, it may take the other one.
     """
@@ -160,7 +174,12 @@ def encode(quantization: Quantization, catalog: Catalog) -> ItemCodes:
     faiss.copy_array_to_vector(quantization.codebook.ravel(), pq.centroids)
     encoded = [_encode_chunk(quantization, coarse, pq, chunk) for chunk in catalog.chunks()]
     list_ids, codes = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
-    return ItemCodes(catalog.item_ids(), list_ids, codes)
+    scales = None
+    if quantization.scale_range is not None:
+        chunks = zip(catalog.chunks(), encoded, strict=True)
+        parts = [coding.scales_of(quantization, chunk, *coded) for chunk, coded in chunks]
+        scales = np.concatenate(parts)
+    return ItemCodes(catalog.item_ids(), list_ids, codes, scales)
 
 
 def _encode_chunk(

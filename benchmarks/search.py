@@ -94,10 +94,15 @@ def index_ids(n_items: int) -> np.ndarray:
 
 
 def build(vectors: np.ndarray, options: argparse.Namespace) -> Index:
-    """An index of all ``vectors``, its quantization trained on a tenth of them."""
+    """An index of all ``vectors``, its quantization trained on a tenth of them.
+
+    Without what raw Faiss has not: item scales, and list lengths.
+    """
     params = IVFPQParams(n_lists=options.n_lists, pq_dim=options.pq_dim, metric="inner_product")
-    quantization = fit(params, vectors[: max(len(vectors) // 10, 256)], rotation=False)
-    return Index.from_vectors(params, quantization, index_ids(len(vectors)), vectors)
+    sample = vectors[: max(len(vectors) // 10, 256)]
+    quantization = fit(params, sample, rotation=False, item_scales=False)
+    index = Index.from_vectors(params, quantization, index_ids(len(vectors)), vectors)
+    return index.without_list_lengths()
 
 
 def measure(

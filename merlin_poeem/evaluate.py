@@ -196,7 +196,9 @@ def items_scanned(index: Index, queries: Float32, n_probes: int | None = None) -
     for start in range(0, len(queries), step):
         chunk = slice(start, start + step)
         queries_rot = index.quantization.rotate(queries[chunk])
-        scores = reference.list_scores(index.quantization, queries_rot, index.params.metric)
+        scores = reference.list_scores(
+            index.quantization, queries_rot, index.params.metric, index.list_factors
+        )
         probes = np.argsort(-scores, axis=1, kind="stable")[:, :n_probes]
         scanned[chunk] = index.list_sizes[probes].sum(axis=1)
     return scanned
@@ -209,33 +211,39 @@ class BytesPerItem:
     codes: float
     """Its packed codes."""
 
+    scale: float
+    """Its scale: a byte, or 0 in an index without."""
+
     item_id: float
     """Its id, int64."""
 
     shared: float
-    """Its part of what all items share: centroids, codebook, rotation and list offsets."""
+    """Its part of what all items share: centroids, codebook, rotation, the range of scales, and
+    the offsets and lengths of lists."""
 
     @property
     def total(self) -> float:
         """The sum."""
-        return self.codes + self.item_id + self.shared
+        return self.codes + self.scale + self.item_id + self.shared
 
 
 def bytes_per_item(index: Index) -> BytesPerItem:
     """The exact bytes of ``index``'s arrays per item; ``ValueError`` where it holds no items."""
     _check_holds_items(index)
     quantization = index.quantization
-    shared: list[NDArray[Any]] = [
+    shared: list[NDArray[Any] | None] = [
         quantization.coarse_centroids,
         quantization.codebook,
+        quantization.rotation,
+        quantization.scale_range,
         index.list_offsets,
+        index.list_lengths64,
     ]
-    if quantization.rotation is not None:
-        shared.append(quantization.rotation)
     return BytesPerItem(
         codes=index.packed_codes.nbytes / index.n_items,
+        scale=0.0 if index.scales is None else index.scales.nbytes / index.n_items,
         item_id=index.item_ids.nbytes / index.n_items,
-        shared=sum(array.nbytes for array in shared) / index.n_items,
+        shared=sum(array.nbytes for array in shared if array is not None) / index.n_items,
     )
 
 

@@ -25,6 +25,7 @@ def random_quantization(
     rotation: bool = False,
     spread: float = 1.0,
     encodes_residual: bool = True,
+    scales: bool = False,
 ) -> Quantization:
     """Centroids ``spread`` times as far apart as the codewords are."""
     dim = pq_dim * pq_len
@@ -34,6 +35,7 @@ def random_quantization(
         (0.5 * codewords).astype(np.float32),
         random_rotation(rng, dim) if rotation else None,
         encodes_residual,
+        np.array([0.3, 3], np.float32) if scales else None,
     )
 
 
@@ -45,20 +47,26 @@ def random_index(
     seed: int = 0,
     n_repeated: int = 60,
     filled_lists: int | None = None,
+    scales: bool = True,
     **quantization: Any,
 ) -> Index:
     """Random codes, ids above 2**40 in no order, the last two lists empty.
 
-    ``n_repeated`` items share the list and codes of one of five others.
+    ``n_repeated`` items share the list and codes of one of five others, and most of them its scale.
+    Items have ``scales`` unless the metric is l2.
     """
     rng = np.random.default_rng(seed)
-    trained = random_quantization(rng, **quantization)
+    scales = scales and metric != "l2"
+    trained = random_quantization(rng, scales=scales, **quantization)
     filled = max(1, trained.n_lists - 2) if filled_lists is None else filled_lists
     list_ids = rng.integers(0, filled, n_items)
     codes = rng.integers(0, trained.pq_book_size, (n_items, trained.pq_dim))
+    item_scales = np.random.default_rng(seed + 1).integers(0, 256, n_items).astype(np.uint8)
     if n_items > n_repeated + 5:
         originals = rng.integers(n_repeated, n_repeated + 5, n_repeated)
         list_ids[:n_repeated], codes[:n_repeated] = list_ids[originals], codes[originals]
+        n_alike = n_repeated * 2 // 3
+        item_scales[:n_alike] = item_scales[originals[:n_alike]]
     item_ids = FIRST_ID + rng.permutation(n_items) * 3
     params = IVFPQParams(
         n_lists=trained.n_lists,
@@ -67,7 +75,8 @@ def random_index(
         metric=metric,  # type: ignore[arg-type]
         n_probes=min(n_probes, trained.n_lists),
     )
-    item_codes = ItemCodes(item_ids, list_ids, codes.astype(trained.code_dtype))
+    codes = codes.astype(trained.code_dtype)
+    item_codes = ItemCodes(item_ids, list_ids, codes, item_scales if scales else None)
     return Index.from_codes(params, trained, item_codes)
 
 
@@ -135,10 +144,12 @@ def assert_answers(
 
 
 def _kinds(index: Index) -> dict[int, bytes]:
-    """Item id → its list and codes."""
+    """Item id → its list, codes and scale."""
+    scales = np.zeros(len(index), np.uint8) if index.scales is None else index.scales
+    parts = (index.list_ids, index.codes, scales)
     return {
-        int(item_id): list_id.tobytes() + codes.tobytes()
-        for item_id, list_id, codes in zip(index.item_ids, index.list_ids, index.codes, strict=True)
+        int(item_id): b"".join(part.tobytes() for part in of_item)
+        for item_id, *of_item in zip(index.item_ids, *parts, strict=True)
     }
 
 

@@ -1,5 +1,6 @@
 """Quality and cost measures against counts done by hand or by the plainest code."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -245,7 +246,7 @@ def with_list_sizes(*sizes: int) -> Index:
     index = random_index(n_lists=len(sizes), n_items=sum(sizes))
     codes = index.item_codes
     list_ids = np.repeat(np.arange(len(sizes)), sizes)
-    moved = ItemCodes(codes.item_ids, list_ids, codes.codes)
+    moved = ItemCodes(codes.item_ids, list_ids, codes.codes, codes.scales)
     return Index.from_codes(index.params, index.quantization, moved)
 
 
@@ -268,11 +269,15 @@ def test_items_scanned_is_what_a_search_can_return(metric: str) -> None:
         np.testing.assert_array_equal(items_scanned(index, queries, n_probes), everything.counts)
 
 
+@pytest.mark.parametrize("scales", [True, False])
 @pytest.mark.parametrize(("pq_bits", "rotation"), [(4, True), (8, False), (12, False)])
-def test_bytes_per_item_are_those_on_disk(pq_bits: int, rotation: bool, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    index = random_index(pq_bits=pq_bits, pq_dim=3, rotation=rotation)
+def test_bytes_per_item_are_those_on_disk(
+    pq_bits: int, rotation: bool, scales: bool, tmp_path: Path
+) -> None:
+    index = random_index(pq_bits=pq_bits, pq_dim=3, rotation=rotation, scales=scales)
     got = bytes_per_item(index)
     assert got.codes == {4: 2, 8: 3, 12: 6}[pq_bits]
+    assert got.scale == scales
     assert got.item_id == 8
     save_index(index, tmp_path / "index")
     arrays = [np.load(file) for file in (tmp_path / "index").glob("*.npy")]

@@ -100,7 +100,7 @@ class Comparison:
                 pq_dim=params.pq_dim,
                 pq_bits=params.pq_bits,
                 n_probes=n_probes,
-                bytes_per_item=params.pq_dim * params.pq_bits / 8,
+                bytes_per_item=params.pq_dim * params.pq_bits / 8 + (index.scales is not None),
                 max_over_mean_list=list_balance(index).max_over_mean,
                 items_scanned=float(np.mean(items_scanned(index, self.queries, n_probes))),
                 build_seconds=build_seconds,

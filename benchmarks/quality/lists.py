@@ -30,7 +30,9 @@ class Lists:
     def of(cls, index: Index, queries: Float32) -> Lists:
         """The lists of ``index`` for raw (n_queries, dim) queries."""
         queries_rot = index.quantization.rotate(queries)
-        scores = reference.list_scores(index.quantization, queries_rot, index.params.metric)
+        scores = reference.list_scores(
+            index.quantization, queries_rot, index.params.metric, index.list_factors
+        )
         return cls(index.list_sizes, scores)
 
     @cached_property

@@ -147,7 +147,7 @@ def _quantized(name: str, trial: Trial, index: Index, build_seconds: float) -> M
     return Method(
         name,
         f"{params.pq_dim}x{params.pq_bits}",
-        params.pq_dim * params.pq_bits / 8,
+        params.pq_dim * params.pq_bits / 8 + (index.scales is not None),
         lambda n_probes: searcher.search(
             trial.queries, k=MANY, n_probes=n_probes, exclude=trial.exclude
         ),

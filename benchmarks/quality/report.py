@@ -53,12 +53,12 @@ def report(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], task: str, path: Path) -> None:
-    """The chief metric and the agreement against items scanned, 8 bytes an item, means of seeds.
+    """The chief metric and the agreement against items scanned, at 8 bytes of codes; seeds' means.
 
-    No picture where no trial has an index of 8 bytes.
+    A scale is a byte more. No picture where no trial has such an index.
     """
     frame = _main(frame_of(rows, task))
-    is_plotted = frame["form"].isin(PLOTTED_FORMS) & (frame["bytes_per_item"] == 8)
+    is_plotted = frame["form"].isin(PLOTTED_FORMS) & frame["bytes_per_item"].isin([8, 9])
     if not is_plotted.any():
         return
     picked = pd.concat([_exact_of(frame, "plain"), at_probes(frame[is_plotted])])

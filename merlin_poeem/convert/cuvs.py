@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32
 from merlin_poeem.atomic_files import replacing_file
+from merlin_poeem.convert.scales import check_scales
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import Metric
@@ -46,14 +47,21 @@ NO_ITEM = np.iinfo(np.int64).max
 _npy: Any = np.lib.format
 
 
-def save_cuvs(index: Index, path: str | os.PathLike[str], *, metric: Metric | None = None) -> None:
+def save_cuvs(
+    index: Index,
+    path: str | os.PathLike[str],
+    *,
+    metric: Metric | None = None,
+    without_scales: bool = False,
+) -> None:
     """Write ``index`` as a cuVS IVF-PQ file, atomically; a file at ``path`` is replaced.
 
     cuVS then holds the same centroids, codebook, codes and rotation, and returns the items' own
-    ids. ``item_table`` and ``info`` have no place in the file, nor has the default ``n_probes``,
-    which is cuVS' search parameter. Under ``l2`` cuVS returns squared distances, lowest first: the
-    negative of our scores. It chooses lists in the raw space, by centroids rotated back, so that of
-    lists which score alike to float32's rounding it may visit another.
+    ids. ``item_table``, ``info`` and ``list_lengths`` have no place in the file, nor has the
+    default ``n_probes``, which is cuVS' search parameter. Under ``l2`` cuVS returns squared
+    distances, lowest first: the negative of our scores. It chooses lists by ⟨q, c⟩ in the raw
+    space, by centroids rotated back, so that of lists which score alike to float32's rounding it
+    may visit another.
 
     Parameters
     ----------
@@ -61,15 +69,19 @@ def save_cuvs(index: Index, path: str | os.PathLike[str], *, metric: Metric | No
         What cuVS is to rank by, ``"inner_product"`` or ``"l2"``; None takes the index's own. cuVS'
         cosine is ⟨q, x̂⟩ / ‖q‖, without the division by ‖x̂‖ that ours has, so a cosine index is
         only written with ``metric="inner_product"``: the order is then that of cuVS' cosine.
+    without_scales
+        Whether item scales, which cuVS can't hold, may be left out: scores are then ⟨q, x̂⟩.
 
     Raises
     ------
     ValueError
         What cuVS can't hold or would take for something else: a cosine index without ``metric``,
+        an index with scales without ``without_scales``,
         codes that are not of residuals, ``pq_bits`` other than 4 to 8, a code of an item that does
         not fill its last byte, ids below 0 or 2**63 − 1.
     """
     metric = index.params.metric if metric is None else metric
+    check_scales(index, "a cuVS file", without_scales=without_scales)
     _check(index, metric)
     quantization = index.quantization
     with replacing_file(path) as file:

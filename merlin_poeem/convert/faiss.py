@@ -6,12 +6,14 @@ The one place that knows how Faiss lays out what we name otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int64, read_only, type_name
+from merlin_poeem.convert.scales import check_scales
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.fit import import_faiss
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, unpack_codes
@@ -26,12 +28,13 @@ SAME_PACKING = (4, 8, 16)
 LONGEST_FOR_TABLE = 32
 
 
-def to_faiss(index: Index, *, metric: Metric | None = None) -> Any:
+def to_faiss(index: Index, *, metric: Metric | None = None, without_scales: bool = False) -> Any:
     """``index`` as an ``IndexIVFPQ``, inside an ``IndexPreTransform`` where there is a rotation.
 
     Holds the same arrays and the items' own ids; ``nprobe`` is the index's default ``n_probes``.
-    ``item_table`` and ``info`` have no place in a Faiss index. Under ``l2``, Faiss returns squared
-    distances, lowest first: the negative of our scores.
+    ``item_table`` and ``info`` have no place in a Faiss index, nor has ``list_lengths``: Faiss
+    chooses lists by ⟨q, c⟩. Under ``l2``, Faiss returns squared distances, lowest first: the
+    negative of our scores.
 
     Parameters
     ----------
@@ -39,15 +42,19 @@ def to_faiss(index: Index, *, metric: Metric | None = None) -> Any:
         What Faiss is to rank by, ``"inner_product"`` or ``"l2"``; None takes the index's own. Faiss
         knows no norm per item, so a cosine index is only exported with ``metric="inner_product"``:
         scores are then ⟨q, x̂⟩, not divided by ‖x̂‖.
+    without_scales
+        Whether item scales, which Faiss can't hold, may be left out: scores are then ⟨q, x̂⟩.
 
     Raises
     ------
     ValueError
-        A cosine index without ``metric``, or negative item ids (Faiss pads with −1).
+        A cosine index without ``metric``, an index with scales without ``without_scales``, or
+        negative item ids (Faiss pads with −1).
     ImportError
         faiss-cpu is not installed.
     """
     faiss = import_faiss()
+    check_scales(index, "a Faiss index", without_scales=without_scales)
     metric = index.params.metric if metric is None else metric
     if metric not in ("inner_product", "l2"):
         raise ValueError(
@@ -77,6 +84,7 @@ def to_faiss_gpu(
     index: Index,
     *,
     metric: Metric | None = None,
+    without_scales: bool = False,
     use_cuvs: bool = False,
     device: int = 0,
     resources: Any = None,
@@ -85,7 +93,7 @@ def to_faiss_gpu(
 
     Parameters
     ----------
-    metric
+    metric, without_scales
         As for :func:`to_faiss`.
     use_cuvs
         Whether cuVS searches it (its list layout, any ``pq_dim``) or Faiss' own kernels.
@@ -109,7 +117,8 @@ def to_faiss_gpu(
     options.use_cuvs = use_cuvs
     if resources is None:
         resources = faiss.StandardGpuResources()
-    return faiss.index_cpu_to_gpu(resources, device, to_faiss(index, metric=metric), options)
+    exported = to_faiss(index, metric=metric, without_scales=without_scales)
+    return faiss.index_cpu_to_gpu(resources, device, exported, options)
 
 
 def _check_gpu_build(faiss: Any, use_cuvs: bool, device: int) -> None:
@@ -134,7 +143,7 @@ def from_faiss(faiss_index: Any, *, metric: Metric | None = None) -> Index:
     """A trained Faiss ``IndexIVFPQ``, with or without an orthogonal transform before it, as ours.
 
     Codes, codebook and centroids are taken over as they are; lists are then chosen by our metric,
-    whatever Faiss' coarse quantizer ranked by.
+    whatever Faiss' coarse quantizer ranked by, and by ⟨q, c⟩ where that is the inner product.
 
     Parameters
     ----------
@@ -162,13 +171,20 @@ def from_faiss(faiss_index: Any, *, metric: Metric | None = None) -> Index:
         metric=_metric(ivfpq) if metric is None else metric,
         n_probes=min(ivfpq.nprobe, quantization.n_lists),
     )
-    return Index.from_codes(params, quantization, _item_codes(ivfpq))
+    return Index.from_codes(params, quantization, _item_codes(ivfpq)).without_list_lengths()
 
 
-def build_ivfpq(index: Index, quantization: Quantization, ids: Int64, metric: Metric) -> Any:
+def build_ivfpq(
+    index: Index,
+    quantization: Quantization,
+    ids: Int64,
+    metric: Metric,
+    packed_codes: Callable[[slice], Codes] | None = None,
+) -> Any:
     """The items of ``index`` as an ``IndexIVFPQ`` over ``quantization``, in the rotated space.
 
-    ``ids`` (n_items,) int64 are what Faiss is to return for the rows.
+    ``ids`` (n_items,) int64 are what Faiss is to return for the rows. ``packed_codes`` gives the
+    codes of rows in ``quantization``; None takes the index's, their codes alone without scales.
     """
     faiss = import_faiss()
     flat, faiss_metric = faiss.IndexFlatIP, faiss.METRIC_INNER_PRODUCT
@@ -193,7 +209,15 @@ def build_ivfpq(index: Index, quantization: Quantization, ids: Int64, metric: Me
     if metric == "l2" and quantization.encodes_residual and _table_is_exact(quantization):
         # As Faiss does after training: the terms of ‖q − c − y‖² that no query changes, per list.
         ivfpq.precompute_table()
-    _add_codes(ivfpq, index, ids)
+    packed_codes = packed_codes or index.packed_codes.__getitem__
+    for list_id in np.flatnonzero(index.list_sizes):
+        rows = slice(index.list_offsets[list_id], index.list_offsets[list_id + 1])
+        of_list = np.ascontiguousarray(ids[rows], np.int64)
+        codes = _pack(packed_codes(rows), quantization.pq_bits)
+        ivfpq.invlists.add_entries(
+            int(list_id), len(of_list), faiss.swig_ptr(of_list), faiss.swig_ptr(codes)
+        )
+    ivfpq.ntotal = index.n_items
     return ivfpq
 
 
@@ -208,19 +232,6 @@ def _table_is_exact(quantization: Quantization) -> bool:
         longest_length(quantization.coarse_centroids), *map(longest_length, quantization.codebook)
     )
     return longest <= LONGEST_FOR_TABLE * typical
-
-
-def _add_codes(ivfpq: Any, index: Index, ids: Int64) -> None:
-    faiss = import_faiss()
-    packed = index.packed_codes
-    for list_id in np.flatnonzero(index.list_sizes):
-        rows = slice(index.list_offsets[list_id], index.list_offsets[list_id + 1])
-        of_list = np.ascontiguousarray(ids[rows], np.int64)
-        codes = _pack(packed[rows], index.params.pq_bits)
-        ivfpq.invlists.add_entries(
-            int(list_id), len(of_list), faiss.swig_ptr(of_list), faiss.swig_ptr(codes)
-        )
-    ivfpq.ntotal = index.n_items
 
 
 def _pack(packed: Codes, pq_bits: int) -> NDArray[np.uint8]:

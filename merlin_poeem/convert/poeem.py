@@ -12,7 +12,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, read_only
 from merlin_poeem.atomic_files import replacing_file
+from merlin_poeem.convert.scales import check_scales
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization import coding
@@ -61,21 +62,30 @@ def read_poeem(path: str | os.PathLike[str], metric: Metric = "inner_product") -
         raise IndexFormatError(f"{path}: malformed Poeem index: {error}") from error
 
 
-def write_poeem(index: Index, path: str | os.PathLike[str], *, drop_rotation: bool = False) -> None:
+def write_poeem(
+    index: Index,
+    path: str | os.PathLike[str],
+    *,
+    drop_rotation: bool = False,
+    without_scales: bool = False,
+) -> None:
     """Write ``index`` as a Poeem index file, atomically.
 
     ``item_norm`` is the squared norm of an item's reconstruction, with which Poeem's
     ``metric_type`` 0 is the true squared L2 distance; for an index with the cosine metric it is the
     norm itself, with which ``metric_type`` 2 gives the order of the cosine. It is kept above 0, as
-    Poeem drops rows where it is 0. ``n_probes``, ``info`` and the item table have no place in the
-    file.
+    Poeem drops rows where it is 0. ``n_probes``, ``info``, list lengths and the item table have no
+    place in the file.
 
     Raises
     ------
     ValueError
-        The index has a rotation, which the file can't hold. With ``drop_rotation=True`` it is left
+        The index has scales, which the file can't hold. With ``without_scales=True`` they are left
+        out, and scores are those of the codes alone.
+        The index has a rotation, which it can't hold either. With ``drop_rotation=True`` it is left
         out: whoever searches the file must then rotate the queries, ``queries @ rotation``.
     """
+    check_scales(index, "a Poeem file", without_scales=without_scales)
     quantization = index.quantization
     if quantization.rotation is not None and not drop_rotation:
         raise ValueError(
@@ -193,7 +203,7 @@ def _to_index(layout: _Layout, arrays: dict[str, NDArray[Any]], metric: Metric) 
     )
     item_codes = ItemCodes(item_ids, arrays["assignment"][kept], codes)
     info = {"read_from": "Poeem index file", "rows_dropped": int(len(kept) - kept.sum())}
-    return Index.from_codes(params, quantization, item_codes, info=info)
+    return Index.from_codes(params, quantization, item_codes, info=info).without_list_lengths()
 
 
 def _filled_up(codebook: Float32) -> Float32:
@@ -208,10 +218,11 @@ def _filled_up(codebook: Float32) -> Float32:
 def _item_norms(index: Index) -> Float32:
     """(n_items,) float32, see :func:`write_poeem`."""
     norms = np.empty(index.n_items, np.float32)
-    codes, limits = index.codes, np.finfo(np.float32)
+    quantization, limits = replace(index.quantization, scale_range=None), np.finfo(np.float32)
     for start in range(0, index.n_items, ROWS_PER_CHUNK):
         rows = slice(start, start + ROWS_PER_CHUNK)
-        decoded = coding.decode_rotated(index.quantization, index.list_ids[rows], codes[rows])
+        list_ids, codes, _ = index.coded(rows)
+        decoded = coding.decode_rotated(quantization, list_ids, codes)
         squared = (decoded.astype(np.float64) ** 2).sum(axis=1)
         chosen = np.sqrt(squared) if index.params.metric == "cosine" else squared
         norms[rows] = np.clip(chosen, limits.tiny, limits.max)

@@ -17,6 +17,8 @@ from merlin_poeem.quantization.fit import MAX_POINTS_PER_CENTROID, fit
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
 
+SCALE = "scale"
+
 Vectors = str | Sequence[str]
 
 
@@ -30,9 +32,10 @@ def encode_ddf(
 ) -> Any:
     """The codes of every item as a Dask frame of pandas partitions, encoded where the vectors are.
 
-    Columns ``item_id`` int64, ``list_id`` int32 and ``code_0`` to ``code_<pq_dim − 1>`` (uint8, or
-    uint16 above 8 bits). Nothing is computed yet. An id that repeats in one partition is an error
-    then; one that several partitions have is not looked for.
+    Columns ``item_id`` int64, ``list_id`` int32, ``code_0`` to ``code_<pq_dim − 1>`` (uint8, or
+    uint16 above 8 bits) and, where the quantization has scales, ``scale`` (uint8). Nothing is
+    computed yet. An id that repeats in one partition is an error then; one that several partitions
+    have is not looked for.
 
     Parameters
     ----------
@@ -89,6 +92,7 @@ def fit_ddf(
     *,
     vectors: Vectors = "embedding",
     rotation: bool = True,
+    item_scales: bool = True,
     seed: int = 0,
 ) -> Quantization:
     """:func:`~merlin_poeem.fit` of the vectors of ``ddf``, trained here on a sample of them.
@@ -113,19 +117,22 @@ def fit_ddf(
     if not samples:
         raise ValueError("ddf: expected at least one row, got none")
     gathered = _stack(vectors, dask.compute(*samples))
-    return fit(params, gathered, rotation=rotation, seed=seed)
+    return fit(params, gathered, rotation=rotation, item_scales=item_scales, seed=seed)
 
 
 def codes_frame(item_codes: ItemCodes) -> pd.DataFrame:
     """``item_codes`` as the columns that :func:`encode_ddf` tells of."""
     codes = {f"code_{j}": item_codes.codes[:, j] for j in range(item_codes.codes.shape[1])}
-    return pd.DataFrame({"item_id": item_codes.item_ids, "list_id": item_codes.list_ids, **codes})
+    scales = {} if item_codes.scales is None else {SCALE: item_codes.scales}
+    ids = {"item_id": item_codes.item_ids, "list_id": item_codes.list_ids}
+    return pd.DataFrame({**ids, **codes, **scales})
 
 
 def item_codes_of(frame: pd.DataFrame) -> ItemCodes:
     """The inverse of :func:`codes_frame`; ``ValueError`` naming ids that repeat."""
-    codes = frame.iloc[:, 2:].to_numpy()
-    return ItemCodes(frame["item_id"].to_numpy(), frame["list_id"].to_numpy(), codes)
+    scales = frame[SCALE].to_numpy() if SCALE in frame else None
+    codes = frame[[name for name in frame if name.startswith("code_")]].to_numpy()
+    return ItemCodes(frame["item_id"].to_numpy(), frame["list_id"].to_numpy(), codes, scales)
 
 
 class _Encoder:

@@ -99,10 +99,12 @@ def search_ddf(
 
 
 def _without_items(index: Index) -> Index:
+    has_scales = index.quantization.scale_range is not None
     none = ItemCodes(
         np.empty(0, np.int64),
         np.empty(0, np.int32),
         np.empty((0, index.params.pq_dim), index.quantization.code_dtype),
+        np.empty(0, np.uint8) if has_scales else None,
     )
     return Index.from_codes(index.params, index.quantization, none)
 
@@ -129,7 +131,8 @@ class _OpenShard:
     def open(cls, shard: Shard, backend: str) -> _OpenShard:
         opened = cls(shard, backend, 0)
         index = opened.searcher.index
-        opened._n_bytes = index.item_ids.nbytes + index.packed_codes.nbytes
+        arrays = (index.item_ids, index.packed_codes, index.scales)
+        opened._n_bytes = sum(array.nbytes for array in arrays if array is not None)
         return opened
 
     @cached_property

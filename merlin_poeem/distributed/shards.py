@@ -25,7 +25,6 @@ from merlin_poeem.index.copies import fingerprint_of
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.saving import save_index
 from merlin_poeem.index.stored_files import HEADER_FILE, IndexFormatError
-from merlin_poeem.quantization.item_codes import ItemCodes, unpack_codes
 from merlin_poeem.quantization.params import positive_int
 
 MAGIC = "merlin_poeem shards"
@@ -108,16 +107,7 @@ def is_sharded(path: str | os.PathLike[str]) -> bool:
 
 def _rows_of_shard(index: Index, number: int, n_shards: int) -> Index:
     # Rows are sorted by list: every n-th of them is every n-th of each list.
-    rows, params = slice(number, None, n_shards), index.params
-    item_ids = index.item_ids[rows]
-    codes = unpack_codes(index.packed_codes[rows], params.pq_dim, params.pq_bits)
-    table = index.item_table
-    if table is not None:
-        table = table[table["item_id"].isin(item_ids)]
-    item_codes = ItemCodes(item_ids, index.list_ids[rows], codes)
-    return Index.from_codes(
-        params, index.quantization, item_codes, item_table=table, info=index.info
-    )
+    return index.part(slice(number, None, n_shards))
 
 
 def _write_manifest(folder: Path, names: list[str], n_items: int) -> None:

@@ -22,7 +22,9 @@ from merlin_poeem.arrays import (
     owned,
     read_only,
 )
+from merlin_poeem.index import list_lengths
 from merlin_poeem.index.item_table import check_item_table, check_rows, extend_item_table
+from merlin_poeem.index.list_lengths import Coded, Float64
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes
@@ -30,8 +32,14 @@ from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes
 if TYPE_CHECKING:
     import pandas as pd
 
+Rows = Int64 | slice | NDArray[np.bool_]
 LoadArray = Callable[[], NDArray[Any]]
+LoadOptionalArray = Callable[[], NDArray[Any] | None]
 LoadItemTable = Callable[[], "pd.DataFrame | None"]
+
+
+def no_list_lengths() -> None:
+    """The loader of an index whose lists score ⟨q, c⟩ alone, whatever becomes of it."""
 
 
 class Index:
@@ -50,9 +58,12 @@ class Index:
         list_offsets: Int64,
         load_item_ids: LoadArray,
         load_packed_codes: LoadArray,
+        load_scales: LoadOptionalArray = lambda: None,
+        load_list_lengths: LoadOptionalArray | None = None,
         load_item_table: LoadItemTable = lambda: None,
         info: Mapping[str, Any] | None = None,
     ) -> None:
+        check_agreement(params, quantization)
         self.params = params
         self.quantization = quantization
         self.list_offsets: Int64 = owned(list_offsets)
@@ -61,6 +72,8 @@ class Index:
         """Free JSON values saved with the index, such as how the model was trained."""
         self._load_item_ids = load_item_ids
         self._load_packed_codes = load_packed_codes
+        self._load_scales = load_scales
+        self._load_list_lengths = load_list_lengths
         self._load_item_table = load_item_table
 
     @classmethod
@@ -82,11 +95,24 @@ class Index:
         TypeError
             ``item_table`` is no pandas frame, or its ``item_id`` no integers.
         ValueError
-            ``params``, ``quantization`` and ``item_codes`` do not agree. ``item_table`` has no
-            ``item_id``, rows that repeat one or are about other items, a column whose name is no
-            text or repeats, or one that would come back from a saved index with another dtype.
-            An item may have no row.
+            ``params``, ``quantization`` and ``item_codes`` do not agree, or there are scales where
+            the metric is l2. ``item_table`` has no ``item_id``, rows that repeat one or are about
+            other items, a column whose name is no text or repeats, or one that would come back
+            from a saved index with another dtype. An item may have no row.
         """
+        return cls._grouped(params, quantization, item_codes, item_table, info)
+
+    @classmethod
+    def _grouped(
+        cls,
+        params: IVFPQParams,
+        quantization: Quantization,
+        item_codes: ItemCodes,
+        item_table: pd.DataFrame | None,
+        info: Mapping[str, Any] | None,
+        load_list_lengths: LoadOptionalArray | None = None,
+    ) -> Index:
+        """:meth:`from_codes`; without ``load_list_lengths``, they are those of the items."""
         check_agreement(params, quantization)
         item_codes.check_against(quantization)
         order = np.lexsort((item_codes.item_ids, item_codes.list_ids))
@@ -95,6 +121,7 @@ class Index:
         item_ids = read_only(item_codes.item_ids[order])
         codes = item_codes.codes[order].astype(quantization.code_dtype, copy=False)
         packed = read_only(pack_codes(codes, params.pq_bits))
+        scales = None if item_codes.scales is None else read_only(item_codes.scales[order])
         if item_table is not None:
             item_table = check_item_table(item_table)
             check_rows(item_table, item_ids, "the index's items")
@@ -104,6 +131,8 @@ class Index:
             list_offsets,
             lambda: item_ids,
             lambda: packed,
+            lambda: scales,
+            load_list_lengths,
             lambda: item_table,
             info,
         )
@@ -168,6 +197,51 @@ class Index:
         return owned(self._load_packed_codes())
 
     @cached_property
+    def scales(self) -> NDArray[np.uint8] | None:
+        """(n_items,) uint8, entries of the quantization's ``scale_table``; read on first use.
+
+        None where the quantization has no scales.
+        """
+        scales = self._load_scales()
+        return None if scales is None else owned(scales)
+
+    @property
+    def list_lengths(self) -> Float32 | None:
+        """(n_lists,) float32, the mean length of what each list's items are decoded as.
+
+        Of an empty list its centroid's. None unless the metric is the inner product, and in an
+        index that was saved by a release that knew none.
+        """
+        lengths = self.list_lengths64
+        return None if lengths is None else read_only(lengths.astype(np.float32))
+
+    @cached_property
+    def list_factors(self) -> Float32 | None:
+        """(n_lists,) float32, what ⟨q, c⟩ is multiplied with in a list's score; None: with 1.
+
+        A centroid c, a mean, is the shorter the wider its items are spread, and their list would be
+        visited too late: its ``list_lengths`` / ‖c‖ makes up for that. 0 where c is zero.
+        """
+        lengths = self.list_lengths64
+        return None if lengths is None else list_lengths.factors_of(self.quantization, lengths)
+
+    @property
+    def has_list_lengths(self) -> bool:
+        """Whether there are ``list_lengths`` where the metric is the inner product."""
+        return self._load_list_lengths is not no_list_lengths
+
+    @cached_property
+    def list_lengths64(self) -> Float64 | None:
+        """``list_lengths`` as saved: means that stay exact however often items come and go."""
+        if self.params.metric != "inner_product":
+            return None
+        if self._load_list_lengths is not None:
+            lengths = self._load_list_lengths()
+            return None if lengths is None else owned(lengths)
+        coded = self.list_ids, self.codes, self.scales
+        return list_lengths.mean_lengths(self.quantization, coded, self.list_sizes)
+
+    @cached_property
     def item_table(self) -> pd.DataFrame | None:
         """Optional columns about the items, such as titles, with an ``item_id`` column."""
         return self._load_item_table()
@@ -185,7 +259,15 @@ class Index:
     @property
     def item_codes(self) -> ItemCodes:
         """The rows as :class:`ItemCodes`."""
-        return ItemCodes(self.item_ids, self.list_ids, self.codes)
+        return ItemCodes(self.item_ids, self.list_ids, self.codes, self.scales)
+
+    def coded(self, rows: Rows) -> Coded:
+        """What :func:`~merlin_poeem.quantization.coding.decode` takes, of some rows.
+
+        List ids (n,) int32, codes (n, pq_dim) and scales, (n,) uint8 or None.
+        """
+        codes = unpack_codes(self.packed_codes[rows], self.params.pq_dim, self.params.pq_bits)
+        return self.list_ids[rows], codes, None if self.scales is None else self.scales[rows]
 
     def rows_of(self, item_ids: Int64) -> Int64:
         """Row of each id, −1 where the index does not hold it. (n,) int64 in, (n,) int64 out."""
@@ -197,10 +279,7 @@ class Index:
 
     def decode(self, item_ids: Any) -> Float32:
         """Reconstructions (n, dim) float32, raw space, of items held; ``ValueError`` on others."""
-        rows = self._known_rows(item_ids)
-        packed = self.packed_codes[rows]
-        codes = unpack_codes(packed, self.params.pq_dim, self.params.pq_bits)
-        return coding.decode(self.quantization, self.list_ids[rows], codes)
+        return coding.decode(self.quantization, *self.coded(self._known_rows(item_ids)))
 
     def extend(
         self, item_ids: Any, vectors: Float32, *, item_table: pd.DataFrame | None = None
@@ -241,14 +320,11 @@ class Index:
             read_only(np.concatenate([self.item_ids, added.item_ids])),
             read_only(np.concatenate([self.list_ids, added.list_ids])),
             read_only(np.concatenate([self.codes, added.codes])),
+            None if self.scales is None else read_only(np.concatenate([self.scales, added.scales])),
         )
-        return Index.from_codes(
-            self.params,
-            self.quantization,
-            merged,
-            item_table=self.item_table if item_table is None else item_table,
-            info=self.info,
-        )
+        table = self.item_table if item_table is None else item_table
+        coded = added.list_ids, added.codes, added.scales
+        return self._with_items(merged, table, self._lengths_with(1, coded))
 
     def remove(self, item_ids: Any) -> Index:
         """A new index without these items; ``ValueError`` names ids that it does not hold."""
@@ -259,14 +335,18 @@ class Index:
         if item_table is not None:
             removed = self.item_ids[rows]
             item_table = item_table[~item_table["item_id"].isin(removed)]
-        codes = ItemCodes(
-            read_only(self.item_ids[kept]),
-            read_only(self.list_ids[kept]),
-            read_only(self.codes[kept]),
-        )
-        return Index.from_codes(
-            self.params, self.quantization, codes, item_table=item_table, info=self.info
-        )
+        codes = ItemCodes(self.item_ids[kept], *self.coded(kept))
+        return self._with_items(codes, item_table, self._lengths_with(-1, self.coded(~kept)))
+
+    def part(self, rows: slice) -> Index:
+        """A new index of some rows, whose searches visit the lists that a search of all would.
+
+        ``list_lengths`` are therefore those of the whole.
+        """
+        codes, table = ItemCodes(self.item_ids[rows], *self.coded(rows)), self.item_table
+        if table is not None:
+            table = table[table["item_id"].isin(codes.item_ids)]
+        return self._with_items(codes, table, self.list_lengths64)
 
     def with_n_probes(self, n_probes: int) -> Index:
         """The same index with another default ``n_probes``; arrays are shared."""
@@ -278,9 +358,14 @@ class Index:
         Worth a trial with the codes of a model that scores by cosine: their reconstructions are the
         shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
         depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
-        give :meth:`extend` vectors of length 1. ``ValueError`` for an unknown metric.
+        give :meth:`extend` vectors of length 1. With scales the two find the same items, save for
+        the lists that they visit. ``ValueError`` for an unknown metric, and for l2 with scales.
         """
         return self._with(replace(self.params, metric=metric))
+
+    def without_list_lengths(self) -> Index:
+        """The same index, whose lists score ⟨q, c⟩ alone, as in others' files; arrays shared."""
+        return self._with(self.params, load_list_lengths=no_list_lengths)
 
     def with_item_table(self, item_table: pd.DataFrame | None) -> Index:
         """The same index with a copy of another table, or None; arrays are shared.
@@ -293,13 +378,49 @@ class Index:
             check_rows(item_table, self.item_ids, "the index's items")
         return self._with(self.params, lambda: item_table)
 
-    def _with(self, params: IVFPQParams, load_item_table: LoadItemTable | None = None) -> Index:
+    def _with_items(
+        self,
+        item_codes: ItemCodes,
+        item_table: pd.DataFrame | None,
+        lengths: Float64 | None,
+    ) -> Index:
+        return Index._grouped(
+            self.params,
+            self.quantization,
+            item_codes,
+            item_table,
+            self.info,
+            self._loader_of(lambda: lengths),
+        )
+
+    def _loader_of(self, load: LoadOptionalArray) -> LoadOptionalArray | None:
+        if not self.has_list_lengths:
+            return no_list_lengths
+        # By other metrics lists have none; with the inner product again, they are the items'.
+        return load if self.params.metric == "inner_product" else None
+
+    def _lengths_with(self, sign: int, coded: Coded) -> Float64 | None:
+        """``list_lengths64`` with these items more (sign 1) or less (−1)."""
+        lengths = self.list_lengths64
+        if lengths is None:
+            return None
+        sizes = self.list_sizes
+        return list_lengths.changed_lengths(self.quantization, lengths, sizes, coded, sign)
+
+    def _with(
+        self,
+        params: IVFPQParams,
+        load_item_table: LoadItemTable | None = None,
+        load_list_lengths: LoadOptionalArray | None = None,
+    ) -> Index:
         return Index(
             params,
             self.quantization,
             self.list_offsets,
             lambda: self.item_ids,
             lambda: self.packed_codes,
+            lambda: self.scales,
+            load_list_lengths or self._loader_of(lambda: self.list_lengths64),
             load_item_table or (lambda: self.item_table),
             self.info,
         )
@@ -332,12 +453,19 @@ def encode_items(
         raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
     if params.metric == "cosine":
         vectors = normalize(vectors)
-    return ItemCodes(item_ids, *coding.encode(quantization, vectors))
+    list_ids, codes = coding.encode(quantization, vectors)
+    scales = None
+    if quantization.scale_range is not None:
+        scales = coding.scales_of(quantization, vectors, list_ids, codes)
+    return ItemCodes(item_ids, list_ids, codes, scales)
 
 
 def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
-    """``ValueError`` where the parameters describe another quantization."""
+    """``ValueError`` where the parameters describe another quantization, or scales with l2."""
     for name in ("n_lists", "pq_dim", "pq_bits"):
         expected, got = getattr(params, name), getattr(quantization, name)
         if expected != got:
             raise ValueError(f"quantization: expected {name} = {expected} (params), got {got}")
+    # A factor about the origin says nothing of distances.
+    if params.metric == "l2" and quantization.scale_range is not None:
+        raise ValueError("quantization: expected no scale_range where the metric is l2, got one")

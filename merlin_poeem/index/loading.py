@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Int64
-from merlin_poeem.index.index import Index, check_agreement
+from merlin_poeem.index.index import (
+    Index,
+    LoadOptionalArray,
+    check_agreement,
+    no_list_lengths,
+)
 from merlin_poeem.index.item_table import from_parquet
 from merlin_poeem.index.stored_files import (
     ITEM_TABLE,
@@ -32,8 +37,10 @@ if TYPE_CHECKING:
 def load_index(path: str | os.PathLike[str]) -> Index:
     """Open the index saved in the directory ``path``.
 
-    Reads the header, centroids, codebook, rotation and list offsets. Item ids, codes and item
-    table are mapped, and read on first use; a damaged one is an ``IndexFormatError`` then.
+    Reads the header, centroids, codebook, rotation, and the offsets and lengths of lists. Item ids,
+    codes, scales and item table are mapped, and read on first use; a damaged one is an
+    ``IndexFormatError`` then. Format version 1 had no scales and no list lengths: such an index
+    answers as it did.
 
     Raises
     ------
@@ -70,12 +77,13 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
 
     try:
         pq_len = params.pq_len(dim)
-        rotation = "rotation" in entries
+        rotation, has_scales = "rotation" in entries, "scale_range" in entries
         quantization = Quantization(
             array("coarse_centroids", "<f4", params.n_lists, dim).read_into_memory(),
             array("codebook", "<f4", params.pq_dim, params.pq_book_size, pq_len).read_into_memory(),
             array("rotation", "<f4", dim, dim).read_into_memory() if rotation else None,
             get_checked(path, header, "encodes_residual", bool),
+            array("scale_range", "<f4", 2).read_into_memory() if has_scales else None,
         )
         check_agreement(params, quantization)
     except IndexFormatError:
@@ -86,12 +94,17 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
     _check_offsets(path, list_offsets, n_items)
     item_ids = array("item_ids", "<i8", n_items)
     codes = array("codes", *_packed_layout(quantization, n_items))
+    if has_scales != ("scales" in entries):
+        raise IndexFormatError(f"{path}: malformed header: only one of scale_range and scales")
+    scales = array("scales", "|u1", n_items) if has_scales else None
     return Index(
         params,
         quantization,
         list_offsets,
         lambda: _read_item_ids(item_ids, list_offsets),
         lambda: _read_codes(codes, params),
+        lambda: None if scales is None else scales.read(),
+        _list_lengths_loader(path, header, params, array),
         _table_loader(path, header),
         get_checked(path, header, "info", dict),
     )
@@ -108,6 +121,24 @@ def _check_offsets(path: Path, list_offsets: Int64, n_items: int) -> None:
     rises = list_offsets[0] == 0 and list_offsets[-1] == n_items
     if not rises or (list_offsets[1:] < list_offsets[:-1]).any():
         raise IndexFormatError(f"{path}: malformed: list_offsets do not rise from 0 to {n_items}")
+
+
+def _list_lengths_loader(
+    path: Path, header: dict[str, Any], params: IVFPQParams, array: Callable[..., StoredArray]
+) -> LoadOptionalArray | None:
+    # Version 1 knew none.
+    if "has_list_lengths" not in header or not get_checked(path, header, "has_list_lengths", bool):
+        return no_list_lengths
+    if params.metric != "inner_product":
+        return None
+    list_lengths = array("list_lengths", "<f8", params.n_lists).read_into_memory()
+    _check_lengths(path, list_lengths)
+    return lambda: list_lengths
+
+
+def _check_lengths(path: Path, list_lengths: NDArray[np.float64]) -> None:
+    if not (np.isfinite(list_lengths) & (list_lengths >= 0)).all():
+        raise IndexFormatError(f"{path}: malformed: list_lengths that are no lengths")
 
 
 def _read_item_ids(stored: StoredArray, list_offsets: Int64) -> Int64:

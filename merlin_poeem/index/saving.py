@@ -1,4 +1,4 @@
-"""Save an Index: a directory of ``header.json`` and ``.npy`` arrays (format version 1).
+"""Save an Index: a directory of ``header.json`` and ``.npy`` arrays (format version 2).
 
 Every save writes its arrays under fresh names, ``codes-3f2a9c1b.npy``, and then replaces
 ``header.json``, which names them: that rename is the moment at which the new index exists. A crash
@@ -73,6 +73,7 @@ def save_index(index: Index, path: str | os.PathLike[str]) -> None:
                 "dim": index.dim,
                 "n_items": index.n_items,
                 "encodes_residual": index.quantization.encodes_residual,
+                "has_list_lengths": index.has_list_lengths,
                 "arrays": files,
                 ITEM_TABLE: None if table is None else _write_table(path, token, table),
                 "info": info,
@@ -116,9 +117,12 @@ def _arrays_of(index: Index) -> dict[str, NDArray[Any]]:
         "coarse_centroids": quantization.coarse_centroids,
         "codebook": quantization.codebook,
         "rotation": quantization.rotation,
+        "scale_range": quantization.scale_range,
         "list_offsets": index.list_offsets,
+        "list_lengths": index.list_lengths64,
         "item_ids": index.item_ids,
         "codes": index.packed_codes,
+        "scales": index.scales,
     }
     return {name: array for name, array in arrays.items() if array is not None}
 

@@ -21,10 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAGIC = "merlin_poeem index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_FILE = "header.json"
 ITEM_TABLE = "item_table"
-ARRAYS = ("coarse_centroids", "codebook", "rotation", "list_offsets", "item_ids", "codes")
+ARRAYS = (
+    "coarse_centroids",
+    "codebook",
+    "rotation",
+    "scale_range",
+    "list_offsets",
+    "list_lengths",
+    "item_ids",
+    "codes",
+    "scales",
+)
 
 _ARRAY_NAME = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{8}}\.npy")
 TABLE_NAME = re.compile(rf"{ITEM_TABLE}-[0-9a-f]{{8}}\.parquet")

@@ -6,13 +6,14 @@ Faiss does the clustering; the codes are ours.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, as_vectors, largest_value, normalize
-from merlin_poeem.quantization import openmp
+from merlin_poeem.quantization import coding, openmp
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
 
@@ -24,12 +25,19 @@ os.register_at_fork(after_in_child=openmp.keep_to_one_thread)
 
 
 def fit(
-    params: IVFPQParams, vectors: Float32, *, rotation: bool = True, seed: int = 0
+    params: IVFPQParams,
+    vectors: Float32,
+    *,
+    rotation: bool = True,
+    item_scales: bool = True,
+    seed: int = 0,
 ) -> Quantization:
     """Cluster raw (n, dim) float32 ``vectors`` into coarse centroids and a residual codebook.
 
     With ``rotation``, an OPQ rotation of the residuals is found first (Ge et al., CVPR 2013). At
-    most 256 vectors per centroid are used, drawn with ``seed``.
+    most 256 vectors per centroid are used, drawn with ``seed``. With ``item_scales``, items get a
+    scale each, a byte more (see :class:`~merlin_poeem.Quantization`); by ``l2``, whose distances
+    no scale mends, never.
 
     Raises
     ------
@@ -55,14 +63,18 @@ def fit(
     if params.metric == "cosine":
         vectors = normalize(vectors)
     centroids = _kmeans(faiss, vectors, params.n_lists, seed)
-    matrix = None
+    matrix, x_rot = None, vectors
     if rotation:
         residuals = vectors - centroids[_assign(faiss, vectors, centroids)]
         matrix = _opq_rotation(faiss, residuals, params)
-        vectors = vectors @ matrix
+        x_rot = vectors @ matrix
         centroids = centroids @ matrix
-    residuals = vectors - centroids[_assign(faiss, vectors, centroids)]
-    return Quantization(centroids, _train_codebook(faiss, residuals, params), matrix)
+    residuals = x_rot - centroids[_assign(faiss, x_rot, centroids)]
+    quantization = Quantization(centroids, _train_codebook(faiss, residuals, params), matrix)
+    if params.metric == "l2" or not item_scales:
+        return quantization
+    scales = coding.exact_scales(quantization, vectors, *coding.encode(quantization, vectors))
+    return replace(quantization, scale_range=coding.fit_scale_range(scales))
 
 
 def import_faiss() -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from merlin_poeem.quantization.params import MAX_PQ_BITS
 MAX_ROTATION_ERROR = 1e-3
 # Rotated vectors and residuals may have larger values than the vectors that they come from.
 LARGEST_CODEWORD_VALUE = 100 * LARGEST_VALUE
+N_SCALES = 256
+"""Entries of a scale table: a scale is a byte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +38,12 @@ class Quantization:
     al., PAMI 2011; Poeem, SIGIR 2021, section 3). Its arrays are read-only, and copies where the
     ones given could be written to.
 
+    A product quantizer gets directions about right and lengths wrong. With a ``scale_range`` an
+    item therefore has a scale too, s = ⟨x, x̂⟩ / ‖x̂‖², and what it is decoded as is s · x̂.
+
     Raises ``TypeError`` or ``ValueError`` on construction when dtypes or shapes do not fit, values
-    are not finite or above 1e17 in size, or the rotation is not orthogonal.
+    are not finite or above 1e17 in size, the rotation is not orthogonal, or the scale range does
+    not rise from above 0.
     """
 
     coarse_centroids: Float32
@@ -50,6 +57,9 @@ class Quantization:
 
     encodes_residual: bool = True
     """False where the codes are of ``x_rot`` itself; the lists then only choose what is scanned."""
+
+    scale_range: Float32 | None = None
+    """(2,) float32, the lowest and the highest scale above 0; None: items have no scales."""
 
     def __post_init__(self) -> None:
         for name, ndim in (("coarse_centroids", 2), ("codebook", 3)):
@@ -69,6 +79,11 @@ class Quantization:
                 self, "rotation", _float32("rotation", self.rotation, 2, LARGEST_FLOAT)
             )
             _check_orthogonal(self.rotation, self.dim)
+        if self.scale_range is not None:
+            object.__setattr__(
+                self, "scale_range", _float32("scale_range", self.scale_range, 1, LARGEST_FLOAT)
+            )
+            _check_scale_range(self.scale_range)
 
     @property
     def dim(self) -> int:
@@ -105,6 +120,18 @@ class Quantization:
         """uint8 up to 8 bits, uint16 above."""
         return np.dtype(np.uint8) if self.pq_bits <= 8 else np.dtype(np.uint16)
 
+    @cached_property
+    def scale_table(self) -> Float32:
+        """(256,) float32: entry 0 is 0, the others rise geometrically over ``scale_range``.
+
+        ``ValueError`` where items have no scales.
+        """
+        if self.scale_range is None:
+            raise ValueError("scale_table: expected a quantization with a scale_range, got none")
+        low, high = self.scale_range.astype(np.float64)
+        grid = np.geomspace(low, high, N_SCALES - 1)
+        return read_only(np.concatenate([[0.0], grid]).astype(np.float32))
+
     def rotate(self, vectors: Float32) -> Float32:
         """Raw (n, dim) float32 vectors into the rotated space."""
         return vectors if self.rotation is None else vectors @ self.rotation
@@ -120,8 +147,8 @@ class ItemCodes:
 
     Its arrays are read-only, and copies where the ones given could be written to.
 
-    Raises ``TypeError`` or ``ValueError`` on construction when lengths differ, ids repeat, or list
-    ids or codes are negative.
+    Raises ``TypeError`` or ``ValueError`` on construction when lengths differ, ids repeat, list
+    ids or codes are negative, or scales are no bytes.
     """
 
     item_ids: Int64
@@ -132,6 +159,9 @@ class ItemCodes:
 
     codes: NDArray[np.unsignedinteger]
     """(n, pq_dim) uint8 (uint16 above 8 bits), one code per subspace, not packed."""
+
+    scales: NDArray[np.uint8] | None = None
+    """(n,) uint8, entries of the ``scale_table``; None with a quantization without scales."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "item_ids", owned(as_item_ids("item_ids", self.item_ids)))
@@ -154,12 +184,15 @@ class ItemCodes:
             )
         object.__setattr__(self, "list_ids", owned(list_ids, np.int32))
         object.__setattr__(self, "codes", owned(codes))
+        if self.scales is not None:
+            object.__setattr__(self, "scales", _owned_scales(self.scales, n_items))
 
     def __len__(self) -> int:
         return len(self.item_ids)
 
     def check_against(self, quantization: Quantization) -> None:
-        """``ValueError`` where list ids or codes lie outside what ``quantization`` can decode."""
+        """``ValueError`` where list ids, codes or scales are not what ``quantization`` decodes."""
+        check_scales(quantization, self.scales)
         if self.codes.shape[1] != quantization.pq_dim:
             raise ValueError(
                 f"codes: expected shape (n, {quantization.pq_dim}), got {self.codes.shape}"
@@ -176,6 +209,14 @@ class ItemCodes:
                 f"codes: expected values below pq_book_size = {quantization.pq_book_size}, "
                 f"got {self.codes.max()}"
             )
+
+
+def check_scales(quantization: Quantization, scales: NDArray[np.uint8] | None) -> None:
+    """``ValueError`` where only one of the quantization and the items has scales."""
+    if quantization.scale_range is not None and scales is None:
+        raise ValueError("scales: expected one an item, as the quantization has a scale_range")
+    if quantization.scale_range is None and scales is not None:
+        raise ValueError("scales: expected none, as the quantization has no scale_range; got some")
 
 
 def pack_codes(codes: NDArray[np.unsignedinteger], pq_bits: int) -> NDArray[np.unsignedinteger]:
@@ -207,6 +248,23 @@ def _float32(name: str, array: Float32, ndim: int, largest: float) -> Float32:
         raise ValueError(f"{name}: expected {ndim} dimensions, none empty; got {array.shape}")
     check_values(name, array, largest)
     return owned(array)
+
+
+def _check_scale_range(scale_range: Float32) -> None:
+    if scale_range.shape != (2,):
+        raise ValueError(f"scale_range: expected shape (2,), got {scale_range.shape}")
+    low, high = scale_range.tolist()
+    if not 0 < low < high:
+        raise ValueError(f"scale_range: expected 0 < low < high, got {low:.6g} and {high:.6g}")
+
+
+def _owned_scales(scales: NDArray[np.uint8], n_items: int) -> NDArray[np.uint8]:
+    scales = np.asarray(scales)
+    if scales.dtype != np.uint8:
+        raise TypeError(f"scales: expected uint8, got {scales.dtype}")
+    if scales.shape != (n_items,):
+        raise ValueError(f"scales: expected shape ({n_items},), got {scales.shape}")
+    return owned(scales)
 
 
 def _check_orthogonal(rotation: Float32, dim: int) -> None:

@@ -20,10 +20,17 @@ if TYPE_CHECKING:
     from merlin_poeem.index.index import Index
 
 
-def list_scores(quantization: Quantization, queries_rot: Float32, metric: Metric) -> Float32:
+def list_scores(
+    quantization: Quantization,
+    queries_rot: Float32,
+    metric: Metric,
+    list_factors: Float32 | None = None,
+) -> Float32:
     """Score of every list for every query, (n, n_lists), higher first.
 
-    A list scores as its centroid would if it were an item.
+    A list scores as its centroid would if it were an item, times its factor of (n_lists,)
+    ``list_factors`` where the index has some: see :attr:`Index.list_factors
+    <merlin_poeem.Index.list_factors>`.
     """
     centroids = quantization.coarse_centroids
     if metric == "l2":
@@ -34,7 +41,8 @@ def list_scores(quantization: Quantization, queries_rot: Float32, metric: Metric
         return scores
     if metric == "cosine":
         centroids = normalize(centroids)
-    return queries_rot @ centroids.T
+    scores = queries_rot @ centroids.T
+    return scores if list_factors is None else scores * list_factors
 
 
 def search(
@@ -48,7 +56,9 @@ def search(
 ) -> Candidates:
     """The ``k`` best items of the ``n_probes`` best lists of each query: ``Searcher.search``."""
     request = SearchRequest.of(index, queries, k, n_probes, exclude, allow)
-    of_lists = list_scores(index.quantization, request.queries_rot, index.params.metric)
+    of_lists = list_scores(
+        index.quantization, request.queries_rot, index.params.metric, index.list_factors
+    )
     results = []
     for i, query_rot in enumerate(request.queries_rot):
         probes = np.argsort(-of_lists[i], kind="stable")[: request.n_probes]
@@ -64,17 +74,23 @@ def search(
 
 
 def item_scores(index: Index, query_rot: Float32, rows: Int64) -> Float32:
-    """Scores (len(rows),) float32 of the items in ``rows`` for one rotated query (dim,)."""
-    codes = index.codes[rows]
-    decoded = decode_rotated(index.quantization, index.list_ids[rows], codes)
+    """Scores (len(rows),) float32 of the items in ``rows`` for one rotated query (dim,).
+
+    An item's score estimates that of its float vector: with scales, s · ⟨q, x̂⟩.
+    """
+    list_ids, codes, scales = index.coded(rows)
+    decoded = decode_rotated(index.quantization, list_ids, codes, scales)
     if index.params.metric == "l2":
         return np.asarray(-((query_rot - decoded) ** 2).sum(axis=1), np.float32)
     # The asymmetric distance computation of Jégou et al.: one lookup per subspace, no decoding.
     table = lut(query_rot[None], index.quantization.codebook)[0]
     scores = table[np.arange(index.quantization.pq_dim), codes].sum(axis=1)
     if index.quantization.encodes_residual:
-        scores = scores + (index.quantization.coarse_centroids @ query_rot)[index.list_ids[rows]]
-    if index.params.metric == "cosine":
+        scores = scores + (index.quantization.coarse_centroids @ query_rot)[list_ids]
+    if scales is not None:
+        # q is of length 1 for cosine, and s · x̂ as long as the unit vector x is along x̂.
+        scores = index.quantization.scale_table[scales] * scores
+    elif index.params.metric == "cosine":
         norms = np.linalg.norm(decoded, axis=1)
         scores = scores / np.where(norms > 0, norms, 1)
     return np.asarray(scores, np.float32)

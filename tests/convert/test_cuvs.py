@@ -161,6 +161,7 @@ def indexes(draw: st.DrawFn) -> Index:
         rotation=draw(st.booleans()),
         n_probes=1,
         n_repeated=0,
+        scales=False,
         seed=draw(st.integers(0, 9)),
     )
 
@@ -193,7 +194,9 @@ def test_the_file_holds_the_index(index: Index, tmp_path_factory: pytest.TempPat
 def test_cuvs_would_answer_as_we_do(
     metric: str, pq_bits: int, rotation: bool, tmp_path: Path
 ) -> None:
-    index = random_index(metric, pq_dim=8, pq_bits=pq_bits, rotation=rotation, n_lists=6)
+    index = random_index(
+        metric, pq_dim=8, pq_bits=pq_bits, rotation=rotation, n_lists=6, scales=False
+    ).without_list_lengths()
     file = saved(index, tmp_path)
     queries = random_queries(index, 5)
     expected = reference.search(index, queries, k=index.n_items, n_probes=4)
@@ -207,7 +210,7 @@ def test_cuvs_would_answer_as_we_do(
 
 
 def test_cosine_is_written_only_as_inner_product(tmp_path: Path) -> None:
-    index = random_index("cosine", rotation=True)
+    index = random_index("cosine", rotation=True, scales=False)
     with pytest.raises(ValueError, match=r"expected inner_product or l2, .* got 'cosine'"):
         save_cuvs(index, tmp_path / "index.cuvs")
     file = saved(index, tmp_path, metric="inner_product")
@@ -222,10 +225,16 @@ def test_cosine_is_written_only_as_inner_product(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        (random_index(encodes_residual=False), "expected codes of residuals, all that cuVS has"),
-        (random_index(pq_bits=3, pq_dim=8), "pq_bits: expected 4 to 8, .* got 3"),
-        (random_index(pq_bits=9, pq_dim=8), "pq_bits: expected 4 to 8, .* got 9"),
-        (random_index(pq_bits=4, pq_dim=3), r"a multiple of 8, as cuVS does; got 3 \* 4"),
+        (
+            random_index(encodes_residual=False, scales=False),
+            "expected codes of residuals, all that cuVS has",
+        ),
+        (random_index(pq_bits=3, pq_dim=8, scales=False), "pq_bits: expected 4 to 8, .* got 3"),
+        (random_index(pq_bits=9, pq_dim=8, scales=False), "pq_bits: expected 4 to 8, .* got 9"),
+        (
+            random_index(pq_bits=4, pq_dim=3, scales=False),
+            r"a multiple of 8, as cuVS does; got 3 \* 4",
+        ),
     ],
 )
 def test_what_cuvs_cannot_hold_is_refused(index: Index, message: str, tmp_path: Path) -> None:
@@ -236,7 +245,7 @@ def test_what_cuvs_cannot_hold_is_refused(index: Index, message: str, tmp_path: 
 
 @pytest.mark.parametrize("item_id", [-1, 2**63 - 1])
 def test_ids_that_mean_missing_are_refused(item_id: int, tmp_path: Path) -> None:
-    index = random_index(n_items=10)
+    index = random_index(n_items=10, scales=False)
     ids = index.item_ids.copy()
     ids[3] = item_id
     codes = replace(index.item_codes, item_ids=ids)
@@ -249,7 +258,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "index.cuvs"
-    save_cuvs(random_index(), path)
+    save_cuvs(random_index(scales=False), path)
     before = path.read_bytes()
 
     def fail(*_: object) -> None:
@@ -259,7 +268,7 @@ def test_an_interrupted_write_leaves_the_old_file(
         with monkeypatch.context() as patch:
             patch.setattr(os, name, fail)
             with pytest.raises(OSError, match="disk full"):
-                save_cuvs(random_index(seed=1), path)
+                save_cuvs(random_index(seed=1, scales=False), path)
         assert os.listdir(tmp_path) == ["index.cuvs"]
         assert path.read_bytes() == before
 
@@ -298,7 +307,7 @@ class GpuFaiss(types.ModuleType):
 @pytest.mark.skipif(hasattr(faiss, "StandardGpuResources"), reason="Faiss with GPU support")
 def test_faiss_without_gpu_support_is_named() -> None:
     with pytest.raises(ImportError, match=f"a build with GPU support, got {faiss.__version__}"):
-        to_faiss_gpu(random_index())
+        to_faiss_gpu(random_index(scales=False))
 
 
 @pytest.mark.parametrize("use_cuvs", [False, True])
@@ -307,7 +316,7 @@ def test_cloned_to_the_device_with_the_options(
 ) -> None:
     fake = GpuFaiss(n_gpus=2)
     monkeypatch.setattr(convert_faiss, "import_faiss", lambda: fake)
-    index = random_index("inner_product", n_probes=3)
+    index = random_index("inner_product", n_probes=3, scales=False)
     assert to_faiss_gpu(index, use_cuvs=use_cuvs, device=1) == "on the GPU"
     [(resources, device, exported, options)] = fake.cloned
     assert isinstance(resources, GpuFaiss.StandardGpuResources)
@@ -332,4 +341,4 @@ def test_what_the_cloner_lacks_is_named(
 ) -> None:
     monkeypatch.setattr(convert_faiss, "import_faiss", lambda: fake)
     with pytest.raises(error, match=message):
-        to_faiss_gpu(random_index(), **options)
+        to_faiss_gpu(random_index(scales=False), **options)

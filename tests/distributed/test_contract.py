@@ -98,21 +98,24 @@ def open_index(tmp_path: Path) -> Callable[[Index], Searcher]:
 
 
 @pytest.mark.parametrize(
-    ("metric", "pq_bits", "rotation", "filters"),
+    ("metric", "scales", "pq_bits", "rotation", "filters"),
     [
-        ("inner_product", 8, True, "both"),
-        ("cosine", 4, False, "exclude"),
-        ("l2", 8, False, "allow"),
+        ("inner_product", True, 8, True, "both"),
+        ("inner_product", False, 4, False, "none"),
+        ("cosine", True, 4, True, "allow"),
+        ("cosine", False, 4, False, "exclude"),
+        ("l2", False, 8, False, "allow"),
     ],
 )
 def test_answers(
     open_index: Callable[[Index], Searcher],
     metric: str,
+    scales: bool,
     pq_bits: int,
     rotation: bool,
     filters: str,
 ) -> None:
-    contract.test_answers(open_index, metric, pq_bits, rotation, filters)
+    contract.test_answers(open_index, metric, scales, pq_bits, rotation, filters)
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])

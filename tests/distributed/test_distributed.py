@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -299,6 +300,8 @@ class TestShards:
             rows = index.rows_of(shard.item_ids)
             np.testing.assert_array_equal(shard.codes, index.codes[rows])
             np.testing.assert_array_equal(shard.list_ids, index.list_ids[rows])
+            np.testing.assert_array_equal(shard.scales, index.scales[rows])
+            np.testing.assert_array_equal(shard.list_factors, index.list_factors)
             assert shard.item_table["row"].tolist() == sorted(rows)
             assert (shard.params, shard.info) == (index.params, {"a": 1})
 
@@ -421,8 +424,9 @@ class TestEncode:
     ) -> None:
         ddf = in_partitions(items, 1000, 1000, 3100)
         fitted = fit_ddf(PARAMS, ddf, rotation=False)
-        for name in ("coarse_centroids", "codebook"):
+        for name in ("coarse_centroids", "codebook", "scale_range"):
             np.testing.assert_array_equal(getattr(fitted, name), getattr(quantization, name))
+        assert fit_ddf(PARAMS, ddf, rotation=False, item_scales=False).scale_range is None
         columns = [f"v{j}" for j in range(8)]
         for given_vectors in ("embedding", columns):
             got = index_ddf(ddf, PARAMS, fitted, vectors=given_vectors, info={"a": 1})
@@ -430,11 +434,18 @@ class TestEncode:
             np.testing.assert_array_equal(got.item_ids, whole.item_ids)
             np.testing.assert_array_equal(got.list_offsets, whole.list_offsets)
             np.testing.assert_array_equal(got.packed_codes, whole.packed_codes)
+            np.testing.assert_array_equal(got.scales, whole.scales)
             assert got.info == {"a": 1}
 
-    def test_codes_stay_a_dask_frame(self, items: pd.DataFrame, quantization: Quantization) -> None:
+    @pytest.mark.parametrize("scales", [True, False])
+    def test_codes_stay_a_dask_frame(
+        self, items: pd.DataFrame, quantization: Quantization, scales: bool
+    ) -> None:
+        if not scales:
+            quantization = replace(quantization, scale_range=None)
         found = encode_ddf(in_partitions(items[:50], 20, 20), PARAMS, quantization)
-        assert list(found.columns) == ["item_id", "list_id", *(f"code_{j}" for j in range(4))]
+        codes = [f"code_{j}" for j in range(4)]
+        assert list(found.columns) == ["item_id", "list_id", *codes, *["scale"] * scales]
         assert_same(found, found.compute().reset_index(drop=True))
         assert found.npartitions == 3
         expected = quantization.code_dtype

@@ -263,7 +263,7 @@ class TestItems:
         index = Index.from_codes(
             index.params,
             index.quantization,
-            ItemCodes(ids, index.list_ids, index.codes),
+            ItemCodes(ids, index.list_ids, index.codes, index.scales),
             item_table=pd.DataFrame({"item_id": ids, "title": ["even", "odd"]}),
         )
         found = with_items(pd.DataFrame({"item_id": np.array(ids[::-1], np.uint64)}), index)
@@ -285,7 +285,7 @@ class TestItems:
         flags = np.arange(n) % 2 == 0
         table = pd.DataFrame({"item_id": range(n), "sku": pd.array(values, dtype), "new": flags})
         index = random_index(n_items=n)
-        codes = ItemCodes(np.arange(n), index.list_ids, index.codes)
+        codes = ItemCodes(np.arange(n), index.list_ids, index.codes, index.scales)
         index = Index.from_codes(index.params, index.quantization, codes, item_table=table)
         found = pd.DataFrame({"item_id": [*others, *range(n)], "rank": 1})
         titled = with_items(found, index)

@@ -1,4 +1,7 @@
-"""Write the golden indexes: ``python tests/golden/make.py FOLDER [NAME ...]``; see README.md."""
+"""Write the golden indexes of this format version; see README.md.
+
+``python tests/golden/make.py FOLDER [NAME ...]``.
+"""
 
 import json
 import sys
@@ -15,18 +18,21 @@ from merlin_poeem.search import reference
 
 K = 5
 N_LISTS = 4
-# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table
+# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table, scales
 CASES = {
-    "v1-plain": (8, 2, 3, "inner_product", False, True, 24, False),
-    "v1-rotated-4-bits": (4, 3, 2, "cosine", True, True, 24, False),
-    "v1-table-10-bits": (10, 2, 1, "l2", False, False, 24, True),
-    "v1-empty": (4, 2, 2, "inner_product", False, True, 0, True),
+    "v2-scales": (8, 2, 3, "inner_product", True, True, 24, False, True),
+    "v2-scales-cosine-4-bits": (4, 3, 2, "cosine", True, True, 24, False, True),
+    "v2-scales-table-10-bits": (10, 2, 1, "inner_product", False, False, 24, True, True),
+    "v2-plain": (4, 2, 2, "inner_product", False, True, 24, False, False),
+    "v2-plain-l2": (8, 2, 2, "l2", False, True, 24, False, False),
+    "v2-empty": (4, 2, 2, "inner_product", False, True, 0, False, True),
 }
 
 
 def make(folder: Path, name: str) -> None:
     """Save the case ``name`` in ``folder``, and what it has to answer beside it."""
-    pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with_table = CASES[name]
+    pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, *flags = CASES[name]
+    with_table, scales = flags
     rng = np.random.default_rng(sorted(CASES).index(name))
     dim = pq_dim * pq_len
     rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0].astype(np.float32)
@@ -35,11 +41,13 @@ def make(folder: Path, name: str) -> None:
         rng.normal(size=(pq_dim, 1 << pq_bits, pq_len)).astype(np.float32),
         rotation if rotated else None,
         encodes_residual,
+        np.array([0.25, 4], np.float32) if scales else None,
     )
     item_codes = ItemCodes(
         (1 << 41) + 7 * np.arange(n_items),
         rng.integers(0, N_LISTS - 1, n_items),  # the last list stays empty
         rng.integers(0, 1 << pq_bits, (n_items, pq_dim)).astype(quantization.code_dtype),
+        rng.integers(0, 256, n_items).astype(np.uint8) if scales else None,
     )
     params = IVFPQParams(n_lists=N_LISTS, pq_dim=pq_dim, pq_bits=pq_bits, metric=metric, n_probes=3)
     titles = [None if i == 3 else f"títle {i}" for i in range(n_items)]
@@ -62,6 +70,8 @@ def make(folder: Path, name: str) -> None:
         "counts": found.counts.tolist(),
         "item_ids": found.item_ids.tolist(),
         "scores": found.scores.tolist(),
+        "scales": None if index.scales is None else index.scales.tolist(),
+        "list_factors": None if index.list_factors is None else index.list_factors.tolist(),
         "item_table": json.loads(table.to_json(orient="records")) if with_table else None,
     }
     (folder / f"{name}.json").write_text(json.dumps(expected) + "\n")

@@ -26,8 +26,11 @@ def make_index(
     rotated: bool = False,
     encodes_residual: bool = True,
     with_table: bool = False,
+    scales: bool = True,
     seed: int = 0,
 ) -> Index:
+    """With ``scales`` unless the metric is l2."""
+    scales = scales and metric != "l2"
     rng = np.random.default_rng(seed)
     params = IVFPQParams(n_lists=N_LISTS, pq_dim=PQ_DIM, pq_bits=pq_bits, metric=metric, n_probes=2)
     rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0].astype(np.float32)
@@ -36,12 +39,14 @@ def make_index(
         rng.normal(size=(PQ_DIM, 1 << pq_bits, PQ_LEN)).astype(np.float32),
         rotation if rotated else None,
         encodes_residual,
+        np.array([0.25, 4], np.float32) if scales else None,
     )
     item_ids = (1 << 40) + rng.permutation(3 * n_items)[:n_items]
     item_codes = ItemCodes(
         item_ids,
         rng.integers(0, N_LISTS - 1, n_items),  # the last list stays empty
         rng.integers(0, 1 << pq_bits, (n_items, PQ_DIM)).astype(quantization.code_dtype),
+        rng.integers(0, 256, n_items).astype(np.uint8) if scales else None,
     )
     table = pd.DataFrame({"item_id": item_ids, "title": [f"título {i}" for i in item_ids]})
     return Index.from_codes(
@@ -57,8 +62,10 @@ def assert_same(got: Index, expected: Index) -> None:
     """The same parameters, rows and answers, bit for bit."""
     assert got.params == expected.params
     assert got.quantization.encodes_residual == expected.quantization.encodes_residual
-    for name in ("list_offsets", "item_ids", "packed_codes"):
-        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), strict=True)
+    assert_equal_or_none(got.quantization.scale_range, expected.quantization.scale_range)
+    names = ("list_offsets", "item_ids", "packed_codes", "scales", "list_lengths64", "list_factors")
+    for name in names:
+        assert_equal_or_none(getattr(got, name), getattr(expected, name))
     queries = np.random.default_rng(9).normal(size=(3, DIM)).astype(np.float32)
     ours, theirs = (
         reference.search(index, queries, k=5, n_probes=N_LISTS) for index in (got, expected)
@@ -66,6 +73,13 @@ def assert_same(got: Index, expected: Index) -> None:
     np.testing.assert_array_equal(ours.counts, theirs.counts)
     np.testing.assert_array_equal(ours.scores, theirs.scores)
     np.testing.assert_array_equal(ours.item_ids, theirs.item_ids)
+
+
+def assert_equal_or_none(got: np.ndarray | None, expected: np.ndarray | None) -> None:
+    if expected is None:
+        assert got is None
+    else:
+        np.testing.assert_array_equal(got, expected, strict=True)
 
 
 def assert_same_table(got: Index, expected: Index) -> None:

@@ -23,13 +23,16 @@ def make_params(metric: str = "inner_product", pq_bits: int = 4) -> IVFPQParams:
     return IVFPQParams(n_lists=N_LISTS, pq_dim=PQ_DIM, pq_bits=pq_bits, metric=metric, n_probes=2)
 
 
-def make_quantization(pq_bits: int = 4, *, rotated: bool = True) -> Quantization:
+def make_quantization(
+    pq_bits: int = 4, *, rotated: bool = True, scales: bool = False
+) -> Quantization:
     rng = np.random.default_rng(0)
     rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0].astype(np.float32)
     return Quantization(
         rng.normal(size=(N_LISTS, DIM)).astype(np.float32),
         rng.normal(size=(PQ_DIM, 1 << pq_bits, DIM // PQ_DIM)).astype(np.float32),
         rotation if rotated else None,
+        scale_range=np.array([0.25, 4], np.float32) if scales else None,
     )
 
 
@@ -41,11 +44,18 @@ def make_table(item_ids: Any) -> pd.DataFrame:
     return pd.DataFrame({"item_id": item_ids, "title": [f"title {i}" for i in item_ids]})
 
 
-def make_index(n: int = 30, metric: str = "inner_product", *, with_table: bool = False) -> Index:
+def make_index(
+    n: int = 30,
+    metric: str = "inner_product",
+    *,
+    with_table: bool = False,
+    scales: bool = True,
+) -> Index:
+    """With ``scales`` unless the metric is l2."""
     item_ids = FIRST_ID + np.random.default_rng(2).permutation(n)
     return Index.from_vectors(
         make_params(metric),
-        make_quantization(),
+        make_quantization(scales=scales and metric != "l2"),
         item_ids,
         make_vectors(n),
         item_table=make_table(item_ids) if with_table else None,
@@ -56,8 +66,16 @@ def make_index(n: int = 30, metric: str = "inner_product", *, with_table: bool =
 def assert_same(got: Index, expected: Index) -> None:
     assert got.params == expected.params
     assert got.info == expected.info
-    for name in ("list_offsets", "item_ids", "packed_codes", "codes", "list_ids"):
-        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), strict=True)
+    for name in ("list_offsets", "item_ids", "packed_codes", "codes", "list_ids", "scales"):
+        if getattr(expected, name) is None:
+            assert getattr(got, name) is None
+        else:
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), strict=True)
+    if expected.list_lengths is None:
+        assert got.list_lengths is None
+    else:
+        np.testing.assert_allclose(got.list_lengths64, expected.list_lengths64, rtol=1e-12)
+        np.testing.assert_allclose(got.list_factors, expected.list_factors, rtol=1e-6)
 
 
 # Building.
@@ -94,13 +112,15 @@ def test_item_codes_round_trip() -> None:
 def test_from_vectors_encodes() -> None:
     index = make_index()
     list_ids, codes = coding.encode(index.quantization, make_vectors(30))
+    scales = coding.scales_of(index.quantization, make_vectors(30), list_ids, codes)
     rows = index.rows_of(FIRST_ID + np.random.default_rng(2).permutation(30))
     np.testing.assert_array_equal(index.list_ids[rows], list_ids)
     np.testing.assert_array_equal(index.codes[rows], codes)
+    np.testing.assert_array_equal(index.scales[rows], scales)
 
 
 def test_cosine_normalises_items_before_they_are_encoded() -> None:
-    params, quantization = make_params("cosine"), make_quantization()
+    params, quantization = make_params("cosine"), make_quantization(scales=True)
     vectors = make_vectors(30)
     scaled = vectors * np.linspace(0.1, 50, 30, dtype=np.float32)[:, None]
     index = Index.from_vectors(params, quantization, np.arange(30), vectors)
@@ -171,7 +191,7 @@ def test_rows_of() -> None:
 def test_decode() -> None:
     index = make_index()
     chosen = index.item_ids[[7, 0, 7]]
-    whole = coding.decode(index.quantization, index.list_ids, index.codes)
+    whole = coding.decode(index.quantization, index.list_ids, index.codes, index.scales)
     np.testing.assert_allclose(index.decode(chosen), whole[[7, 0, 7]], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"expected ids in the index, got 1 that are not.*\[3\]"):
         index.decode([3])
@@ -187,14 +207,37 @@ def test_with_n_probes() -> None:
         index.with_n_probes(5)
 
 
-def test_with_metric_searches_the_same_codes_otherwise() -> None:
-    index = make_index(with_table=True)
+def test_scales_are_refused_by_l2() -> None:
+    message = "quantization: expected no scale_range where the metric is l2, got one"
+    params, trained = make_params("l2"), make_quantization(scales=True)
+    with pytest.raises(ValueError, match=message):
+        Index.from_vectors(params, trained, [1], make_vectors(1))
+    with pytest.raises(ValueError, match=message):
+        Index.from_codes(params, trained, make_index().item_codes)
+    with pytest.raises(ValueError, match=message):
+        make_index().with_metric("l2")
+
+
+def test_scales_are_those_that_the_quantization_has() -> None:
+    with_scales, without = make_index(), make_index(scales=False)
+    with pytest.raises(ValueError, match="scales: expected one an item"):
+        Index.from_codes(make_params(), make_quantization(scales=True), without.item_codes)
+    with pytest.raises(ValueError, match="scales: expected none"):
+        Index.from_codes(make_params(), make_quantization(), with_scales.item_codes)
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_with_metric_searches_the_same_codes_otherwise(scales: bool) -> None:
+    index = make_index(with_table=True, scales=scales)
     queries = make_vectors(3)
-    for metric in ("inner_product", "cosine", "l2"):
+    for metric in ("inner_product", "cosine") if scales else ("inner_product", "cosine", "l2"):
         other = index.with_metric(metric)
         assert (other.params.metric, other.params.n_probes) == (metric, index.params.n_probes)
         assert other.packed_codes is index.packed_codes
+        assert other.scales is index.scales
         assert other.item_table is index.item_table
+        back = other.with_metric("inner_product")
+        np.testing.assert_array_equal(back.list_factors, index.list_factors)
         made = Index.from_codes(other.params, index.quantization, index.item_codes)
         for got, expected in zip(
             reference.search(other, queries, k=5), reference.search(made, queries, k=5), strict=True
@@ -208,34 +251,35 @@ def test_with_metric_searches_the_same_codes_otherwise() -> None:
 
 
 def arrays_of(index: Index) -> dict[str, np.ndarray]:
-    names = ("list_offsets", "item_ids", "packed_codes", "codes", "list_ids")
-    parts = (index.quantization, ("coarse_centroids", "codebook", "rotation"))
-    return {
-        **{name: getattr(index, name) for name in names},
-        **{name: getattr(parts[0], name) for name in parts[1]},
-    }
+    names = ("list_offsets", "item_ids", "packed_codes", "codes", "list_ids", "scales")
+    lists = ("list_lengths", "list_lengths64", "list_factors")
+    shared = ("coarse_centroids", "codebook", "rotation", "scale_range")
+    arrays = {name: getattr(index, name) for name in (*names, *lists)}
+    arrays |= {name: getattr(index.quantization, name) for name in shared}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 @given(pq_bits=st.sampled_from([1, 4, 8]), n=st.integers(1, 20), from_vectors=st.booleans())
 def test_writing_to_what_was_given_changes_nothing(
     pq_bits: int, n: int, from_vectors: bool
 ) -> None:
-    params, trained = make_params(pq_bits=pq_bits), make_quantization(pq_bits)
-    names = ("coarse_centroids", "codebook", "rotation")
+    params, trained = make_params(pq_bits=pq_bits), make_quantization(pq_bits, scales=True)
+    names = ("coarse_centroids", "codebook", "rotation", "scale_range")
     matrices = [getattr(trained, name).copy() for name in names]
-    quantization = Quantization(*matrices)
+    quantization = Quantization(*matrices[:3], scale_range=matrices[3])
     item_ids, vectors, info = FIRST_ID + np.arange(n), make_vectors(n), {"made": {"of": [1]}}
     table = pd.DataFrame({"item_id": item_ids, "row": np.arange(n)})
     list_ids, codes = (array.copy() for array in coding.encode(trained, vectors))
+    scales = coding.scales_of(trained, vectors, list_ids, codes).copy()
     if from_vectors:
         index = Index.from_vectors(
             params, quantization, item_ids, vectors, item_table=table, info=info
         )
     else:
-        item_codes = ItemCodes(item_ids, list_ids, codes)
+        item_codes = ItemCodes(item_ids, list_ids, codes, scales)
         index = Index.from_codes(params, quantization, item_codes, item_table=table, info=info)
     before = {name: array.copy() for name, array in arrays_of(index).items()}
-    for array in (*matrices, item_ids, list_ids, codes, vectors):
+    for array in (*matrices, item_ids, list_ids, codes, scales, vectors):
         array[...] = 1
     table["row"] = 0
     table.loc[0, "item_id"] = 5
@@ -248,15 +292,15 @@ def test_writing_to_what_was_given_changes_nothing(
     assert index.with_n_probes(1).info["made"]["of"] is not index.info["made"]["of"]
 
 
+@pytest.mark.parametrize("scales", [True, False])
 @pytest.mark.parametrize("pq_bits", [4, 8])
-def test_what_is_handed_out_is_read_only(pq_bits: int) -> None:
-    made = Index.from_vectors(
-        make_params(pq_bits=pq_bits), make_quantization(pq_bits), range(9), make_vectors(9)
-    )
+def test_what_is_handed_out_is_read_only(pq_bits: int, scales: bool) -> None:
+    trained = make_quantization(pq_bits, scales=scales)
+    made = Index.from_vectors(make_params(pq_bits=pq_bits), trained, range(9), make_vectors(9))
     extended, reduced = made.extend([20], make_vectors(1)), made.remove([3])
-    for index in (made, extended, reduced, made.with_metric("l2")):
-        handed_out = {**arrays_of(index), **vars(index.item_codes)}
-        for array in handed_out.values():
+    for index in (made, extended, reduced, made.with_metric("cosine")):
+        handed_out = [*arrays_of(index).values(), *vars(index.item_codes).values()]
+        for array in (array for array in handed_out if array is not None):
             with pytest.raises(ValueError, match="read-only"):
                 array[...] = 0
 
@@ -268,9 +312,13 @@ def test_what_is_handed_out_is_read_only(pq_bits: int) -> None:
     counts=st.tuples(st.integers(0, 20), st.integers(0, 20)),
     metric=st.sampled_from(["inner_product", "cosine", "l2"]),
     pq_bits=st.sampled_from([1, 4, 8]),
+    scales=st.booleans(),
 )
-def test_extending_is_building_at_once(counts: tuple[int, int], metric: str, pq_bits: int) -> None:
-    params, quantization = make_params(metric, pq_bits), make_quantization(pq_bits)
+def test_extending_is_building_at_once(
+    counts: tuple[int, int], metric: str, pq_bits: int, scales: bool
+) -> None:
+    params = make_params(metric, pq_bits)
+    quantization = make_quantization(pq_bits, scales=scales and metric != "l2")
     n = sum(counts)
     item_ids, vectors = FIRST_ID + np.random.default_rng(n).permutation(n), make_vectors(n)
     whole = Index.from_vectors(params, quantization, item_ids, vectors)
@@ -280,9 +328,9 @@ def test_extending_is_building_at_once(counts: tuple[int, int], metric: str, pq_
     np.testing.assert_array_equal(first.codes, before)
 
 
-@given(removed=st.sets(st.integers(0, 29)))
-def test_removing_is_building_without(removed: set[int]) -> None:
-    index = make_index()
+@given(removed=st.sets(st.integers(0, 29)), scales=st.booleans())
+def test_removing_is_building_without(removed: set[int], scales: bool) -> None:
+    index = make_index(scales=scales)
     item_ids = FIRST_ID + np.random.default_rng(2).permutation(30)
     kept = np.setdiff1d(np.arange(30), list(removed))
     expected = Index.from_vectors(
@@ -305,6 +353,7 @@ def test_extending_changes_no_code_of_the_items_held() -> None:
     rows = extended.rows_of(index.item_ids)
     np.testing.assert_array_equal(extended.codes[rows], index.codes)
     np.testing.assert_array_equal(extended.list_ids[rows], index.list_ids)
+    np.testing.assert_array_equal(extended.scales[rows], index.scales)
     assert extended.quantization is index.quantization
 
 

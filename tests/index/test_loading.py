@@ -31,16 +31,17 @@ from tests.index.saved_indexes import (
 # What is read when.
 
 
-def test_opening_reads_neither_ids_nor_codes_nor_table(tmp_path: Path) -> None:
+def test_opening_reads_neither_ids_nor_codes_nor_scales_nor_table(tmp_path: Path) -> None:
     index = make_index(200_000, with_table=True)
     save_index(index, tmp_path)
-    for name in ("item_ids", "codes", "item_table"):
+    for name in ("item_ids", "codes", "scales", "item_table"):
         file = file_of(tmp_path, name)
         file.write_bytes(bytes(file.stat().st_size))  # zeros: whoever reads them must notice
     loaded = load_index(tmp_path)
     assert loaded.n_items == 200_000
     np.testing.assert_array_equal(loaded.list_sizes, index.list_sizes)
-    for name in ("item_ids", "packed_codes", "item_table"):
+    np.testing.assert_array_equal(loaded.list_factors, index.list_factors)
+    for name in ("item_ids", "packed_codes", "scales", "item_table"):
         for _ in range(2):
             with pytest.raises(IndexFormatError, match="checksum mismatch"):
                 getattr(loaded, name)
@@ -56,10 +57,11 @@ def test_arrays_are_read_once(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(StoredFile, "verified", counting)
     loaded = load_index(saved)
-    assert sorted(read) == ["coarse_centroids", "codebook", "list_offsets"]
+    opened = ["coarse_centroids", "codebook", "list_lengths", "list_offsets", "scale_range"]
+    assert sorted(read) == opened
     assert_same(loaded, make_index())
     assert_same(loaded.with_n_probes(2), make_index())
-    assert sorted(read[3:]) == ["codes", "item_ids"]
+    assert sorted(read[len(opened) :]) == ["codes", "item_ids", "scales"]
 
 
 def test_an_open_index_outlives_its_replacement(tmp_path: Path) -> None:
@@ -153,6 +155,12 @@ def test_golden(path: Path) -> None:
     assert found.counts.tolist() == expected["counts"]
     assert found.item_ids.tolist() == expected["item_ids"]
     np.testing.assert_allclose(found.scores, expected["scores"], rtol=1e-5, atol=1e-6)
+    factors, scales = expected.get("list_factors"), expected.get("scales")
+    assert (index.scales is None, index.list_factors is None) == (scales is None, factors is None)
+    if scales is not None:
+        assert index.scales.tolist() == scales
+    if factors is not None:
+        np.testing.assert_allclose(index.list_factors, factors, rtol=1e-6)
     table = index.item_table
     rows = None if table is None else json.loads(table.to_json(orient="records"))
     assert rows == expected["item_table"]
@@ -160,6 +168,7 @@ def test_golden(path: Path) -> None:
 
 def test_golden_files_are_there() -> None:
     assert len(list(GOLDEN.glob("v1-*/"))) >= 4
+    assert len(list(GOLDEN.glob("v2-*/"))) >= 6
 
 
 def test_golden_can_be_replaced(tmp_path: Path) -> None:

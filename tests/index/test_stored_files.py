@@ -52,8 +52,8 @@ def test_foreign_header(tmp_path: Path, text: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "newer version: written in format 2.*upgrade"),
-        ({"format_version": 2, "header": None}, "newer version"),
+        ({"format_version": 3}, "newer version: written in format 3.*upgrade"),
+        ({"format_version": 3, "header": None}, "newer version"),
         ({"format_version": 0}, "malformed header: format version 0"),
         ({"format_version": "1"}, "malformed header: expected format_version as int"),
         ({"format_version": True}, "malformed header: expected format_version as int"),
@@ -93,6 +93,13 @@ def test_header_errors(saved: Path, change: dict[str, Any], message: str) -> Non
         (["arrays", "codes", "bytes"], 1 << 60, "truncated or missing file"),
         (["arrays", "codes", "crc32"], None, "malformed header: expected crc32"),
         (["arrays", "codes"], None, "malformed header: expected codes"),
+        (["arrays", "scales", "shape"], [19], "shape/dtype mismatch: expected scales"),
+        (["arrays", "scales", "dtype"], "|i1", "shape/dtype mismatch: expected scales"),
+        (["arrays", "scale_range", "shape"], [3], "shape/dtype mismatch: expected scale_range"),
+        (["has_list_lengths"], 1, "malformed header: expected has_list_lengths as bool"),
+        (["arrays", "list_lengths"], None, "malformed header: expected list_lengths"),
+        (["arrays", "list_lengths", "dtype"], "<f4", "mismatch: expected list_lengths"),
+        (["params", "metric"], "l2", "malformed: quantization: expected no scale_range"),
     ],
 )
 def test_header_values(saved: Path, keys: list[str], value: Any, message: str) -> None:
@@ -115,7 +122,16 @@ def test_header_without_a_key(saved: Path, key: str) -> None:
         load_index(saved)
 
 
-@pytest.mark.parametrize("name", ["codebook", "item_ids", "codes", "item_table"])
+@pytest.mark.parametrize("name", ["scales", "scale_range"])
+def test_header_with_half_of_the_scales(saved: Path, name: str) -> None:
+    content = json.loads((saved / "header.json").read_text())
+    del content["header"]["arrays"][name]
+    write_header(saved, content)
+    with pytest.raises(IndexFormatError, match="malformed header: only one of scale_range and"):
+        load_index(saved)
+
+
+@pytest.mark.parametrize("name", ["codebook", "item_ids", "codes", "scales", "item_table"])
 def test_truncated_file_is_seen_at_open(saved: Path, name: str) -> None:
     file = file_of(saved, name)
     data = file.read_bytes()
@@ -158,6 +174,13 @@ OFFSETS = np.array([0, 7, 14, 20, 20])
         ("codebook", b"\x93NUMPY\x02\x00" + bytes(200), "npy header: its .npy version"),
         ("codebook", b"\x93NUMPY\x01\x00\x10\x00" + b"[" * 16, "malformed .npy header"),
         ("codebook", b"no npy file", "malformed .npy header"),
+        ("scale_range", npy(np.array([2, 0.5], "f4")), "malformed: scale_range: expected 0 < low"),
+        ("scale_range", npy(np.array([1, 1], "f4")), "malformed: scale_range: expected 0 < low"),
+        ("scale_range", npy(np.array([0, 1], "f4")), "malformed: scale_range: expected 0 < low"),
+        ("scale_range", npy(np.array([1, np.inf], "f4")), "malformed: scale_range: .*finite"),
+        ("list_lengths", npy(np.array([1, 1, -1, 1.0])), "malformed: list_lengths"),
+        ("list_lengths", npy(np.array([1, 1, np.nan, 1])), "malformed: list_lengths"),
+        ("list_lengths", npy(np.array([1, 1, np.inf, 1])), "malformed: list_lengths"),
         ("list_offsets", npy(OFFSETS + 1), "list_offsets do not rise"),
         ("list_offsets", npy(OFFSETS[[0, 2, 1, 3, 4]]), "list_offsets do not rise"),
     ],
@@ -173,7 +196,10 @@ def test_rows_of_a_faulty_writer(tmp_path: Path) -> None:
     rewrite(tmp_path, "item_ids", npy(np.zeros(20, np.int64)))
     rewrite(tmp_path, "codes", npy(np.full((20, PQ_DIM), 64, np.uint8)))
     rewrite(tmp_path, "item_table", b"PAR1 but no more")
+    rewrite(tmp_path, "scales", npy(np.zeros(20, np.int8)))
     loaded = load_index(tmp_path)
+    with pytest.raises(IndexFormatError, match="shape/dtype mismatch"):
+        _ = loaded.scales
     with pytest.raises(IndexFormatError, match="ids do not rise within a list"):
         _ = loaded.item_ids
     with pytest.raises(IndexFormatError, match="expected codes below 64, got 64"):

@@ -12,7 +12,12 @@ DIM, N_LISTS, PQ_DIM, PQ_LEN = 6, 4, 3, 2
 
 
 def make_quantization(
-    pq_bits: int = 4, *, rotated: bool = True, encodes_residual: bool = True, seed: int = 0
+    pq_bits: int = 4,
+    *,
+    rotated: bool = True,
+    encodes_residual: bool = True,
+    scales: bool = False,
+    seed: int = 0,
 ) -> Quantization:
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0].astype(np.float32)
@@ -22,6 +27,7 @@ def make_quantization(
         rng.normal(size=(PQ_DIM, 1 << pq_bits, PQ_LEN)).astype(np.float32),
         rotation if rotated else None,
         encodes_residual,
+        np.array([0.25, 4], np.float32) if scales else None,
     )
 
 

@@ -38,7 +38,11 @@ def make_vectors(n: int = 1000, seed: int = 0) -> np.ndarray:
 
 
 def distortion(quantization: Quantization, vectors: np.ndarray) -> float:
-    decoded = coding.decode(quantization, *coding.encode(quantization, vectors))
+    list_ids, codes = coding.encode(quantization, vectors)
+    scales = None
+    if quantization.scale_range is not None:
+        scales = coding.scales_of(quantization, vectors, list_ids, codes)
+    decoded = coding.decode(quantization, list_ids, codes, scales)
     return float(((vectors - decoded) ** 2).sum(axis=1).mean())
 
 

@@ -68,6 +68,18 @@ def test_rotation_there_and_back() -> None:
         ({"rotation": with_value(ROTATION, np.nan)}, ValueError, "rotation: .*finite"),
         ({"rotation": np.full((6, 6), 1e30, np.float32)}, ValueError, "orthogonal"),
         ({"rotation": np.float32(1e30) * ROTATION}, ValueError, "orthogonal"),
+        ({"scale_range": [1.0, 2.0]}, TypeError, "scale_range: expected float32"),
+        ({"scale_range": np.ones((1, 2), np.float32)}, ValueError, "scale_range: expected 1 dim"),
+        (
+            {"scale_range": np.ones(3, np.float32)},
+            ValueError,
+            r"scale_range: expected shape \(2,\)",
+        ),
+        ({"scale_range": np.float32([0, 1])}, ValueError, "expected 0 < low < high, got 0 and 1"),
+        ({"scale_range": np.float32([2, 1])}, ValueError, "expected 0 < low < high, got 2 and 1"),
+        ({"scale_range": np.float32([1, 1])}, ValueError, "expected 0 < low < high, got 1 and 1"),
+        ({"scale_range": np.float32([1, np.inf])}, ValueError, "scale_range: .*finite"),
+        ({"scale_range": np.float32([np.nan, 1])}, ValueError, "scale_range: .*finite"),
     ],
 )
 def test_quantization_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -87,11 +99,22 @@ def test_a_quantization_keeps_no_memory_of_the_caller() -> None:
             ours[...] = 0
 
 
+def test_scale_table() -> None:
+    table = Quantization(CENTROIDS, CODEBOOK, scale_range=np.float32([0.25, 8])).scale_table
+    assert (table.shape, table.dtype) == ((256,), np.float32)
+    assert table[[0, 1, 255]].tolist() == [0, 0.25, 8]
+    np.testing.assert_allclose(table[2:] / table[1:-1], 32 ** (1 / 254), rtol=1e-6)
+    with pytest.raises(ValueError, match="scale_table: expected a quantization with a scale_range"):
+        _ = Quantization(CENTROIDS, CODEBOOK).scale_table
+
+
 # ItemCodes.
 
 IDS = np.array([5, 3, 1 << 41])
 LISTS = np.array([0, 2, 0])
 CODES = np.array([[1, 2], [3, 4], [5, 15]], np.uint8)
+SCALES = np.array([0, 255, 7], np.uint8)
+SCALED = Quantization(CENTROIDS, CODEBOOK, scale_range=np.array([0.5, 2], np.float32))
 
 
 def test_item_codes() -> None:
@@ -122,6 +145,8 @@ def test_no_item_codes() -> None:
         ((IDS, LISTS, CODES.astype(int)), TypeError, "codes: expected uint8 or uint16, got int64"),
         ((IDS, LISTS, CODES[0]), ValueError, r"codes: expected shape \(3, pq_dim\)"),
         ((IDS, LISTS, CODES[:2]), ValueError, r"codes: expected shape \(3, pq_dim\)"),
+        ((IDS, LISTS, CODES, SCALES.astype(int)), TypeError, "scales: expected uint8, got int64"),
+        ((IDS, LISTS, CODES, SCALES[:2]), ValueError, r"scales: expected shape \(3,\), got \(2,\)"),
     ],
 )
 def test_item_codes_refuse(values: tuple[Any, ...], error: type[Exception], message: str) -> None:
@@ -142,6 +167,14 @@ def test_item_codes_of_another_quantization(values: tuple[Any, ...], message: st
         ItemCodes(*values).check_against(Quantization(CENTROIDS, CODEBOOK))
 
 
+def test_scales_go_with_a_range_of_scales() -> None:
+    ItemCodes(IDS, LISTS, CODES, SCALES).check_against(SCALED)
+    with pytest.raises(ValueError, match="scales: expected one an item, as the quantization has a"):
+        ItemCodes(IDS, LISTS, CODES).check_against(SCALED)
+    with pytest.raises(ValueError, match="scales: expected none, as the quantization has no"):
+        ItemCodes(IDS, LISTS, CODES, SCALES).check_against(Quantization(CENTROIDS, CODEBOOK))
+
+
 @given(
     id_dtype=st.sampled_from([np.int64, np.int32]),
     list_dtype=st.sampled_from([np.int64, np.int32]),
@@ -150,10 +183,11 @@ def test_item_codes_of_another_quantization(values: tuple[Any, ...], message: st
 def test_item_codes_keep_no_memory_of_the_caller(
     id_dtype: Any, list_dtype: Any, order: Any
 ) -> None:
-    given = [IDS.astype(id_dtype), LISTS.astype(list_dtype), np.array(CODES, order=order)]
+    codes = np.array(CODES, order=order)
+    given = [IDS.astype(id_dtype), LISTS.astype(list_dtype), codes, SCALES.copy()]
     expected = [array.copy() for array in given]
     item_codes = ItemCodes(*given)
-    kept = (item_codes.item_ids, item_codes.list_ids, item_codes.codes)
+    kept = (item_codes.item_ids, item_codes.list_ids, item_codes.codes, item_codes.scales)
     for array, ours, before in zip(given, kept, expected, strict=True):
         array[...] = 1
         np.testing.assert_array_equal(ours, before)
@@ -162,9 +196,10 @@ def test_item_codes_keep_no_memory_of_the_caller(
 
 
 def test_read_only_item_codes_are_not_copied() -> None:
-    item_codes = ItemCodes(IDS, LISTS, CODES)
-    again = ItemCodes(item_codes.item_ids, item_codes.list_ids, item_codes.codes)
-    for name in ("item_ids", "list_ids", "codes"):
+    item_codes = ItemCodes(IDS, LISTS, CODES, SCALES)
+    names = ("item_ids", "list_ids", "codes", "scales")
+    again = ItemCodes(*(getattr(item_codes, name) for name in names))
+    for name in names:
         assert getattr(again, name) is getattr(item_codes, name)
 
 

@@ -1,6 +1,7 @@
 """One contract for every backend: what the NumPy definition says, each must return."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,7 +20,7 @@ from merlin_poeem import (
     Searcher,
     open_searcher,
 )
-from merlin_poeem.arrays import LARGEST_VALUE
+from merlin_poeem.arrays import LARGEST_VALUE, normalize
 from merlin_poeem.evaluate import exact_search
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.fit import fit
@@ -43,6 +44,9 @@ OPENERS: dict[str, Callable[[Index], Searcher]] = {
     "faiss": lambda index: open_searcher(index, "faiss"),
     **GPU_OPENERS,
 }
+# Metrics, and whether items have scales: under l2 they never have.
+SCALED = [("inner_product", True), ("inner_product", False), ("cosine", True), ("cosine", False)]
+KINDS = [*SCALED, ("l2", False)]
 FILTERS = {"none": (), "exclude": ("exclude",), "allow": ("allow",), "both": ("exclude", "allow")}
 # Whether exclude and allow are lists, one a query, or one set for all.
 FORMS = [("lists", "set"), ("set", "lists"), ("set", "set"), ("set", None), (None, "set")]
@@ -64,15 +68,16 @@ def check(searcher: Searcher, queries: np.ndarray, **search: object) -> Candidat
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
 @pytest.mark.parametrize("pq_bits", [4, 8])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("metric", "scales"), KINDS)
 def test_answers(
     open_index: Callable[[Index], Searcher],
     metric: str,
+    scales: bool,
     pq_bits: int,
     rotation: bool,
     filters: str,
 ) -> None:
-    index = random_index(metric, pq_bits=pq_bits, rotation=rotation)
+    index = random_index(metric, pq_bits=pq_bits, rotation=rotation, scales=scales)
     queries = random_queries(index, 12)
     lists = {
         "exclude": random_id_lists(index, 12, 150, seed=2),
@@ -180,17 +185,26 @@ def test_every_parameter_changes_the_answer() -> None:
         ),
         reference.search(random_index(pq_bits=4, rotation=True), queries, k=10),
         reference.search(random_index(rotation=True, encodes_residual=False), queries, k=10),
+        reference.search(random_index(rotation=True, scales=False), queries, k=10),
+        reference.search(with_scale_range(index, 0.1, 10), queries, k=10),
+        reference.search(index.without_list_lengths(), queries, k=10, n_probes=3),
     ]
     for variant in variants:
         assert variant.item_ids.tolist() != plain.item_ids.tolist()
 
 
-@pytest.mark.parametrize("metric", METRICS)
+def with_scale_range(index: Index, low: float, high: float) -> Index:
+    scale_range = np.array([low, high], np.float32)
+    quantization = replace(index.quantization, scale_range=scale_range)
+    return Index.from_codes(index.params, quantization, index.item_codes)
+
+
+@pytest.mark.parametrize(("metric", "scales"), KINDS)
 @pytest.mark.parametrize("pq_bits", [1, 6, 12])
 def test_other_code_widths(
-    open_index: Callable[[Index], Searcher], metric: str, pq_bits: int
+    open_index: Callable[[Index], Searcher], metric: str, scales: bool, pq_bits: int
 ) -> None:
-    index = random_index(metric, pq_bits=pq_bits, pq_dim=3)
+    index = random_index(metric, pq_bits=pq_bits, pq_dim=3, scales=scales)
     if pq_bits > MAX_PQ_BITS and open_index in GPU_OPENERS.values():
         with pytest.raises(ValueError, match="pq_bits: expected at most 8 on the GPU, got 12"):
             open_index(index)
@@ -198,12 +212,12 @@ def test_other_code_widths(
     check(open_index(index), random_queries(index, 8), k=20)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("metric", "scales"), KINDS)
 @pytest.mark.parametrize("rotation", [False, True])
 def test_codes_of_the_vectors_themselves(
-    open_index: Callable[[Index], Searcher], metric: str, rotation: bool
+    open_index: Callable[[Index], Searcher], metric: str, scales: bool, rotation: bool
 ) -> None:
-    index = random_index(metric, encodes_residual=False, rotation=rotation)
+    index = random_index(metric, encodes_residual=False, rotation=rotation, scales=scales)
     check(open_index(index), random_queries(index, 8), k=20)
 
 
@@ -220,20 +234,25 @@ def test_queries_fill_several_shares_and_threads(
     check(searcher, queries, k=5, exclude=item_set, allow=lists)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_duplicate_codes_come_by_id(open_index: Callable[[Index], Searcher], metric: str) -> None:
-    index = random_index(metric, n_items=1200, n_repeated=1190)
+@pytest.mark.parametrize(("metric", "scales"), KINDS)
+def test_duplicate_codes_come_by_id(
+    open_index: Callable[[Index], Searcher], metric: str, scales: bool
+) -> None:
+    index = random_index(metric, n_items=1200, n_repeated=1190, scales=scales)
     searcher = open_index(index)
     for k in (1, 7, 100, 1199):
         check(searcher, random_queries(index, 6), k=k, n_probes=8)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_items_all_alike(open_index: Callable[[Index], Searcher], metric: str) -> None:
-    quantization = random_quantization(np.random.default_rng(0), n_lists=2)
+@pytest.mark.parametrize(("metric", "scales"), KINDS)
+def test_items_all_alike(
+    open_index: Callable[[Index], Searcher], metric: str, scales: bool
+) -> None:
+    quantization = random_quantization(np.random.default_rng(0), n_lists=2, scales=scales)
     params = IVFPQParams(n_lists=2, pq_dim=4, metric=metric)
     ids = np.random.default_rng(1).permutation(700) - 300
-    codes = ItemCodes(ids, np.ones(700, np.int32), np.full((700, 4), 7, np.uint8))
+    alike = np.full(700, 9, np.uint8) if scales else None
+    codes = ItemCodes(ids, np.ones(700, np.int32), np.full((700, 4), 7, np.uint8), alike)
     searcher = open_index(Index.from_codes(params, quantization, codes))
     got = check(searcher, random_queries(searcher.index, 3), k=10, n_probes=2)
     np.testing.assert_array_equal(got.item_ids.reshape(3, 10), [np.arange(-300, -290)] * 3)
@@ -252,9 +271,8 @@ def test_lists_of_equal_score_are_taken_by_number(
 @pytest.mark.parametrize("metric", METRICS)
 def test_far_from_the_origin(open_index: Callable[[Index], Searcher], metric: str) -> None:
     index = random_index(metric)
-    moved = type(index.quantization)(
-        index.quantization.coarse_centroids + np.float32(30), index.quantization.codebook
-    )
+    centroids = index.quantization.coarse_centroids + np.float32(30)
+    moved = replace(index.quantization, coarse_centroids=centroids)
     index = Index.from_codes(index.params, moved, index.item_codes)
     check(open_index(index), random_queries(index, 8) + np.float32(30), k=20)
 
@@ -362,6 +380,46 @@ def test_vectors_made_from_codewords(open_index: Callable[[Index], Searcher], me
     exact = exact_search(ids, index.decode(ids), queries, k=30, metric=metric)
     scale = np.abs(exact.scores).max()
     np.testing.assert_allclose(got.scores, exact.scores, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+@pytest.mark.parametrize("encodes_residual", [True, False])
+def test_scores_are_of_what_scales_make_of_the_codes(
+    open_index: Callable[[Index], Searcher], metric: str, encodes_residual: bool
+) -> None:
+    # By cosine too: s · x̂ is as long as the unit vector x is along it, and is not divided by.
+    index = random_index(metric, rotation=True, encodes_residual=encodes_residual)
+    queries = random_queries(index, 10)
+    got = check(open_index(index), queries, k=30, n_probes=8)
+    if metric == "cosine":
+        queries = normalize(queries)
+    exact = exact_search(index.item_ids, index.decode(index.item_ids), queries, k=30)
+    np.testing.assert_allclose(got.scores, exact.scores, rtol=0, atol=1e-5 * exact.scores.max())
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+def test_items_of_scale_zero_score_zero(
+    open_index: Callable[[Index], Searcher], metric: str
+) -> None:
+    index = random_index(metric, n_items=60)
+    nothing = replace(index.item_codes, scales=np.zeros(60, np.uint8))
+    index = Index.from_codes(index.params, index.quantization, nothing)
+    got = check(open_index(index), random_queries(index, 4), k=10, n_probes=8)
+    assert got.counts.tolist() == [10] * 4
+    assert not got.scores.any()
+
+
+@pytest.mark.parametrize("scales", [True, False])
+@pytest.mark.parametrize("has_lengths", [True, False])
+def test_lists_are_chosen_with_and_without_their_lengths(
+    open_index: Callable[[Index], Searcher], scales: bool, has_lengths: bool
+) -> None:
+    index = random_index(n_items=900, spread=0.5, scales=scales, n_lists=16)
+    if not has_lengths:
+        index = index.without_list_lengths()
+    searcher, queries = open_index(index), random_queries(index, 40)
+    for n_probes in (1, 4):
+        check(searcher, queries, k=20, n_probes=n_probes)
 
 
 def test_default_n_probes_is_the_index_s(open_index: Callable[[Index], Searcher]) -> None:
@@ -497,6 +555,7 @@ def searches(draw: st.DrawFn) -> tuple[Index, np.ndarray, dict[str, object]]:
         seed=draw(st.integers(0, 2**16)),
         encodes_residual=draw(st.booleans()),
         filled_lists=draw(st.integers(1, n_lists)),
+        scales=draw(st.booleans()),
     )
     n_queries = draw(st.integers(0, 5))
     search: dict[str, object] = {

@@ -19,8 +19,12 @@ from merlin_poeem.quantization.lengths import typical_length
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search import reference
 from merlin_poeem.search.faiss import portions
+from merlin_poeem.search.faiss.filters import Filter
 from merlin_poeem.search.faiss.list_ties import ListTies
+from merlin_poeem.search.faiss.scales import Scales
 from merlin_poeem.search.faiss.searcher import COSINE_WIDTH, FaissSearcher
+from merlin_poeem.search.faiss.targets import Targets
+from merlin_poeem.search.ragged import Candidates
 from tests.index_factories import (
     assert_answers,
     random_id_lists,
@@ -61,6 +65,7 @@ def test_round_trip(
         rotation=rotation,
         encodes_residual=encodes_residual,
         n_lists=4,
+        scales=False,
     )
     exported = to_faiss(index)
     assert exported.ntotal == len(index)
@@ -73,7 +78,8 @@ def test_round_trip(
 @pytest.mark.parametrize("rotation", [False, True])
 @pytest.mark.parametrize("metric", ["inner_product", "l2"])
 def test_exported_index_answers_as_ours(metric: str, rotation: bool, pq_bits: int) -> None:
-    index = random_index(metric, pq_bits=pq_bits, rotation=rotation, n_repeated=0)
+    index = random_index(metric, pq_bits=pq_bits, rotation=rotation, n_repeated=0, scales=False)
+    index = index.without_list_lengths()
     queries = random_queries(index, 10)
     expected = reference.search(index, queries, k=20)
     scores, item_ids = to_faiss(index).search(queries, 20)
@@ -84,7 +90,7 @@ def test_exported_index_answers_as_ours(metric: str, rotation: bool, pq_bits: in
 
 
 def test_cosine_is_exported_only_as_inner_product() -> None:
-    index = random_index("cosine", rotation=True)
+    index = random_index("cosine", rotation=True, scales=False)
     with pytest.raises(ValueError, match="expected inner_product or l2, all that Faiss has"):
         to_faiss(index)
     exported = to_faiss(index, metric="inner_product")
@@ -92,14 +98,14 @@ def test_cosine_is_exported_only_as_inner_product() -> None:
 
 
 def test_negative_ids_are_not_exported() -> None:
-    index = random_index()
+    index = random_index(scales=False)
     codes = ItemCodes(index.item_ids - index.item_ids.min() - 1, index.list_ids, index.codes)
     with pytest.raises(ValueError, match="none below 0, as Faiss pads with −1; got -1"):
         to_faiss(Index.from_codes(index.params, index.quantization, codes))
 
 
 def test_empty_index_round_trips() -> None:
-    index = random_index(n_items=0)
+    index = random_index(n_items=0, scales=False)
     assert_same_index(from_faiss(to_faiss(index)), index)
 
 
@@ -120,7 +126,7 @@ def test_index_trained_by_faiss_is_taken_over() -> None:
 
 def faiss_with(transform: Any) -> Any:
     """A trained index after ``transform``."""
-    inner = to_faiss(random_index())
+    inner = to_faiss(random_index(scales=False))
     transform.is_trained = True
     pre_transform = faiss.IndexPreTransform(transform, inner)
     transform.this.disown()
@@ -164,7 +170,7 @@ def test_foreign_indexes_are_refused(make: Any, error: type[Exception], message:
 
 
 def test_other_metrics_and_chains_are_refused() -> None:
-    other = to_faiss(random_index())
+    other = to_faiss(random_index(scales=False))
     other.metric_type = faiss.METRIC_L1
     with pytest.raises(TypeError, match="expected METRIC_INNER_PRODUCT or METRIC_L2"):
         from_faiss(other)
@@ -205,7 +211,7 @@ def test_any_number_of_threads_answers_alike(n_threads: int) -> None:
 
 
 def test_a_query_is_scanned_again_only_while_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = random_index("cosine", n_items=3000, n_lists=4, filled_lists=4)
+    index = random_index("cosine", n_items=3000, n_lists=4, filled_lists=4, scales=False)
     searcher = open_searcher(index, "faiss")
     scanned: list[tuple[int, int]] = []
     scan = FaissSearcher._scan
@@ -223,6 +229,179 @@ def test_a_query_is_scanned_again_only_while_uncertain(monkeypatch: pytest.Monke
     assert_answers(index, got, queries, k=5)
 
 
+SCALED_METRICS = ["inner_product", "cosine"]
+
+
+def assert_same_bits(got: Candidates, expected: Candidates) -> None:
+    np.testing.assert_array_equal(got.item_ids, expected.item_ids)
+    np.testing.assert_array_equal(got.scores, expected.scores)
+
+
+def scan_for(monkeypatch: pytest.MonkeyPatch, factor: float, offset: float = 0) -> None:
+    """Queries expect other scores of their k-th items than they would."""
+    find = Targets.find
+    monkeypatch.setattr(
+        Targets, "find", lambda *a: np.float32(factor) * find(*a) + np.float32(offset)
+    )
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset"), [(0, 0), (0.3, 0), (3, 0), (100, 0), (0, 1e-3), (0, 1e8)]
+)
+@pytest.mark.parametrize("pq_bits", [4, 8])
+@pytest.mark.parametrize("metric", SCALED_METRICS)
+def test_scores_do_not_depend_on_what_is_expected(
+    metric: str, pq_bits: int, factor: float, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = random_index(metric, pq_bits=pq_bits, n_items=2000)
+    queries = random_queries(index, 20)
+    expected = open_searcher(index, "faiss").search(queries, k=15, n_probes=6)
+    assert_answers(index, expected, queries, k=15, n_probes=6)
+    scan_for(monkeypatch, factor, offset)
+    assert_same_bits(open_searcher(index, "faiss").search(queries, k=15, n_probes=6), expected)
+
+
+@pytest.mark.parametrize("factor", [0, 10])
+@pytest.mark.parametrize("metric", SCALED_METRICS)
+def test_without_the_bound_items_would_be_missed(
+    metric: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = random_index(metric, n_items=2000)
+    queries = random_queries(index, 20)
+    scan_for(monkeypatch, factor)
+    monkeypatch.setattr(Scales, "bound", lambda self, batch, scores: np.full_like(scores, -np.inf))
+    got = open_searcher(index, "faiss").search(queries, k=15, n_probes=6)
+    with pytest.raises(AssertionError):
+        assert_answers(index, got, queries, k=15, n_probes=6)
+
+
+@pytest.mark.parametrize("metric", SCALED_METRICS)
+def test_no_item_left_scores_more_than_the_bound(metric: str) -> None:
+    index = random_index(metric, n_items=2000, n_repeated=0)
+    searcher = open_searcher(index, "faiss")
+    queries = random_queries(index, 20)
+    queries = normalize(queries) if metric == "cosine" else queries
+    batch = searcher._open_batch(queries, 8, Filter(np.arange(20), 2000, None, None, None))
+    eligible = [
+        dict(zip(*eligible[::-1], strict=True))
+        for eligible in iterate(reference.search(index, queries, k=2000, n_probes=8))
+    ]
+    for expected in (0, 0.5, 5):
+        batch.queries_rot[:, 16] = expected
+        for width in (5, 50, 500):
+            scores, rows = searcher._scan(batch, width)
+            bound = searcher._scales.bound(batch, scores[:, -1])
+            for i, scored in enumerate(eligible):
+                left = np.setdiff1d(index.item_ids, index.item_ids[rows[i]])
+                assert max(scored[item_id] for item_id in left) <= bound[i]
+
+
+def iterate(found: Candidates) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [found[i] for i in range(len(found))]
+
+
+def test_unsettled_queries_expect_what_they_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = random_index("inner_product", n_items=20000, n_lists=4, filled_lists=4)
+    scan_for(monkeypatch, 0)
+    returned: list[int] = []
+    scan = FaissSearcher._scan
+
+    def record(self: Any, batch: Any, width: int) -> Any:
+        returned.append(len(batch.n_scanned) * width)
+        return scan(self, batch, width)
+
+    monkeypatch.setattr(FaissSearcher, "_scan", record)
+    queries = random_queries(index, 20)
+    got = open_searcher(index, "faiss").search(queries, k=20, n_probes=4)
+    assert_answers(index, got, queries, k=20, n_probes=4)
+    with_what_they_found = sum(returned)
+    returned.clear()
+    monkeypatch.setattr(Scales, "aim_at", lambda *_: None)
+    assert_same_bits(open_searcher(index, "faiss").search(queries, k=20, n_probes=4), got)
+    assert with_what_they_found < sum(returned) / 3
+
+
+@pytest.mark.parametrize("pq_bits", [4, 6, 8, 10])
+@pytest.mark.parametrize("metric", SCALED_METRICS)
+def test_parts_of_a_catalog_score_their_items_alike(metric: str, pq_bits: int) -> None:
+    index = random_index(metric, pq_bits=pq_bits, pq_dim=3, n_items=900)
+    queries = random_queries(index, 10)
+    whole = open_searcher(index, "faiss").search(queries, k=900, n_probes=8)
+    for n in (2, 5):
+        part = index.part(slice(1, None, n))
+        of_part = open_searcher(part, "faiss").search(queries, k=900, n_probes=8)
+        for (scores, ids), (all_scores, all_ids) in zip(
+            iterate(of_part), iterate(whole), strict=True
+        ):
+            held = np.isin(all_ids, ids)
+            np.testing.assert_array_equal(all_ids[held], ids)
+            np.testing.assert_array_equal(all_scores[held], scores)
+
+
+@pytest.mark.parametrize("pq_len", [4, 16, 24])
+def test_scores_do_not_depend_on_the_other_queries(pq_len: int) -> None:
+    # From a width of 16 Faiss makes its tables by a matrix product.
+    index = random_index("inner_product", pq_len=pq_len)
+    queries, searcher = random_queries(index, 45), open_searcher(index, "faiss")
+    together = searcher.search(queries, k=30)
+    for i in (0, 7, 44):
+        alone = searcher.search(queries[i : i + 1], k=30)
+        np.testing.assert_array_equal(alone.scores, together[i][0])
+
+
+def test_items_of_scale_zero() -> None:
+    index = random_index("inner_product", n_repeated=0)
+    scales = np.where(index.item_ids % 2, 0, index.scales).astype(np.uint8)
+    index = Index.from_codes(
+        index.params, index.quantization, replace(index.item_codes, scales=scales)
+    )
+    queries = random_queries(index, 10)
+    for k in (5, 150, 400):
+        got = open_searcher(index, "faiss").search(queries, k=k, n_probes=8)
+        assert_answers(index, got, queries, k=k, n_probes=8)
+    nothing = replace(index.item_codes, scales=np.zeros(len(index), np.uint8))
+    index = Index.from_codes(index.params, index.quantization, nothing)
+    got = open_searcher(index, "faiss").search(queries, k=20, n_probes=8)
+    assert_answers(index, got, queries, k=20, n_probes=8)
+    np.testing.assert_array_equal(got[0][1], np.sort(index.item_ids)[:20])
+
+
+def test_equal_items_whose_terms_cancel_come_by_id() -> None:
+    # Their sum is rounded by more than it is itself: nothing is told by scores that are near.
+    index = random_index("inner_product", n_lists=2, pq_dim=16)
+    codebook = index.quantization.codebook.copy()
+    codebook[0, 7] *= 1e6
+    codebook[9, 7] = -codebook[0, 7]
+    quantization = replace(index.quantization, codebook=codebook)
+    alike = np.full((700, 16), 7, np.uint8), np.full(700, 150, np.uint8)
+    # Where these score more, they come last and take the places of the first of the others.
+    alike[1][690:] = 200
+    items = ItemCodes(np.arange(700), np.zeros(700, np.int32), *alike)
+    index = Index.from_codes(index.params, quantization, items)
+    queries = random_queries(index, 50)
+    queries[:, 36:40] = queries[:, :4]
+    got = open_searcher(index, "faiss").search(queries, k=20, n_probes=2)
+    for ids in got.item_ids.reshape(50, 20):
+        first = np.sort(ids[ids < 690])
+        np.testing.assert_array_equal(first, np.arange(len(first)))
+
+
+def test_expected_scores_are_near_those_found() -> None:
+    index = random_index("inner_product", n_items=50000, n_lists=8, filled_lists=8)
+    searcher, queries = open_searcher(index, "faiss"), random_queries(index, 50)
+    without = Index.from_codes(
+        index.params,
+        replace(index.quantization, scale_range=None),
+        replace(index.item_codes, scales=None),
+    ).without_list_lengths()
+    for k in (10, 500):
+        found = reference.search(without, queries, k=k, n_probes=8).scores.reshape(50, k)[:, -1]
+        batch = searcher._open_batch(queries, 8, None)
+        searcher._scales.aim(batch, k)
+        ratios = batch.queries_rot[:, 16] / found
+        assert 0.8 < np.quantile(ratios, 0.1) < np.quantile(ratios, 0.9) < 1.4
+
+
 def test_ties_across_the_last_place_beside_excluded_items() -> None:
     # The bound of what Faiss has not returned was once moved by what was dropped after it.
     index = random_index("inner_product", n_items=200, n_repeated=150, rotation=True)
@@ -236,7 +415,7 @@ def test_ties_across_the_last_place_beside_excluded_items() -> None:
 def test_an_item_set_is_one_scan_for_all_queries(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = random_index(n_repeated=0)
+    index = random_index(n_repeated=0, scales=False)
     scanned: list[int] = []
     scan_lists = FaissSearcher._scan_lists
 
@@ -293,6 +472,10 @@ def uneven_catalogs(draw: st.DrawFn) -> tuple[Index, np.ndarray]:
     of_items = rng.integers(0, n_lists, 300), rng.integers(0, 256, (300, 4), np.uint8)
     codes = ItemCodes(rng.permutation(300), *of_items)
     params = IVFPQParams(n_lists=n_lists, pq_dim=4, metric=draw(st.sampled_from(METRICS)))
+    if params.metric != "l2" and draw(st.booleans()):
+        reach = 10.0 ** draw(st.integers(1, 4))
+        trained = replace(trained, scale_range=np.array([1 / reach, reach], np.float32))
+        codes = replace(codes, scales=rng.integers(0, 256, 300, np.uint8))
     index = Index.from_codes(params, trained, codes)
     queries = rng.standard_normal((12, index.dim)).astype(np.float32)
     queries[:6] += index.decode(index.item_ids[::50])
@@ -303,16 +486,22 @@ def true_scores(index: Index, query: np.ndarray, ids: np.ndarray) -> tuple[np.nd
     """float64 scores of items, and what float32 may leave of each one's own digits."""
     rows = index.rows_of(ids)
     quantization, of_items = index.quantization, index.list_ids[rows]
-    x = coding.decode_rotated(quantization, of_items, index.codes[rows]).astype(np.float64)
+    unscaled = replace(quantization, scale_range=None)
+    x = coding.decode_rotated(unscaled, of_items, index.codes[rows]).astype(np.float64)
     q = quantization.rotate(query[None])[0].astype(np.float64)
     # A reconstruction is the sum of two vectors, and is rounded as the longer one is.
     codewords = coding.decode_rotated(
-        replace(quantization, encodes_residual=False), of_items, index.codes[rows]
+        replace(unscaled, encodes_residual=False), of_items, index.codes[rows]
     )
     terms = np.linalg.norm(codewords.astype(np.float64), axis=1)
     if quantization.encodes_residual:
         terms += np.linalg.norm(quantization.coarse_centroids.astype(np.float64), axis=1)[of_items]
     products = x @ q
+    if index.scales is not None:
+        scales = quantization.scale_table[index.scales[rows]].astype(np.float64)
+        length = np.linalg.norm(q) if index.params.metric == "cosine" else 1
+        rounding = 1e-6 * np.linalg.norm(q) / length * terms * scales
+        return scales * products / length, rounding + 1e-30
     if index.params.metric == "inner_product":
         return products, 1e-6 * np.linalg.norm(q) * terms
     if index.params.metric == "l2":

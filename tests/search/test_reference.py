@@ -17,8 +17,12 @@ from tests.quantization.test_coding import DIM, N_LISTS, PQ_DIM, make_quantizati
 METRICS = ["inner_product", "cosine", "l2"]
 
 
-def make_index(metric: str, n_items: int = 60, **changes: Any) -> Index:
-    quantization = make_quantization(**changes)
+def make_index(metric: str, n_items: int = 60, *, scales: bool = True, **changes: Any) -> Index:
+    """With ``scales`` unless the metric is l2; half the items have the same."""
+    scales = scales and metric != "l2"
+    quantization = make_quantization(scales=scales, **changes)
+    item_scales = np.random.default_rng(3).integers(0, 256, n_items).astype(np.uint8)
+    item_scales[::2] = 99
     rng = np.random.default_rng(1)
     params = IVFPQParams(
         n_lists=N_LISTS, pq_dim=PQ_DIM, pq_bits=quantization.pq_bits, metric=metric, n_probes=2
@@ -27,6 +31,7 @@ def make_index(metric: str, n_items: int = 60, **changes: Any) -> Index:
         (1 << 42) + rng.permutation(n_items),
         rng.integers(0, N_LISTS - 1, n_items),
         rng.integers(0, 3, (n_items, PQ_DIM)).astype(quantization.code_dtype),  # many equal codes
+        item_scales if scales else None,
     )
     return Index.from_codes(params, quantization, item_codes)
 
@@ -44,27 +49,43 @@ def naive_search(index: Index, query: np.ndarray, k: int, n_probes: int) -> list
         of_lists = -((centroids - query_rot) ** 2).sum(axis=1)
     else:
         of_lists = centroids @ query_rot
+    if metric == "inner_product":
+        of_lists *= naive_list_factors(index)
     probed = np.argsort(-of_lists, kind="stable")[:n_probes]
-    decoded = coding.decode(quantization, index.list_ids, index.codes).astype(np.float64)
+    decoded = coding.decode(quantization, *index.coded(slice(None))).astype(np.float64)
     found = []
     for row in np.flatnonzero(np.isin(index.list_ids, probed)):
         score = float(query @ decoded[row])
         if metric == "l2":
             score = -float(((query - decoded[row]) ** 2).sum())
         if metric == "cosine":
-            score /= float(np.linalg.norm(query) * np.linalg.norm(decoded[row]))
+            score /= float(np.linalg.norm(query))
+            if index.scales is None:
+                score /= float(np.linalg.norm(decoded[row]))
         found.append((round(score, 3), int(index.item_ids[row])))
     return sorted(found, key=lambda pair: (-pair[0], pair[1]))[:k]
 
 
+def naive_list_factors(index: Index) -> np.ndarray:
+    """Mean length of a list's items over its centroid's; 1 where it is empty."""
+    decoded = index.decode(index.item_ids)
+    factors = np.ones(index.n_lists)
+    for list_id, centroid in enumerate(index.quantization.coarse_centroids):
+        lengths = np.linalg.norm(decoded[index.list_ids == list_id], axis=1)
+        if len(lengths):
+            factors[list_id] = lengths.mean() / np.linalg.norm(centroid)
+    return factors
+
+
+@pytest.mark.parametrize("scales", [True, False])
 @pytest.mark.parametrize("n_probes", [1, 2, N_LISTS])
 @pytest.mark.parametrize("rotated", [True, False])
 @pytest.mark.parametrize("encodes_residual", [True, False])
 @pytest.mark.parametrize("metric", METRICS)
 def test_search_by_definition(
-    metric: str, encodes_residual: bool, rotated: bool, n_probes: int
+    metric: str, encodes_residual: bool, rotated: bool, n_probes: int, scales: bool
 ) -> None:
-    index = make_index(metric, rotated=rotated, encodes_residual=encodes_residual)
+    index = make_index(metric, rotated=rotated, encodes_residual=encodes_residual, scales=scales)
     found = reference.search(index, queries(), k=100, n_probes=n_probes)
     for i, query in enumerate(queries()):
         expected = naive_search(index, query, 100, n_probes)
@@ -76,11 +97,13 @@ def test_search_by_definition(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_equal_items_come_in_order_of_their_ids(metric: str) -> None:
-    index = make_index(metric, n_items=200)  # 3 lists x 27 codes
-    scores, item_ids = reference.search(index, queries(1), k=200, n_probes=N_LISTS)[0]
+    index = make_index(metric, n_items=300)  # 3 lists x 27 codes
+    scores, item_ids = reference.search(index, queries(1), k=300, n_probes=N_LISTS)[0]
     rows = index.rows_of(item_ids)
     same = np.diff(index.list_ids[rows]) == 0
     same &= (np.diff(index.codes[rows].astype(int), axis=0) == 0).all(axis=1)
+    if index.scales is not None:
+        same &= np.diff(index.scales[rows].astype(int)) == 0
     assert same.sum() > 50
     assert (np.diff(scores)[same] == 0).all()
     assert (np.diff(item_ids)[same] > 0).all()

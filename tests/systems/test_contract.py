@@ -33,11 +33,16 @@ def open_index() -> Callable[[Index], Searcher]:
 
 
 @pytest.mark.parametrize(
-    ("metric", "filters"),
-    [("inner_product", "exclude"), ("cosine", "allow"), ("cosine", "none"), ("l2", "both")],
+    ("metric", "scales", "filters"),
+    [
+        ("inner_product", True, "exclude"),
+        ("cosine", True, "allow"),
+        ("cosine", False, "none"),
+        ("l2", False, "both"),
+    ],
 )
-def test_answers(open_index, metric, filters) -> None:
-    contract.test_answers(open_index, metric, pq_bits=8, rotation=True, filters=filters)
+def test_answers(open_index, metric, scales, filters) -> None:
+    contract.test_answers(open_index, metric, scales, pq_bits=8, rotation=True, filters=filters)
 
 
 @settings(max_examples=20)

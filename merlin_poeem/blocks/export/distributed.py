@@ -23,7 +23,7 @@ from merlin.schema import Tags
 from merlin_poeem.blocks.export.export import (
     check_columns,
     checked_info,
-    encode_items,
+    encode_with_scales,
     index_of,
     tagged_column,
 )
@@ -33,6 +33,8 @@ from merlin_poeem.distributed.encode import codes_frame, item_codes_of
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import ItemCodes
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
+
+EXACT_SCALE = "exact_scale"
 
 _lock = threading.Lock()
 
@@ -46,9 +48,9 @@ def encode_items_ddf(
 ) -> Any:
     """The codes of ``items`` as a Dask frame, each partition encoded on a worker.
 
-    Columns as of :func:`~merlin_poeem.distributed.encode_ddf`. Of rows of one partition that
-    repeat an id, the first counts; ids that several partitions have are in the result as often.
-    Nothing is computed yet. Threads of one worker take turns, as the model is one.
+    Columns as of :func:`~merlin_poeem.distributed.encode_ddf`, without scales. Of rows of one
+    partition that repeat an id, the first counts; ids that several partitions have are in the
+    result as often. Nothing is computed yet. Threads of one worker take turns, as the model is one.
 
     Parameters
     ----------
@@ -68,7 +70,8 @@ def encode_items_ddf(
     OSError
         No saved model.
     """
-    return _encode(_Saved.at(model_path), items, batch_size, id_column)
+    codes = _encode(_Saved.at(model_path), items, batch_size, id_column)
+    return codes.drop(columns=EXACT_SCALE)
 
 
 def export_index_ddf(
@@ -76,6 +79,7 @@ def export_index_ddf(
     items: Any,
     *,
     n_probes: int = 1,
+    item_scales: bool = True,
     batch_size: int = 4096,
     id_column: str | None = None,
     item_table: pd.DataFrame | None = None,
@@ -84,7 +88,8 @@ def export_index_ddf(
     """:func:`~merlin_poeem.blocks.export_index`, encoded over Dask and grouped here.
 
     The same index, whatever the partitions: of rows that repeat an id, the first counts. This
-    process holds the codes of all items, and no vectors. Parameters and errors as of
+    process holds the codes of all items and a number more an item, its exact scale, as the range
+    of scales is known only once all are; and no vectors. Parameters and errors as of
     :func:`encode_items_ddf` and ``export_index``.
     """
     info = checked_info(info)
@@ -92,9 +97,15 @@ def export_index_ddf(
     codes = _encode(saved, items, batch_size, id_column).compute()
     if not len(codes):
         raise ValueError("items: expected at least one row, got none")
-    item_codes = item_codes_of(codes.drop_duplicates("item_id"))
-    towers = Towers.of(_open(saved))
-    return index_of(towers, item_codes, n_probes=n_probes, item_table=item_table, info=info)
+    codes = codes.drop_duplicates("item_id")
+    return index_of(
+        Towers.of(_open(saved)),
+        item_codes_of(codes),
+        codes[EXACT_SCALE].to_numpy() if item_scales else None,
+        n_probes=n_probes,
+        item_table=item_table,
+        info=info,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,8 @@ def _encode(saved: _Saved, items: Any, batch_size: int, id_column: str | None) -
 def _no_codes(params: IVFPQParams) -> pd.DataFrame:
     # As the quantizer trains 4 or 8 bits a code.
     codes = np.empty((0, params.pq_dim), np.uint8)
-    return codes_frame(ItemCodes(np.empty(0, np.int64), np.empty(0, np.int32), codes))
+    none = ItemCodes(np.empty(0, np.int64), np.empty(0, np.int32), codes)
+    return codes_frame(none).assign(**{EXACT_SCALE: np.empty(0)})
 
 
 def _encode_partition(
@@ -141,7 +153,8 @@ def _encode_partition(
     model = _open(saved)
     # One at a time: while it encodes, the quantizer passes float vectors through.
     with _lock:
-        return codes_frame(encode_items(model, frame, batch_size=batch_size, id_column=id_column))
+        item_codes, scales = encode_with_scales(Towers.of(model), frame, batch_size, id_column)
+    return codes_frame(item_codes).assign(**{EXACT_SCALE: scales})
 
 
 def _open(saved: _Saved) -> tf.keras.Model:

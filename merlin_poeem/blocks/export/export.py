@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from merlin.io import Dataset
 from merlin.schema import Schema, Tags
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import LARGEST_VALUE, Float32, Int64, type_name
+from merlin_poeem.arrays import LARGEST_VALUE, Float32, Int64, normalize, type_name
 from merlin_poeem.blocks.export.features import Feature, batches
 from merlin_poeem.blocks.model.freshness import (
     INFO_KEY,
@@ -30,8 +31,8 @@ from merlin_poeem.frames.columns import column_of, read_ids
 from merlin_poeem.frames.cudf_calls import is_cudf, to_pandas
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
-from merlin_poeem.quantization.item_codes import ItemCodes
-from merlin_poeem.quantization.params import positive_int
+from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
+from merlin_poeem.quantization.params import Metric, positive_int
 
 Frames: TypeAlias = Dataset | pd.DataFrame
 """Or a cuDF frame, a type that is not there where cuDF is not."""
@@ -43,12 +44,16 @@ def export_index(
     items: Frames,
     *,
     n_probes: int = 1,
+    item_scales: bool = True,
     batch_size: int = 4096,
     id_column: str | None = None,
     item_table: pd.DataFrame | None = None,
     info: dict[str, Any] | None = None,
 ) -> Index:
     """The index that ``model`` has learned, over ``items``: no clustering, no second training.
+
+    With ``item_scales``, items get a scale each, a byte more, from their float vectors (see
+    :class:`~merlin_poeem.Quantization`): scores are then nearer to the model's own.
 
     Parameters and errors as of :func:`encode_items`; ``n_probes``, ``item_table`` and ``info`` as
     of :class:`~merlin_poeem.IVFPQParams` and :class:`~merlin_poeem.Index`. Beside
@@ -58,14 +63,21 @@ def export_index(
     """
     info = checked_info(info)
     towers = Towers.of(model)
-    item_codes = _encode(towers, items, batch_size, id_column)
-    return index_of(towers, item_codes, n_probes=n_probes, item_table=item_table, info=info)
+    item_codes, scales = encode_with_scales(towers, items, batch_size, id_column)
+    return index_of(
+        towers,
+        item_codes,
+        scales if item_scales else None,
+        n_probes=n_probes,
+        item_table=item_table,
+        info=info,
+    )
 
 
 def encode_items(
     model: tf.keras.Model, items: Frames, *, batch_size: int = 4096, id_column: str | None = None
 ) -> ItemCodes:
-    """Codes of all ``items``; of rows that repeat an id, the first counts.
+    """Codes of all ``items``, without scales; of rows that repeat an id, the first counts.
 
     Parameters
     ----------
@@ -91,7 +103,7 @@ def encode_items(
         the column and the first such row, counted from 0 in its partition; vectors that are not
         finite; a quantizer missing or not last in the tower.
     """
-    return _encode(Towers.of(model), items, batch_size, id_column)
+    return encode_with_scales(Towers.of(model), items, batch_size, id_column)[0]
 
 
 def item_vectors(
@@ -138,30 +150,52 @@ def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
 def index_of(
     towers: Towers,
     item_codes: ItemCodes,
+    scales: coding.Float64 | None,
     *,
     n_probes: int,
     item_table: pd.DataFrame | None,
     info: dict[str, Any],
 ) -> Index:
-    """The index of items that the towers' quantizer encoded, with the towers' fingerprints."""
-    quantizer = towers.quantizer
+    """The index of items that the towers' quantizer encoded, with the towers' fingerprints.
+
+    ``scales`` (n,) float64 are those of :func:`encode_with_scales`; None leaves items without.
+    """
+    params, quantization = towers.quantizer.params, towers.quantizer.quantization()
+    if scales is not None:
+        quantization = replace(quantization, scale_range=coding.fit_scale_range(scales))
+        item_codes = replace(item_codes, scales=coding.nearest_scales(quantization, scales))
     info = {**info, INFO_KEY: fingerprints_of(towers)}
-    index = Index.from_codes(
-        quantizer.params, quantizer.quantization(), item_codes, item_table=item_table, info=info
-    )
+    index = Index.from_codes(params, quantization, item_codes, item_table=item_table, info=info)
     return index.with_n_probes(n_probes)
 
 
-def _encode(towers: Towers, items: Frames, batch_size: int, id_column: str | None) -> ItemCodes:
-    quantization = towers.quantizer.quantization()
+def encode_with_scales(
+    towers: Towers, items: Frames, batch_size: int, id_column: str | None
+) -> tuple[ItemCodes, coding.Float64]:
+    """The codes of all ``items``, and their exact scales (n,) float64.
+
+    Exact, as the range that the table of scales has is known only once all items are.
+    """
+    quantization, metric = towers.quantizer.quantization(), towers.quantizer.params.metric
     with towers.quantizer.float_mode():
         parts = [
-            (item_ids, *coding.encode(quantization, vectors))
+            (item_ids, *_coded(quantization, metric, vectors))
             for item_ids, vectors in _item_batches(towers, items, batch_size, id_column)
         ]
     if not parts:
         raise ValueError("items: expected at least one row, got none")
-    return ItemCodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    *columns, scales = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return ItemCodes(*columns), scales
+
+
+def _coded(
+    quantization: Quantization, metric: Metric, vectors: Float32
+) -> tuple[NDArray[Any], NDArray[Any], coding.Float64]:
+    """List ids, codes and exact scales of (n, dim) vectors of the item tower."""
+    list_ids, codes = coding.encode(quantization, vectors)
+    if metric == "cosine":
+        vectors = normalize(vectors)
+    return list_ids, codes, coding.exact_scales(quantization, vectors, list_ids, codes)
 
 
 def _collect(batches: Iterator[tuple[Ids, Float32]]) -> tuple[Ids, Float32]:

@@ -1,9 +1,10 @@
 """The items of visited lists, scored list by list.
 
 Queries that visit the same list are scored together: its items are decoded once, for one product of
-matrices. Items with the same list and codes take the score of the first of them, so that they score
-the same to the bit. Within a list rows are in order of item id, so that the best of it are those of
-``top_k``, which of equal scores takes the first.
+matrices. Items with the same list and codes take the score of the first of them, and each then its
+own scale, so that those of the same scale score the same to the bit. Within a list rows are in
+order of item id, so that the best of it are those of ``top_k``, which of equal scores takes the
+first.
 """
 
 from __future__ import annotations
@@ -71,12 +72,14 @@ def _scores(state: GraphState, rows: slice, queries: tf.Tensor, terms: tf.Tensor
     """(n_queries, items of the list) float32, in order of row; ``terms`` are (n_queries,)."""
     scores = tf.matmul(queries, _decoded(state, rows), transpose_b=True)
     scores += terms[:, None]
-    if state.params.metric == "cosine":
+    if state.params.metric == "cosine" and state.scales is None:
         scores *= state.item_terms[rows]
     if state.params.metric == "l2":
         scores += state.item_terms[rows]
     if state.twin_of_row is not None:
         scores = tf.gather(scores, state.twin_of_row[rows] - rows.start, axis=1)
+    if state.scales is not None:
+        scores *= tf.gather(state.scale_table, tf.cast(state.scales[rows], tf.int32))
     return scores
 
 

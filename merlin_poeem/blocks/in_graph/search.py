@@ -21,7 +21,7 @@ from merlin_poeem.blocks.in_graph.filters import GraphIdLists, eligible, id_list
 from merlin_poeem.blocks.in_graph.keys import largest, results_of
 from merlin_poeem.blocks.in_graph.scan import best_of_visits
 from merlin_poeem.blocks.in_graph.signature import CountedTopK, request_specs
-from merlin_poeem.blocks.in_graph.state import GraphState, state_specs
+from merlin_poeem.blocks.in_graph.state import GraphState, Kind, state_specs
 from merlin_poeem.blocks.in_graph.visits import visits_of
 from merlin_poeem.quantization.params import IVFPQParams
 
@@ -30,18 +30,16 @@ SCAN_BYTES = 24
 
 
 @lru_cache(maxsize=32)
-def search_function(
-    params: IVFPQParams, dim: int, *, encodes_residual: bool, rotation: bool, twins: bool
-) -> Any:
+def search_function(params: IVFPQParams, dim: int, kind: Kind, *, encodes_residual: bool) -> Any:
     """A ``tf.function`` of the state, as a dictionary, and a request; traced once, a second or so.
 
-    For all indexes with these ``params``, whatever their items.
+    For all indexes with these ``params`` and of this ``kind``, whatever their items.
     """
 
     def search_state(state: dict[str, tf.Tensor], *request: tf.Tensor) -> CountedTopK:
         return search(GraphState(params, encodes_residual, **state), *request)
 
-    specs = state_specs(params, dim, rotation=rotation, twins=twins)
+    specs = state_specs(params, dim, kind)
     return tf.function(search_state, autograph=False, input_signature=[specs, *request_specs(dim)])
 
 

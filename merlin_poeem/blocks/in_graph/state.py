@@ -12,11 +12,21 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import Float32, Int32
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
-from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.item_codes import N_SCALES, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
 
 FILL_ID = 2**63 - 1
 """The id in the places of a row that lie beyond its count; the score there is −inf."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an index has, of what not every one does."""
+
+    rotation: bool = False
+    twins: bool = False
+    scales: bool = False
+    list_factors: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +61,16 @@ class GraphState:
     """(dim, dim) float32."""
 
     item_terms: Any = None
-    """(n_items,) float32, under cosine and l2, else None: see :func:`_item_terms`."""
+    """(n_items,) float32, under l2, and cosine without scales, else None: :func:`_item_terms`."""
+
+    scales: Any = None
+    """(n_items,) uint8, where items have scales."""
+
+    scale_table: Any = None
+    """(256,) float32, where items have scales."""
+
+    list_factors: Any = None
+    """(n_lists,) float32, where the index has some."""
 
     origin: Any = None
     """(dim,) float32, under l2, else None: see :func:`_origin`."""
@@ -76,7 +95,7 @@ class GraphState:
 
 
 def state_specs(
-    params: IVFPQParams, dim: int, *, rotation: bool, twins: bool, n_items: int | None = None
+    params: IVFPQParams, dim: int, kind: Kind, *, n_items: int | None = None
 ) -> dict[str, tf.TensorSpec]:
     """Shape and dtype of all in the state of such an index; ``n_items`` None is any number."""
     with_end = None if n_items is None else n_items + 1
@@ -92,19 +111,24 @@ def state_specs(
         "rank_of_row": tf.TensorSpec((n_items,), tf.int32),
         "row_of_rank": tf.TensorSpec((with_end,), tf.int32),
     }
-    if rotation:
+    if kind.rotation:
         specs["rotation"] = tf.TensorSpec((dim, dim))
-    if params.metric != "inner_product":
+    if params.metric == "l2" or (params.metric == "cosine" and not kind.scales):
         specs["item_terms"] = tf.TensorSpec((n_items,))
     if params.metric == "l2":
         specs["origin"] = tf.TensorSpec((dim,))
-    if twins:
+    if kind.twins:
         specs["twin_of_row"] = tf.TensorSpec((n_items,), tf.int32)
+    if kind.scales:
+        specs["scales"] = tf.TensorSpec((n_items,), tf.uint8)
+        specs["scale_table"] = tf.TensorSpec((N_SCALES,))
+    if kind.list_factors:
+        specs["list_factors"] = tf.TensorSpec((params.n_lists,))
     return specs
 
 
 def arrays_of(index: Index) -> dict[str, NDArray[Any]]:
-    """The values of the state of ``index``; without rotation or twins where it has none."""
+    """The values of the state of ``index``; without what it has not, such as a rotation."""
     quantization, metric = index.quantization, index.params.metric
     rank_order = np.argsort(index.item_ids, kind="stable")
     rank_of_row = np.empty(index.n_items, np.int32)
@@ -123,7 +147,11 @@ def arrays_of(index: Index) -> dict[str, NDArray[Any]]:
         arrays["twin_of_row"] = twin_of_row
     if quantization.rotation is not None:
         arrays["rotation"] = quantization.rotation
-    if metric == "cosine":
+    if index.scales is not None:
+        arrays["scales"], arrays["scale_table"] = index.scales, quantization.scale_table
+    if index.list_factors is not None:
+        arrays["list_factors"] = index.list_factors
+    if metric == "cosine" and index.scales is None:
         arrays["item_terms"] = _item_terms(index, np.zeros(index.dim, np.float32))
     if metric == "l2":
         origin = _origin(quantization)
@@ -150,15 +178,15 @@ def _origin(quantization: Quantization) -> Float32:
 def _item_terms(index: Index, origin: Float32) -> Float32:
     """(n_items,) float32. Cosine: 1/‖x̂‖. l2, with r = x̂ − c: −‖r‖² − 2⟨r, c − origin⟩.
 
-    Without residuals c is the origin.
+    Of an index without scales. Without residuals c is the origin.
     """
     quantization = index.quantization
     terms = np.empty(index.n_items, np.float32)
     step = max(1, coding.CHUNK_BYTES // (8 * index.dim))
     for start in range(0, index.n_items, step):
         rows = slice(start, start + step)
-        list_ids = index.list_ids[rows]
-        decoded = coding.decode_rotated(quantization, list_ids, index.codes[rows])
+        list_ids, codes, _ = index.coded(rows)
+        decoded = coding.decode_rotated(quantization, list_ids, codes)
         if index.params.metric == "cosine":
             norms = np.linalg.norm(decoded, axis=1)
             terms[rows] = 1 / np.where(norms > 0, norms, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from merlin_poeem.blocks.in_graph.given_ids import GivenIds, values_and_offsets
 from merlin_poeem.blocks.in_graph.relevance import relevance
 from merlin_poeem.blocks.in_graph.search import search_function
 from merlin_poeem.blocks.in_graph.signature import CountedTopK, request_specs
-from merlin_poeem.blocks.in_graph.state import GraphState, arrays_of, state_specs
+from merlin_poeem.blocks.in_graph.state import GraphState, Kind, arrays_of, state_specs
 from merlin_poeem.blocks.model.freshness import DIGITS, INFO_KEY, TOWERS, index_fingerprints
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes, positive_int
@@ -37,8 +37,9 @@ class IVFPQTopK(TopKLayer):
     item id. A row with fewer than ``k`` results is filled up with the score −inf and ``FILL_ID``,
     and ``counts`` says how many are results.
 
-    The state is the index: its codes as stored, 16 bytes an item for ids and their order, 4 more
-    under cosine and l2, and 4 more where items share list and codes; and the fingerprints of the
+    The state is the index: its codes and scales as stored, 16 bytes an item for ids and their
+    order, 4 more under l2 and, without scales, cosine, and 4 more where items share list and codes;
+    and the fingerprints of the
     towers that it was exported from. It is all in variables, saved and restored with the model's.
     Memory in a search is bounded for any number of queries, see
     :mod:`~merlin_poeem.blocks.in_graph.search`.
@@ -57,6 +58,8 @@ class IVFPQTopK(TopKLayer):
         rotation: bool = False,
         encodes_residual: bool = True,
         twins: bool = False,
+        scales: bool = False,
+        list_factors: bool = False,
         k: int = 10,
         name: str = "ivfpq_top_k",
         **kwargs: Any,
@@ -75,6 +78,8 @@ class IVFPQTopK(TopKLayer):
             Whether the quantization has a rotation, and whether its codes are of residuals.
         twins
             Whether items share list and codes with others.
+        scales, list_factors
+            Whether items have scales, and lists factors: see :class:`~merlin_poeem.Index`.
         """
         # Keras casts a layer's inputs under mixed precision: scores and codes stay in float32.
         kwargs["dtype"] = "float32"
@@ -85,10 +90,8 @@ class IVFPQTopK(TopKLayer):
         if not 0 <= n_items <= MAX_ITEMS:
             raise ValueError(f"n_items: expected 0 to {MAX_ITEMS}, got {n_items}")
         self.n_items, self.dim, self.n_probes = int(n_items), int(dim), self.params.n_probes
-        self.rotates, self.has_twins = bool(rotation), bool(twins)
-        specs = state_specs(
-            self.params, self.dim, rotation=self.rotates, twins=self.has_twins, n_items=self.n_items
-        )
+        self.kind = Kind(bool(rotation), bool(twins), bool(scales), bool(list_factors))
+        specs = state_specs(self.params, self.dim, self.kind, n_items=self.n_items)
         variables = {
             name: self._variable(name, spec.shape, spec.dtype) for name, spec in specs.items()
         }
@@ -119,6 +122,8 @@ class IVFPQTopK(TopKLayer):
             rotation="rotation" in arrays,
             encodes_residual=index.quantization.encodes_residual,
             twins="twin_of_row" in arrays,
+            scales="scales" in arrays,
+            list_factors="list_factors" in arrays,
             k=k,
             **kwargs,
         )
@@ -211,9 +216,8 @@ class IVFPQTopK(TopKLayer):
             "n_items": self.n_items,
             "dim": self.dim,
             "n_probes": self.n_probes,
-            "rotation": self.rotates,
             "encodes_residual": self.state.encodes_residual,
-            "twins": self.has_twins,
+            **asdict(self.kind),
         }
         for name in ("dtype", "trainable"):
             del config[name]
@@ -224,9 +228,8 @@ class IVFPQTopK(TopKLayer):
             # One default of n_probes for all, which the graph has no need of.
             replace(self.params, n_probes=1),
             self.dim,
+            self.kind,
             encodes_residual=self.state.encodes_residual,
-            rotation=self.rotates,
-            twins=self.has_twins,
         )
 
         def search(*request: tf.Tensor) -> CountedTopK:

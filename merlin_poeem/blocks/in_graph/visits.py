@@ -48,29 +48,36 @@ def _best_lists(
     norms = tf.norm(centroids, axis=1)
     if state.params.metric == "cosine":
         centroids = tf.math.divide_no_nan(centroids, norms[:, None])
-    scores = tf.matmul(queries_rot, centroids, transpose_b=True)
+    products = tf.matmul(queries_rot, centroids, transpose_b=True)
+    scores = products
     if state.params.metric == "l2":
-        scores = 2 * scores - tf.reduce_sum(centroids**2, axis=1)
+        scores = 2 * products - tf.reduce_sum(centroids**2, axis=1)
         scores -= tf.reduce_sum(queries_rot**2, axis=1, keepdims=True)
-    best = tf.math.top_k(scores, n_probes)
-    return best.indices, _terms(state, queries_rot, best.indices, best.values, norms)
+    if state.list_factors is not None:
+        scores = products * state.list_factors
+    lists = tf.math.top_k(scores, n_probes).indices
+    of_lists = tf.gather(products, lists, batch_dims=1)
+    return lists, _terms(state, queries_rot, lists, of_lists, norms)
 
 
 def _terms(
     state: GraphState,
     queries_rot: tf.Tensor,
     lists: tf.Tensor,
-    scores: tf.Tensor,
+    products: tf.Tensor,
     norms: tf.Tensor,
 ) -> tf.Tensor:
-    """(n_queries, n_probes) float32: ⟨q, c⟩, or under l2 −‖q − c‖²; c is 0 without residual."""
+    """(n_queries, n_probes) float32: ⟨q, c⟩, or under l2 −‖q − c‖²; c is 0 without residual.
+
+    ``products`` (n_queries, n_probes) are ⟨q, c⟩, under cosine divided by ‖c‖.
+    """
     if state.params.metric == "l2":
         queries = queries_rot[:, None]
-        # Not from the lists' scores, which lose what ‖q‖² and ‖c‖² have in common.
+        # Not from the products, which lose what ‖q‖² and ‖c‖² have in common.
         centres = tf.gather(state.coarse_centroids, lists)
         if not state.encodes_residual:
             centres = tf.zeros_like(centres) + state.origin
         return -tf.reduce_sum((queries - centres) ** 2, axis=2)
     if not state.encodes_residual:
-        return tf.zeros_like(scores)
-    return scores * tf.gather(norms, lists) if state.params.metric == "cosine" else scores
+        return tf.zeros_like(products)
+    return products * tf.gather(norms, lists) if state.params.metric == "cosine" else products

@@ -13,7 +13,7 @@ class Batch:
     """Queries with the lists they visit."""
 
     queries_rot: Float32
-    """(n, dim), rotated, relative to the searcher's origin."""
+    """(n, dim), rotated, relative to the searcher's origin; widened where items have scales."""
 
     probes: Int64
     """(n, n_probes)."""

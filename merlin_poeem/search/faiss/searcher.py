@@ -1,8 +1,8 @@
 """FaissSearcher: lists chosen, codes scanned by Faiss, until every query's answer is certain.
 
 Faiss returns the best of the scanned items by its own score, ties in no stated order. Where that is
-no certain answer yet (a tie across the boundary, excluded items, the norms of cosine), that query
-alone is scanned again for more.
+no certain answer yet (a tie across the boundary, excluded items, the norms of cosine, the items'
+scales), that query alone is scanned again for more.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from merlin_poeem.search.faiss.cosines import Cosines
 from merlin_poeem.search.faiss.filters import Filter
 from merlin_poeem.search.faiss.list_ties import ListTies
 from merlin_poeem.search.faiss.portions import blocks, by_width, split
+from merlin_poeem.search.faiss.scales import Scales
 from merlin_poeem.search.origin import middle_of
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.request import SearchRequest
@@ -42,9 +43,10 @@ MIN_SHARE = 32
 class FaissSearcher:
     """An index opened in Faiss, answering as :mod:`merlin_poeem.search.reference` defines.
 
-    Opening copies the codes into Faiss' lists. A cosine index is decoded once for its norms; it and
-    an ``l2`` index keep a table of ``n_lists * pq_dim * pq_book_size`` float32 where that is below
-    Faiss' ``precomputed_table_max_bytes``.
+    Opening copies the codes into Faiss' lists, with the items' scales where they have some: codes
+    below 8 bits, other than 4, then take a byte each. A cosine index without scales is decoded once
+    for its norms; it and an ``l2`` index keep a table of ``n_lists * pq_dim * pq_book_size``
+    float32 where that is below Faiss' ``precomputed_table_max_bytes``.
 
     Raises ``ImportError`` where faiss-cpu is not installed.
     """
@@ -55,24 +57,33 @@ class FaissSearcher:
     def __init__(self, index: Index) -> None:
         self.index = index
         self._faiss = import_faiss()
-        # Cosines are scanned for as distances: see Cosines.
-        self._scans_distances = index.params.metric != "inner_product"
+        # Without scales, cosines are scanned for as distances: see Cosines.
+        has_scales = index.scales is not None
+        self._scans_distances = index.params.metric != "inner_product" and not has_scales
         metric: Metric = "l2" if self._scans_distances else "inner_product"
         quantization = index.quantization
         # Distances are unchanged when all is moved, and more exact the shorter the vectors.
         self._origin: Float32 = np.zeros(index.dim, np.float32)
         if index.params.metric == "l2" and quantization.encodes_residual:
             self._origin = middle_of(quantization)
-        self._centroids = quantization.coarse_centroids - self._origin
-        centred = replace(quantization, coarse_centroids=self._centroids)
+        self._has_factors = index.list_factors is not None
+        compared = _compared_centroids(index) - self._origin
+        quantization = replace(
+            quantization, coarse_centroids=quantization.coarse_centroids - self._origin
+        )
+        self._scales = None if index.scales is None else Scales(index, index.scales)
+        by_norms = index.params.metric == "cosine" and not has_scales
+        self._cosines = Cosines(index) if by_norms else None
+        packed_codes = None
+        if self._scales is not None:
+            quantization, packed_codes = self._scales.quantization, self._scales.packed_codes
+        self._centroids = quantization.coarse_centroids
         # Faiss' ids are our rows, whatever the items' ids are.
-        self._ivfpq = build_ivfpq(index, centred, np.arange(index.n_items), metric)
-        self._list_chooser, self._cosines = self._ivfpq.quantizer, None
-        compared = self._centroids
-        if index.params.metric == "cosine":
-            compared = normalize(self._centroids)
-            self._list_chooser, self._cosines = self._faiss.IndexFlatIP(index.dim), Cosines(index)
-            self._list_chooser.add(compared)
+        rows = np.arange(index.n_items)
+        self._ivfpq = build_ivfpq(index, quantization, rows, metric, packed_codes)
+        flat = self._faiss.IndexFlatL2 if index.params.metric == "l2" else self._faiss.IndexFlatIP
+        self._list_chooser = flat(index.dim)
+        self._list_chooser.add(compared)
         self._list_ties = ListTies(compared, index.params.metric)
 
     def search(
@@ -121,6 +132,8 @@ class FaissSearcher:
         queries = queries_rot - self._origin
         if self._cosines is not None:
             queries = self._cosines.scale * queries
+        if self._scales is not None:
+            queries = self._scales.widen(queries)
         if list_scores is None:
             list_scores = self._list_scores(queries, probes)
         n_scanned = self.index.list_sizes[probes].sum(axis=1)
@@ -137,8 +150,8 @@ class FaissSearcher:
         probes = np.ascontiguousarray(probes[:, :n_probes])
         if len(tied):
             probes[tied] = self._by_definition(queries_rot[tied], n_probes)
-        if self._scans_distances or len(tied):
-            # Cosine chooses lists by another score; Faiss' own of l2 come from
+        if self._scans_distances or self._scales is not None or self._has_factors or len(tied):
+            # Lists may be chosen by another score; Faiss' own of l2 come from
             # ‖q‖² − 2⟨q, c⟩ + ‖c‖², which is inexact where q is close to c.
             return probes, None
         return probes, np.ascontiguousarray(scores[:, :n_probes])
@@ -147,7 +160,10 @@ class FaissSearcher:
         best: Int64 = np.empty((len(queries_rot), n_probes), np.int64)
         for block in blocks(len(queries_rot), 16 * self.index.n_lists):
             scores = reference.list_scores(
-                self.index.quantization, queries_rot[block], self.index.params.metric
+                self.index.quantization,
+                queries_rot[block],
+                self.index.params.metric,
+                self.index.list_factors,
             )
             best[block] = np.argsort(-scores, axis=1, kind="stable")[:, :n_probes]
         return best
@@ -159,7 +175,7 @@ class FaissSearcher:
             score = self._faiss.fvec_L2sqr_by_idx
         scores = np.empty(probes.shape, np.float32)
         pointers = map(self._faiss.swig_ptr, (scores, queries, self._centroids, probes))
-        score(*pointers, self.index.dim, *probes.shape)
+        score(*pointers, self._centroids.shape[1], *probes.shape)
         return scores
 
     def _search_batch(self, batch: Batch, k: int) -> Candidates:
@@ -167,15 +183,16 @@ class FaissSearcher:
         k = min(k, int(batch.n_scanned.max(initial=0)))
         scores: Float32 = np.empty((n_queries, k), np.float32)
         rows: Int64 = np.full((n_queries, k), -1, np.int64)
-        # One more than k shows whether a tie crosses the boundary; cosine needs some more.
-        first_width = k + 1 if self._cosines is None else (k + 1) * COSINE_WIDTH
-        work = by_width(batch.item_filter.n_excluded, first_width) if k else []
+        if self._scales is not None:
+            self._scales.aim(batch, k)
+        rescoring = self._cosines or self._scales
+        work = by_width(batch.item_filter.n_excluded, self._first_width(k)) if k else []
         while work:
             chosen, width = work.pop()
             part = batch.take(chosen)
             width = min(width, int(part.n_scanned.max()) or 1)
             part_scores, part_rows, settled = settle(
-                part, *self._scan(part, width), k, self._cosines, self.index.item_ids
+                part, *self._scan(part, width), k, rescoring, self.index.item_ids
             )
             if len(chosen) == n_queries and width >= k:
                 # The common case, without a copy; what is not settled yet is overwritten.
@@ -184,8 +201,19 @@ class FaissSearcher:
                 done, columns = chosen[settled], min(k, width)
                 scores[done, :columns] = part_scores[settled, :k]
                 rows[done, :columns] = part_rows[settled, :k]
-            work += split(chosen[~settled], width * GROWTH)
+            unsettled = chosen[~settled]
+            if self._scales is not None and width >= k:
+                self._scales.aim_at(batch, unsettled, part_scores[~settled, k - 1])
+            work += split(unsettled, width * GROWTH)
         return self._candidates(scores, rows)
+
+    def _first_width(self, k: int) -> int:
+        """Results that the first scan asks for; one more than k shows a tie across the boundary."""
+        if self._cosines is not None:
+            return (k + 1) * COSINE_WIDTH
+        if self._scales is not None:
+            return self._scales.first_width(k)
+        return k + 1
 
     def _candidates(self, scores: Float32, rows: Int64) -> Candidates:
         """Both (n, k), best first, rows −1 where there is no item."""
@@ -237,6 +265,16 @@ class FaissSearcher:
         self._ivfpq.search_preassigned_c(
             n_queries, x, width, probes, list_scores, scores_out, rows_out, False, params
         )
+
+
+def _compared_centroids(index: Index) -> Float32:
+    """(n_lists, dim): what ⟨q, c⟩ of is a list's score, unless the metric is l2."""
+    centroids = index.quantization.coarse_centroids
+    if index.params.metric == "cosine":
+        return normalize(centroids)
+    if index.list_factors is not None:
+        return centroids * index.list_factors[:, None]
+    return centroids
 
 
 def _concatenate(parts: list[Candidates]) -> Candidates:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, Int64, normalize
+from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import METRICS
@@ -38,18 +38,22 @@ class DeviceIndex:
     shape: IndexShape
     metric: np.int32
     """Position in ``METRICS``, as in ``scorer.cuh``."""
+    score_metric: np.int32
+    """The same of items' scores: with scales the cosine's, that is with a factor an item."""
     rotation: Any
     """(dim, dim) float32, or None."""
     origin: Any
     """(dim,) float32 in the rotated space, or None."""
     list_table: Any
-    """(dim, padded_lists) float32: its product with a query, plus ``list_biases``, scores the
-    lists. Zeros beyond them."""
+    """(dim, padded_lists) float32: its product with a query, times ``list_factors``, plus
+    ``list_biases``, scores the lists. Zeros beyond them."""
+    list_factors: Any
+    """(padded_lists,) float32, or None: 1."""
     list_biases: Any
-    """(padded_lists,) float32, or None."""
-    base_factors: Any
-    """(n_lists,) float32: a product times this is the share of the list in its items' scores. None
-    where it has none, and for ``l2``."""
+    """(padded_lists,) float32, or None: 0."""
+    has_bases: np.int32
+    """1 where the product itself is the list's share in its items' scores; 0 where the list has
+    none, and for ``l2``."""
     centroids: Any
     """(n_lists, dim) float32, for ``l2``: the square of a query's distance to its list's centroid
     is that share. None otherwise, and for codes of the vectors themselves."""
@@ -70,8 +74,22 @@ class DeviceIndex:
     """(n_groups, 32 * code_bytes) uint8, arranged by ``code_layout.cuh``."""
     item_ids: Any
     """(n_items,) int64."""
+    scales: Any
+    """(n_items,) uint8, entries of ``scale_table``; None where the index has no item scales."""
+    scale_table: Any
+    """(256,) float32, or None."""
     terms: Any
-    """(n_items,) float32, or None for the inner product: see ``scorer.cuh``."""
+    """(n_items,) float32; None with scales, and for the inner product: see ``scorer.cuh``."""
+
+    @property
+    def item_terms(self) -> tuple[Any, Any, Any]:
+        """``ItemTerms`` of ``scorer.cuh``, as kernels take them."""
+        return self.scales, self.scale_table, self.terms
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a score needs nothing of its item but the codes."""
+        return self.scales is None and self.terms is None
 
     @property
     def n_bytes(self) -> int:
@@ -124,13 +142,9 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
     centroids, book = centred.coarse_centroids, byte_codebook(centred)
     if metric == "l2":
         book *= 2
-    list_vectors = {
-        "inner_product": centroids,
-        "cosine": normalize(centroids),
-        "l2": 2 * centroids,
-    }[metric]
     squares = np.einsum("ld,ld->l", centroids, centroids)
-    factors = {"inner_product": np.ones_like(squares), "cosine": np.sqrt(squares), "l2": None}
+    factors = _list_factors(index, squares)
+    list_vectors = 2 * centroids if metric == "l2" else centroids
     has_shares = centred.encodes_residual
     longest = np.sqrt(np.einsum("lbm,lbm->bm", book, book).max(axis=0))
     groups = -(-index.list_sizes // 32)
@@ -139,7 +153,7 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
         "origin": origin,
         "list_table": _padded(np.ascontiguousarray(list_vectors.T), shape.padded_lists),
         "list_biases": _padded(-squares, shape.padded_lists) if metric == "l2" else None,
-        "base_factors": factors[metric] if has_shares else None,
+        "list_factors": None if factors is None else _padded(factors, shape.padded_lists),
         "centroids": centroids if has_shares and metric == "l2" else None,
         "book": book,
         "rounded_book": to_bf16(np.ascontiguousarray(book.transpose(2, 1, 0))),
@@ -148,12 +162,16 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
         "row_offsets": index.list_offsets.astype(np.uint32),
         "tiles": tiles_of_lists(index.list_sizes),
         "item_ids": index.item_ids,
+        "scales": index.scales,
+        "scale_table": None if index.scales is None else index.quantization.scale_table,
     }
     arrays = {name: None if a is None else xp.asarray(a) for name, a in fields.items()}
     codes, terms = _arrange_codes(index, shape, device, arrays, centred)
     return DeviceIndex(
         shape=shape,
         metric=np.int32(METRICS.index(metric)),
+        has_bases=np.int32(has_shares and metric != "l2"),
+        score_metric=np.int32(METRICS.index(metric if index.scales is None else "cosine")),
         codes=codes,
         terms=terms,
         **arrays,
@@ -163,7 +181,7 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
 def device_bytes(index: Index, shape: IndexShape) -> int:
     """Device memory that opening ``index`` takes at most, what it needs only then included."""
     quantization = index.quantization
-    per_item = 8 + (0 if shape.metric == "inner_product" else 4)
+    per_item = 8 + (1 if has_scales(index) else 0 if shape.metric == "inner_product" else 4)
     codes = 32 * shape.code_bytes * shape.n_groups
     staging = min(UPLOAD_BYTES, index.n_items * shape.code_bytes)
     rotation = 0 if quantization.rotation is None else quantization.rotation.nbytes
@@ -205,6 +223,18 @@ def to_bf16(array: Float32) -> NDArray[np.uint16]:
     return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
+def has_scales(index: Index) -> bool:
+    """Whether its items have scales; reads none of them."""
+    return index.quantization.scale_range is not None
+
+
+def _list_factors(index: Index, squares: Float32) -> Float32 | None:
+    """What makes a list's score of its centroid's product; ``squares`` are of their lengths."""
+    if index.params.metric == "cosine":
+        return np.asarray(1 / np.sqrt(np.where(squares > 0, squares, 1)), np.float32)
+    return index.list_factors
+
+
 def _padded(array: Float32, width: int) -> Float32:
     """``array`` with zeros at the end of its last axis."""
     added = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
@@ -234,7 +264,8 @@ def _arrange_codes(
     """``codes`` and ``terms`` of a :class:`DeviceIndex`."""
     xp, packed = device.xp, index.packed_codes
     codes = xp.zeros((shape.n_groups, 32 * shape.code_bytes), np.uint8)
-    terms = None if shape.metric == "inner_product" else xp.empty(shape.n_items, np.float32)
+    has_terms = shape.metric != "inner_product" and not has_scales(index)
+    terms = xp.empty(shape.n_items, np.float32) if has_terms else None
     centroids = arrays["centroids"]
     if shape.metric == "cosine" and quantization.encodes_residual:
         centroids = xp.asarray(quantization.coarse_centroids)

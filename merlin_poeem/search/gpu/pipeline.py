@@ -162,7 +162,7 @@ class Pipeline:
             (n,),
             BLOCK,
             (
-                *(self._products, index.list_biases, index.base_factors),
+                *(self._products, index.list_factors, index.list_biases, index.has_bases),
                 *(self._rotated if l2 else None, index.centroids, self._scales),
                 *(index.group_offsets, index.row_offsets, np.int32(index.shape.n_lists)),
                 *(np.int32(index.shape.padded_lists), self._n_probes, np.int32(sorts)),
@@ -187,16 +187,16 @@ class Pipeline:
         index, plan = self._index, self._plan
         spread = plan.lut_layout == "spread"
         fixed = index.shape.fixed_point
-        plain = spread and fixed and index.terms is None and not filters
+        plain = spread and fixed and index.is_plain and not filters
         self._device.kernel("scan.cu", scan_name(index.shape.code_bytes, spread, plain, fixed))(
             (n * n_parts,),
             BLOCK,
             (
                 *(self._luts, self._units, self._probes),
-                *(index.codes, index.terms, index.item_ids, filters.eligible_mask),
+                *(index.codes, *index.item_terms, index.item_ids, filters.eligible_mask),
                 *(filters.exclude_offsets, filters.exclude_ids),
                 *(filters.allow_offsets, filters.allow_ids),
-                *(index.metric, self._n_probes, np.int32(n_probes), np.int32(n_parts)),
+                *(index.score_metric, self._n_probes, np.int32(n_probes), np.int32(n_parts)),
                 *(self._k, np.int32(plan.capacity), *outputs),
             ),
             shared_bytes=plan.shared_bytes,
@@ -236,15 +236,15 @@ class Pipeline:
 
     def _find_candidates(self, bulk: BulkPlan, filters: Filters) -> None:
         index, shape = self._index, self._index.shape
-        name = tiles_name(held_steps(shape), plain=index.terms is None)
+        name = tiles_name(held_steps(shape), plain=index.is_plain)
         self._device.kernel("tiles.cu", name)(
             (shape.n_tiles, bulk.tile_parts),
             BLOCK,
             (
                 *(self._rounded, self._margins, self._thresholds),
                 *(self._probes, self._pair_ends, self._pairs, index.tiles),
-                *(index.group_offsets, index.row_offsets, index.codes, index.terms),
-                *(filters.eligible_mask, index.rounded_book, index.metric),
+                *(index.group_offsets, index.row_offsets, index.codes, *index.item_terms),
+                *(filters.eligible_mask, index.rounded_book, index.score_metric),
                 *(np.int32(shape.padded_dim), np.int32(shape.code_bytes)),
                 *(np.int32(shape.byte_len), self._n_probes),
                 *(np.int32(bulk.n_noted), self._noted, self._noted_counts),
@@ -260,9 +260,9 @@ class Pipeline:
             BLOCK,
             (
                 *(self._luts, self._units, self._probes),
-                *(index.codes, index.terms, index.item_ids, filters.eligible_mask),
+                *(index.codes, *index.item_terms, index.item_ids, filters.eligible_mask),
                 *(self._part_scores, self._part_rows, self._part_counts),
-                *(self._noted, self._noted_counts, index.metric, self._n_probes),
+                *(self._noted, self._noted_counts, index.score_metric, self._n_probes),
                 *(np.int32(bulk.n_seeds), np.int32(bulk.n_noted), self._k),
                 *(np.int32(plan.capacity), results.scores, results.item_ids, results.counts),
             ),

@@ -41,10 +41,10 @@ class GpuSearcher:
     """An index opened on a GPU, answering as :mod:`merlin_poeem.search.reference` defines.
 
     Opening copies codes and item ids to the device: ``pq_dim`` bytes an item (half of it with 4-bit
-    codes), 8 for its id, 4 more for a ``cosine`` or ``l2`` index, and a few percent where lists are
-    short. A search needs beside it at most ``workspace_bytes``, its queries and its results; a
-    larger batch goes in chunks. That memory is kept for the next search on the same stream, for up
-    to eight streams.
+    codes), 8 for its id, 1 for its scale (without scales 4 for a ``cosine`` or ``l2`` index), and a
+    few percent where lists are short. A search needs beside it at most ``workspace_bytes``, its
+    queries and its results; a larger batch goes in chunks. That memory is kept for the next search
+    on the same stream, for up to eight streams.
 
     Items with the same list and codes have the same score, to the bit, on every path. It belongs to
     the process that opened it: after a fork searches raise ``RuntimeError``.

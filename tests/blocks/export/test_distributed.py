@@ -71,6 +71,14 @@ def test_the_index_of_the_live_model(
     np.testing.assert_array_equal(got.item_ids, expected.item_ids)
     np.testing.assert_array_equal(got.list_offsets, expected.list_offsets)
     np.testing.assert_array_equal(got.packed_codes, expected.packed_codes)
+    # To the rounding of products of matrices with other numbers of rows.
+    ranges = (each.quantization.scale_range for each in (got, expected))
+    np.testing.assert_allclose(*ranges, rtol=1e-5)
+    assert np.abs(got.scales.astype(int) - expected.scales).max() <= 1
+    with dask.config.set(scheduler="synchronous"):
+        plain = export_index_ddf(saved, ddf, item_scales=False, **asked)
+    assert plain.scales is None
+    np.testing.assert_array_equal(plain.packed_codes, got.packed_codes)
     # What came of it is an index as any other.
     save_index(got, tmp_path / "whole")
     assert load_index(tmp_path / "whole").n_items == N_ITEMS
@@ -79,6 +87,8 @@ def test_the_index_of_the_live_model(
 
 def test_codes_stay_a_dask_frame(saved: Path, items: pd.DataFrame) -> None:
     found = encode_items_ddf(saved, in_partitions(items[:9], 4, 4), batch_size=3)
+    codes = [f"code_{j}" for j in range(4)]
+    assert list(found.columns) == ["item_id", "list_id", *codes]
     with dask.config.set(scheduler="synchronous"):
         parts = dask.compute(*found.to_delayed())
     assert [len(part) for part in parts] == [4, 0, 5]

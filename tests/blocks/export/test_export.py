@@ -1,4 +1,4 @@
-"""Item features in a cuDF frame, by its stand-in, give what those in a pandas frame give."""
+"""Scales of an export; and of cuDF items, by their stand-in, what pandas items give."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from merlin.io import Dataset
 
-from merlin_poeem.blocks import export_index
+from merlin_poeem.arrays import normalize
+from merlin_poeem.blocks import encode_items, export_index
 from merlin_poeem.blocks.export import export
 from merlin_poeem.blocks.export.export import item_vectors, partitions
+from merlin_poeem.quantization import coding
 from tests.blocks import toy
 from tests.device_arrays import make_cupy
 
@@ -39,6 +41,39 @@ def cudf_items(cudf: ModuleType, items: pd.DataFrame) -> Any:
     return cudf.DataFrame({name: cupy.asarray(items[name].to_numpy()) for name in items})
 
 
+@pytest.mark.parametrize("batch_size", [7, 4096])
+def test_scales_are_those_of_the_float_vectors(
+    model: Any, items: pd.DataFrame, batch_size: int
+) -> None:
+    index = export_index(model, items, batch_size=batch_size)
+    item_ids, vectors = item_vectors(model, items)
+    rows = np.argsort(index.rows_of(item_ids))
+    vectors = normalize(vectors[rows])  # the model scores by cosine
+    coded = index.list_ids, index.codes
+    exact = coding.exact_scales(index.quantization, vectors, *coded)
+    expected = coding.fit_scale_range(exact)
+    np.testing.assert_allclose(index.quantization.scale_range, expected, rtol=1e-4)
+    got = index.quantization.scale_table[index.scales]
+    np.testing.assert_allclose(got, exact, rtol=0.02, atol=1e-6)
+    # Of the reconstructions on the ray of x̂, these are the nearest but for the table's steps.
+    plain = export_index(model, items, item_scales=False)
+    errors, before = (
+        ((vectors - each.decode(index.item_ids)) ** 2).sum() for each in (index, plain)
+    )
+    assert errors < before
+
+
+def test_an_export_without_scales(model: Any, items: pd.DataFrame) -> None:
+    plain, index = export_index(model, items, item_scales=False), export_index(model, items)
+    assert plain.scales is None
+    assert plain.quantization.scale_range is None
+    np.testing.assert_array_equal(plain.packed_codes, index.packed_codes)
+
+
+def test_codes_alone_have_no_scales(model: Any, items: pd.DataFrame) -> None:
+    assert encode_items(model, items).scales is None
+
+
 def test_cudf_items_become_the_index_of_pandas_items(
     model: Any, items: pd.DataFrame, cudf_items: Any
 ) -> None:
@@ -48,6 +83,7 @@ def test_cudf_items_become_the_index_of_pandas_items(
     np.testing.assert_array_equal(got.item_ids, expected.item_ids)
     np.testing.assert_array_equal(got.list_offsets, expected.list_offsets)
     np.testing.assert_array_equal(got.packed_codes, expected.packed_codes)
+    np.testing.assert_array_equal(got.scales, expected.scales)
 
 
 def test_cudf_items_have_the_vectors_of_pandas_items(

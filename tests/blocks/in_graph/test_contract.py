@@ -93,7 +93,8 @@ def open_index(
 
     def open_once(index: Index) -> TensorFlowSearcher:
         quantization = index.quantization
-        arrays = (quantization.coarse_centroids, index.item_ids, index.packed_codes)
+        arrays = [quantization.coarse_centroids, index.item_ids, index.packed_codes]
+        arrays += [array for array in (index.scales, index.list_factors) if array is not None]
         key = repr(index).encode() + b"".join(array.tobytes() for array in arrays)
         key += bytes([quantization.rotation is not None, quantization.encodes_residual])
         if key not in searchers:
@@ -128,8 +129,9 @@ def test_any_search_once_saved(
 
 # A selection: to save a graph takes seconds, and the searches above draw the other metrics. Bad
 # input does not get as far as what is saved.
-def test_answers_once_saved(open_saved: Callable[[Index], Any]) -> None:
-    contract.test_answers(open_saved, "cosine", pq_bits=8, rotation=True, filters="both")
+@pytest.mark.parametrize("scaled", [("inner_product", True), ("cosine", False)])
+def test_answers_once_saved(open_saved: Callable[[Index], Any], scaled: tuple[str, bool]) -> None:
+    contract.test_answers(open_saved, *scaled, pq_bits=8, rotation=True, filters="both")
     contract.test_empty_index(open_saved, "l2")
 
 

@@ -158,8 +158,8 @@ class AskedDevice(EmulatedDevice):
 def test_searches_ask_for_the_listed_kernels() -> None:
     device = AskedDevice()
     for code_bytes in range(4, MAX_CODE_BYTES + 1, 4):
-        index = random_index("cosine", pq_dim=code_bytes, pq_len=1)
-        plain_index = random_index("inner_product", pq_dim=code_bytes, pq_len=1)
+        index = random_index("cosine", pq_dim=code_bytes, pq_len=1, scales=False)
+        plain_index = random_index("inner_product", pq_dim=code_bytes, pq_len=1, scales=False)
         spread = {"lut_layout": "spread"}
         with np.errstate(all="ignore"):  # nothing was computed
             for changes in (SPLIT | spread, COMPACT, BULK):
@@ -171,8 +171,9 @@ def test_searches_ask_for_the_listed_kernels() -> None:
             for changes in (spread, COMPACT):
                 far = ReplannedSearcher(with_far_codeword(index, 1e4), device, **changes)
                 far.search_padded(queries, k=5)
+                far.search_padded(random_queries(index, LARGE_TILE_BATCH), k=5)
     for metric, pq_len in product(("cosine", "inner_product"), (16, 32, 64)):
-        wide = random_index(metric, pq_dim=4, pq_len=pq_len)
+        wide = random_index(metric, pq_dim=4, pq_len=pq_len, scales=metric == "cosine")
         with np.errstate(all="ignore"):
             searcher = ReplannedSearcher(wide, device, **BULK)
             searcher.search_padded(random_queries(wide, LARGE_TILE_BATCH), k=5)

@@ -129,7 +129,9 @@ def test_parts_of_a_catalog_score_their_items_alike(index: Index, seed: int) -> 
 @pytest.mark.parametrize("layout", ["spread", "compact"])
 @pytest.mark.parametrize("code_bytes", [4, 8, 12, 16, 36, 64])
 def test_sums_of_floats_are_the_same_in_every_lane(code_bytes: int, layout: str) -> None:
-    even = random_index(n_items=300, pq_dim=code_bytes, pq_len=1, n_repeated=250, n_lists=1)
+    # Items with the same codes, and nothing else that tells them apart.
+    sizes = {"n_items": 300, "pq_dim": code_bytes, "pq_len": 1, "n_lists": 1}
+    even = random_index(**sizes, n_repeated=250, scales=False)
     index = with_far_codeword(even, 1e6)
     device = EmulatedDevice()
     searcher = ReplannedSearcher(index, device, lut_layout=layout, **SCAN)

@@ -213,6 +213,18 @@ FAULTS = {
     "allowed ids are not asked": Fault(
         "filtered", "scan.cu", "return !has_allowed || holds", "return true || holds"
     ),
+    "items are taken for of one scale": Fault(
+        "scaled", "scan.cu", "__ldg(scale_table + __ldg(scales + row))", "1.0f"
+    ),
+    "scale of the item before": Fault(
+        "scaled", "scan.cu", "__ldg(scales + row)", "__ldg(scales + (row > 0 ? row - 1 : 0))"
+    ),
+    "lists are taken for of one factor": Fault(
+        "scaled",
+        "lists.cu",
+        "? make_float4(1, 1, 1, 1) : factors[quad]",
+        "? make_float4(1, 1, 1, 1) : make_float4(1, 1, 1, 1)",
+    ),
     "one bit for a whole group": Fault("item sets", "scan.cu", ">> lane & 1u", "& 1u"),
     "excluded is allowed": Fault(
         "item sets", "layout.cu", "!= (complement != 0)", "== (complement != 0)"
@@ -284,8 +296,8 @@ def searches() -> dict[str, Search]:
         "exclude": random_item_set(index, 800),
         "allow": random_item_set(index, 1500, seed=3),
     }
-    product = random_index(n_items=3000, seed=1, spread=0.2)
-    same = random_index(n_items=2000, n_repeated=1900, encodes_residual=False)
+    product = random_index(n_items=3000, seed=1, spread=0.2, scales=False)
+    same = random_index(n_items=2000, n_repeated=1900, encodes_residual=False, scales=False)
     many = random_index(n_items=1500, n_lists=300, n_repeated=0)
     odd = random_index("l2", n_items=1500, n_lists=301, n_repeated=0)
     wide = random_index(n_items=1000, pq_dim=20, pq_len=2)
@@ -299,6 +311,7 @@ def searches() -> dict[str, Search]:
         "ties": Search(same, queries, one, {"k": 230, "n_probes": 8}),
         "lists": Search(many, queries, parts, {"k": 50, "n_probes": 290}),
         "best lists": Search(odd, queries, sorted_probes, {"k": 250, "n_probes": 40}),
+        "scaled": Search(many, queries, sorted_probes, {"k": 250, "n_probes": 40}),
         "tied lists": Search(
             many, np.zeros_like(queries), sorted_probes, {"k": 40, "n_probes": 40}
         ),
@@ -338,7 +351,8 @@ def lists_alike(index: Index) -> Index:
     trained = index.quantization
     kinds = np.random.default_rng(0).integers(0, 3, index.n_lists)
     alike = replace(trained, coarse_centroids=trained.coarse_centroids[kinds])
-    return Index.from_codes(index.params, alike, index.item_codes)
+    # Without factors, which would tell them apart.
+    return Index.from_codes(index.params, alike, index.item_codes).without_list_lengths()
 
 
 def answer(search: Search, order: Order, fault: Fault | None = None) -> Candidates:

@@ -2,6 +2,7 @@
 #include "bitonic_sort.cuh"
 #include "probe.cuh"
 #include "radix_select.cuh"
+#include "registers.cuh"
 
 // |query - centroid|^2, or |query|^2 without a centroid; by a warp. From the differences, not from
 // squares: those of a list far from the origin have no digits left for the distance.
@@ -18,6 +19,11 @@ __device__ __forceinline__ float square_distance(const float* __restrict__ query
 // Of so many lists at most the best are found among the few that reach a bound.
 constexpr unsigned MOST_BOUNDED = THREADS / 2;
 constexpr unsigned MOST_REACHING = 3 * MOST_BOUNDED;
+
+// The score by which lists are chosen.
+__device__ __forceinline__ float list_score(float product, float factor, float bias) {
+  return fmaf(product, factor, bias);
+}
 
 struct ListsShared {
   SelectShared select;
@@ -57,18 +63,20 @@ __device__ __forceinline__ unsigned nth_largest(const unsigned (&keys)[OWN], uns
 // The scores of one query's lists, four at once.
 struct ScoreQuads {
   const float4* __restrict__ products;
-  const float4* __restrict__ biases;  // or null
+  const float4* __restrict__ factors;  // or null
+  const float4* __restrict__ biases;   // or null
   unsigned n_lists;
 
   __device__ __forceinline__ unsigned n_quads() const { return (n_lists + 3) / 4; }
 
   __device__ __forceinline__ void load(unsigned quad, float (&scores)[4]) const {
     const float4 product = products[quad];
+    const float4 factor = factors == nullptr ? make_float4(1, 1, 1, 1) : factors[quad];
     const float4 bias = biases == nullptr ? make_float4(0, 0, 0, 0) : biases[quad];
-    scores[0] = product.x + bias.x;
-    scores[1] = product.y + bias.y;
-    scores[2] = product.z + bias.z;
-    scores[3] = product.w + bias.w;
+    scores[0] = list_score(product.x, factor.x, bias.x);
+    scores[1] = list_score(product.y, factor.y, bias.y);
+    scores[2] = list_score(product.z, factor.z, bias.z);
+    scores[3] = list_score(product.w, factor.w, bias.w);
     if (quad * 4 + 4 <= n_lists) return;
 #pragma unroll
     for (unsigned i = 0; i < 4; i++) {
@@ -201,10 +209,11 @@ __device__ void choose_by_digits(ListsShared& shared, const ScoreAt& score_at, u
 // Chooses the n_probes best lists of each query, equal scores by lower number; one block a query.
 // With `sorted`, best first (2 * the power of two from n_probes on, in words of shared memory).
 // Blocks a multiprocessor: without a number some compilers spill.
-__global__ void __launch_bounds__(THREADS, 6)
+__global__ void __launch_bounds__(THREADS, 6 - FEWER_BLOCKS)
 choose_lists(const float* __restrict__ products,       // (n, n_padded)
-             const float* __restrict__ biases,         // (n_padded,), or null: added to products
-             const float* __restrict__ base_factors,   // (n_lists,), base / product, or null
+             const float* __restrict__ factors,        // (n_padded,), or null: 1
+             const float* __restrict__ biases,         // (n_padded,), or null: 0
+             int has_bases,                            // items' scores have the product for a part
              const float* __restrict__ queries,        // (n, dim), rotated, for l2; or null
              const float* __restrict__ centroids,      // (n_lists, dim), for l2, or null
              const float* __restrict__ scales,         // (n,), NaN: the query has no answer
@@ -218,7 +227,8 @@ choose_lists(const float* __restrict__ products,       // (n, n_padded)
   products += query * n_padded;
   probes += query * n_probes;
   const auto score_at = [=](unsigned list) {
-    const float score = products[list] + (biases == nullptr ? 0.0f : biases[list]);
+    const float score = list_score(products[list], factors == nullptr ? 1.0f : factors[list],
+                                   biases == nullptr ? 0.0f : biases[list]);
     // A card's NaN would rank highest, and break the order of the sort.
     if (isnan(score)) return minus_infinity();
     return score + 0.0f;  // -0 and 0 are equal, and get one key
@@ -230,6 +240,7 @@ choose_lists(const float* __restrict__ products,       // (n, n_padded)
   const Chosen chosen{sorted ? memory : nullptr, lists, width, probes};
   const bool bounded = sorted && n_probes < n_lists && n_probes <= MOST_BOUNDED;
   const ScoreQuads quads{reinterpret_cast<const float4*>(products),
+                         reinterpret_cast<const float4*>(factors),
                          reinterpret_cast<const float4*>(biases),
                          static_cast<unsigned>(n_lists)};
   if (!bounded || !choose_by_bound(shared, quads, n_probes, chosen)) {
@@ -252,7 +263,7 @@ choose_lists(const float* __restrict__ products,       // (n, n_padded)
       probe.group_shift = first - begin;
       probe.row_shift = row_offsets[list] - begin * 32;
       probe.row_end = row_offsets[list + 1];
-      probe.base = base_factors == nullptr ? 0.0f : products[list] * base_factors[list];
+      probe.base = has_bases ? products[list] : 0.0f;
       probe.list = list;
       probes[i] = probe;
     }

@@ -1,9 +1,10 @@
 // The k best of a query whose lists were scanned by several blocks.
+#include "registers.cuh"
 #include "top_k.cuh"
 
 // One block a query. Takes the pairs of its `n_parts` parts, `part_counts` of k places filled in
 // each, and writes the result. A block of shared memory as TopK asks.
-__global__ void __launch_bounds__(THREADS, 4)
+__global__ void __launch_bounds__(THREADS, 4 - FEWER_BLOCKS)
 merge_parts(const float* __restrict__ part_scores,     // (n, n_parts, k)
             const unsigned* __restrict__ part_rows,    // (n, n_parts, k)
             const int* __restrict__ part_counts,       // (n, n_parts)

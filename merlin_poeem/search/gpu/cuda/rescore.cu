@@ -70,7 +70,7 @@ struct NotedItems {
 // Pushes what was noted to `best`, with exact scores. All threads call it.
 template <int BYTES>
 __device__ __forceinline__ void rescore_noted(TopK& best, const unsigned char* __restrict__ codes,
-                                              const float* __restrict__ terms, const int* lut,
+                                              const ItemTerms& terms, const int* lut,
                                               const Scorer& scorer,
                                               const Probe* __restrict__ probes, unsigned n_probes,
                                               const Noted* __restrict__ noted, unsigned n_noted) {
@@ -95,7 +95,7 @@ __device__ __forceinline__ void rescore_noted(TopK& best, const unsigned char* _
         item.load(codes, candidate.group, candidate.lane);
         row = candidate.row;
         const float part = scorer.part_of(sum_of_item(item, lut, candidate.lane));
-        score = scorer.score(candidate.base, part, terms == nullptr ? 0.0f : terms[row]);
+        score = scorer.score(candidate.base, part, terms.of(row));
         pending = score >= best.threshold;
       }
       full = best.push(pending, score, row);
@@ -112,7 +112,9 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
         const float* __restrict__ units,                  // (n,)
         const Probe* __restrict__ probes,                 // (n, n_probes)
         const unsigned char* __restrict__ codes,          // (n_groups, 32 * BYTES)
-        const float* __restrict__ terms,                  // (n_items,), or null
+        const unsigned char* __restrict__ scales,         // (n_items,), or null
+        const float* __restrict__ scale_table,            // (256,)
+        const float* __restrict__ item_terms,             // (n_items,), or null
         const long long* __restrict__ item_ids,           // (n_items,)
         const unsigned* __restrict__ eligible_mask,       // (n_groups,), or null
         const float* __restrict__ seed_scores,            // (n, k)
@@ -133,6 +135,7 @@ rescore(const int* __restrict__ luts,                     // (n, 256, BYTES), fi
   load_lut<BYTES, false>(lut, luts + query * (BOOK_ROWS * BYTES));
   TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
   const Scorer scorer{metric, units[query]};
+  const ItemTerms terms{scales, scale_table, item_terms};
   probes += query * n_probes;
 
   const unsigned n_seeded = seed_counts[query], n_noted = noted_counts[query];

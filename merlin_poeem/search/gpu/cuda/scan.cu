@@ -1,11 +1,12 @@
 // Scans the lists that a query probes, and keeps the k best items: the kernel that search time goes
 // to. One LUT serves all lists of a query, as the score of an item is the score of its list plus
 // one lookup a code byte (Jégou et al., PAMI 2011, section 4.2, asymmetric distance computation).
+#include "registers.cuh"
 #include "scan_groups.cuh"
 
 // Blocks that a multiprocessor should have the registers for: with one more the compiler spills.
 __host__ __device__ constexpr int blocks_at_once(int n_bytes, bool spread) {
-  return !spread ? 2 : n_bytes <= 12 ? 4 : n_bytes <= 16 ? 3 : 2;
+  return !spread ? 2 : n_bytes <= 8 ? 4 - FEWER_BLOCKS : n_bytes <= 16 ? 3 : 2;
 }
 
 // One block scans part `blockIdx.x % n_parts` of the first n_probes lists of query
@@ -18,7 +19,9 @@ scan(const int* __restrict__ luts,                     // (n, 256, BYTES), see L
      const float* __restrict__ units,                  // (n,), score of 1 in fixed point
      const Probe* __restrict__ probes,                 // (n, probe_stride)
      const unsigned char* __restrict__ codes,          // (n_groups, 32 * BYTES), see code_layout
-     const float* __restrict__ terms,                  // (n_items,), or null: see scorer
+     const unsigned char* __restrict__ scales,         // (n_items,), or null: see ItemTerms
+     const float* __restrict__ scale_table,            // (256,)
+     const float* __restrict__ terms,                  // (n_items,), or null
      const long long* __restrict__ item_ids,           // (n_items,)
      const unsigned* __restrict__ eligible_mask,       // (n_groups,), a bit an item, or null
      const long long* __restrict__ exclude_offsets,    // (n + 1,), or null
@@ -58,8 +61,8 @@ scan(const int* __restrict__ luts,                     // (n, 256, BYTES), see L
   TopK best(shared, memory + LUT_WORDS * 4, item_ids, capacity, k);
   const Lookups<BYTES, SPREAD, FIXED> lookups(lut, lane_id());
 
-  scan_groups<BYTES, SPREAD, PLAIN>(best, {codes, terms, item_ids, eligible_mask}, lookups, scorer,
-                                    filter, between, n_probes, first);
+  scan_groups<BYTES, SPREAD, PLAIN>(best, {codes, {scales, scale_table, terms}, item_ids, eligible_mask},
+                                    lookups, scorer, filter, between, n_probes, first);
   const size_t place = blockIdx.x;  // of the part, or of the query, which then has one part
   if (scores != nullptr) {
     best.finish(scores + place * k, ids + place * k, counts + place);

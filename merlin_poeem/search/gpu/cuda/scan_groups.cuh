@@ -12,7 +12,7 @@ constexpr unsigned PROBE_TILE = 128;
 // costs an instruction for what the search does not ask for.
 struct ScannedItems {
   const unsigned char* __restrict__ codes;       // (n_groups, 32 * BYTES), see code_layout
-  const float* __restrict__ terms;               // (n_items,), or null: see scorer
+  ItemTerms terms;
   const long long* __restrict__ item_ids;        // (n_items,)
   const unsigned* __restrict__ eligible_mask;    // (n_groups,), a bit an item, or null
 };
@@ -47,7 +47,7 @@ struct Fetched {
     if (row >= probe.row_end) row = NO_ROW;
     base = probe.base;
     if (PLAIN) return;
-    term = items.terms != nullptr && row != NO_ROW ? __ldg(items.terms + row) : 0.0f;
+    term = row != NO_ROW ? items.terms.of(row) : 0.0f;
     if (items.eligible_mask != nullptr) {
       if ((__ldg(items.eligible_mask + stored) >> lane & 1u) == 0) row = NO_ROW;
     }

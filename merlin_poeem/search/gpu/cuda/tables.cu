@@ -1,6 +1,7 @@
 // Products of queries with many vectors that lie in a table: rotated queries, the lists' scores, the
 // LUTs.
 #include "block.cuh"
+#include "registers.cuh"
 
 // out[q][e] = <part m of query q, column e of the table> with m = e % n_parts: parts are of
 // `length` values, and may reach beyond dim, where all is zero. FIXED rounds it to fixed point. A
@@ -9,7 +10,7 @@
 // Grid (width / (THREADS * COLUMNS), n / TILE), rounded up; STRIDE * n_parts * length words of
 // shared memory. Blocks a multiprocessor: without a number some compilers spill.
 template <bool FIXED, int TILE, int COLUMNS>
-__global__ void __launch_bounds__(THREADS, COLUMNS > 1 ? 2 : TILE > 8 ? 3 : 4)
+__global__ void __launch_bounds__(THREADS, (COLUMNS > 1 ? 2 : TILE > 8 ? 3 : 4) - FEWER_BLOCKS)
 multiply_table(const float* __restrict__ queries,      // (n, dim)
                const float* __restrict__ table,        // (length, width)
                const float* __restrict__ scales,       // (n,), null unless FIXED
@@ -35,7 +36,7 @@ multiply_table(const float* __restrict__ queries,      // (n, dim)
   const int apart = COLUMNS > 1 && e + THREADS < width ? THREADS : 0;
   const float* of_part = parts + e % n_parts * STRIDE;
   float sums[COLUMNS][TILE] = {};
-#pragma unroll 8
+#pragma unroll 4
   for (int i = 0; i < length; i++) {
     const float* row = table + static_cast<size_t>(i) * width + e;
     float values[COLUMNS];

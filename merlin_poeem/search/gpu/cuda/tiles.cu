@@ -272,6 +272,8 @@ find_candidates(const bf16* __restrict__ queries,            // (n, padded_dim),
                 const unsigned* __restrict__ group_offsets,  // (n_lists + 1,)
                 const unsigned* __restrict__ row_offsets,    // (n_lists + 1,)
                 const unsigned char* __restrict__ codes,     // (n_groups, 32 * n_bytes)
+                const unsigned char* __restrict__ scales,    // (n_items,), or null
+                const float* __restrict__ scale_table,       // (256,)
                 const float* __restrict__ terms,             // (n_items,), or null
                 const unsigned* __restrict__ eligible_mask,  // (n_groups,), or null
                 const bf16* __restrict__ book,               // (n_bytes, 256, byte_len)
@@ -301,9 +303,9 @@ find_candidates(const bf16* __restrict__ queries,            // (n, padded_dim),
                byte_len, padded_dim},
               stride, item_rows);
   if (!PLAIN && threadIdx.x < TILE_ITEMS) {
-    const bool has_term = threadIdx.x < n_items && terms != nullptr;
+    const ItemTerms of_items{scales, scale_table, terms};
     item_terms[threadIdx.x] =
-        has_term ? terms[row_offsets[list] + tile.first_item + threadIdx.x] : 0.0f;
+        threadIdx.x < n_items ? of_items.of(row_offsets[list] + tile.first_item + threadIdx.x) : 0.0f;
   }
 
   const unsigned lane = lane_id(), in_row = lane / 4, in_column = lane % 4 * 2;
