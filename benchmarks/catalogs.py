@@ -175,7 +175,7 @@ def encode(quantization: Quantization, catalog: Catalog) -> ItemCodes:
     encoded = [_encode_chunk(quantization, coarse, pq, chunk) for chunk in catalog.chunks()]
     list_ids, codes = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
     scales = None
-    if quantization.scale_range is not None:
+    if quantization.has_scales:
         chunks = zip(catalog.chunks(), encoded, strict=True)
         parts = [coding.scales_of(quantization, chunk, *coded) for chunk, coded in chunks]
         scales = np.concatenate(parts)

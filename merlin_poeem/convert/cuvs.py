@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32
 from merlin_poeem.atomic_files import replacing_file
-from merlin_poeem.convert.scales import check_scales
+from merlin_poeem.convert.scales import refuse_scales
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import Metric
@@ -81,7 +81,7 @@ def save_cuvs(
         not fill its last byte, ids below 0 or 2**63 − 1.
     """
     metric = index.params.metric if metric is None else metric
-    check_scales(index, "a cuVS file", without_scales=without_scales)
+    refuse_scales(index, "a cuVS file", without_scales=without_scales)
     _check(index, metric)
     quantization = index.quantization
     with replacing_file(path) as file:

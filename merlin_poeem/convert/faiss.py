@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int64, read_only, type_name
-from merlin_poeem.convert.scales import check_scales
+from merlin_poeem.convert.scales import refuse_scales
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.fit import import_faiss
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, unpack_codes
@@ -54,7 +54,7 @@ def to_faiss(index: Index, *, metric: Metric | None = None, without_scales: bool
         faiss-cpu is not installed.
     """
     faiss = import_faiss()
-    check_scales(index, "a Faiss index", without_scales=without_scales)
+    refuse_scales(index, "a Faiss index", without_scales=without_scales)
     metric = index.params.metric if metric is None else metric
     if metric not in ("inner_product", "l2"):
         raise ValueError(

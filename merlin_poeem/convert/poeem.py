@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, read_only
 from merlin_poeem.atomic_files import replacing_file
-from merlin_poeem.convert.scales import check_scales
+from merlin_poeem.convert.scales import refuse_scales
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization import coding
@@ -85,7 +85,7 @@ def write_poeem(
         The index has a rotation, which it can't hold either. With ``drop_rotation=True`` it is left
         out: whoever searches the file must then rotate the queries, ``queries @ rotation``.
     """
-    check_scales(index, "a Poeem file", without_scales=without_scales)
+    refuse_scales(index, "a Poeem file", without_scales=without_scales)
     quantization = index.quantization
     if quantization.rotation is not None and not drop_rotation:
         raise ValueError(

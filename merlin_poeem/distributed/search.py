@@ -99,12 +99,11 @@ def search_ddf(
 
 
 def _without_items(index: Index) -> Index:
-    has_scales = index.quantization.scale_range is not None
     none = ItemCodes(
         np.empty(0, np.int64),
         np.empty(0, np.int32),
         np.empty((0, index.params.pq_dim), index.quantization.code_dtype),
-        np.empty(0, np.uint8) if has_scales else None,
+        np.empty(0, np.uint8) if index.quantization.has_scales else None,
     )
     return Index.from_codes(index.params, index.quantization, none)
 

@@ -455,7 +455,7 @@ def encode_items(
         vectors = normalize(vectors)
     list_ids, codes = coding.encode(quantization, vectors)
     scales = None
-    if quantization.scale_range is not None:
+    if quantization.has_scales:
         scales = coding.scales_of(quantization, vectors, list_ids, codes)
     return ItemCodes(item_ids, list_ids, codes, scales)
 
@@ -467,5 +467,5 @@ def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
         if expected != got:
             raise ValueError(f"quantization: expected {name} = {expected} (params), got {got}")
     # A factor about the origin says nothing of distances.
-    if params.metric == "l2" and quantization.scale_range is not None:
+    if params.metric == "l2" and quantization.has_scales:
         raise ValueError("quantization: expected no scale_range where the metric is l2, got one")

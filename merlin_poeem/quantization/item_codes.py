@@ -120,6 +120,11 @@ class Quantization:
         """uint8 up to 8 bits, uint16 above."""
         return np.dtype(np.uint8) if self.pq_bits <= 8 else np.dtype(np.uint16)
 
+    @property
+    def has_scales(self) -> bool:
+        """Whether items have scales."""
+        return self.scale_range is not None
+
     @cached_property
     def scale_table(self) -> Float32:
         """(256,) float32: entry 0 is 0, the others rise geometrically over ``scale_range``.
@@ -213,9 +218,9 @@ class ItemCodes:
 
 def check_scales(quantization: Quantization, scales: NDArray[np.uint8] | None) -> None:
     """``ValueError`` where only one of the quantization and the items has scales."""
-    if quantization.scale_range is not None and scales is None:
+    if quantization.has_scales and scales is None:
         raise ValueError("scales: expected one an item, as the quantization has a scale_range")
-    if quantization.scale_range is None and scales is not None:
+    if not quantization.has_scales and scales is not None:
         raise ValueError("scales: expected none, as the quantization has no scale_range; got some")
 
 

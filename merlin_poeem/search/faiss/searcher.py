@@ -268,7 +268,7 @@ class FaissSearcher:
 
 
 def _compared_centroids(index: Index) -> Float32:
-    """(n_lists, dim): what ⟨q, c⟩ of is a list's score, unless the metric is l2."""
+    """(n_lists, dim): a query's product with a row is the list's score, unless the metric is l2."""
     centroids = index.quantization.coarse_centroids
     if index.params.metric == "cosine":
         return normalize(centroids)

@@ -47,7 +47,6 @@ class CapturedSearch:
         self.results = Results.within(device, self._memory, batch, batch, held)
         # Queries of NaN have no answer, and take no time.
         self.queries[:] = np.nan
-        self._n_filled = 0
         pipeline = Pipeline(device, index, plan, held, n_probes, pieces)
         filters = Filters(eligible_mask)
         # Once before it is recorded: kernels are compiled and loaded when they are first used.
@@ -72,9 +71,9 @@ class CapturedSearch:
         On the current stream, without waiting for it.
         """
         n, (batch, k) = len(queries), self.results.scores.shape
-        if n < self._n_filled:
-            self.queries[n : self._n_filled] = np.nan
-        self._n_filled = n
+        if n < batch:
+            # Each time: another search may have used the workspace since.
+            self.queries[n:] = np.nan
         # Without slices and NumPy's ways of assigning: of the host's time every call is a part.
         self._device.copy(self.queries, queries)
         self._replay()

@@ -181,7 +181,7 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
 def device_bytes(index: Index, shape: IndexShape) -> int:
     """Device memory that opening ``index`` takes at most, what it needs only then included."""
     quantization = index.quantization
-    per_item = 8 + (1 if has_scales(index) else 0 if shape.metric == "inner_product" else 4)
+    per_item = 8 + (1 if quantization.has_scales else 0 if shape.metric == "inner_product" else 4)
     codes = 32 * shape.code_bytes * shape.n_groups
     staging = min(UPLOAD_BYTES, index.n_items * shape.code_bytes)
     rotation = 0 if quantization.rotation is None else quantization.rotation.nbytes
@@ -223,11 +223,6 @@ def to_bf16(array: Float32) -> NDArray[np.uint16]:
     return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
-def has_scales(index: Index) -> bool:
-    """Whether its items have scales; reads none of them."""
-    return index.quantization.scale_range is not None
-
-
 def _list_factors(index: Index, squares: Float32) -> Float32 | None:
     """What makes a list's score of its centroid's product; ``squares`` are of their lengths."""
     if index.params.metric == "cosine":
@@ -264,7 +259,7 @@ def _arrange_codes(
     """``codes`` and ``terms`` of a :class:`DeviceIndex`."""
     xp, packed = device.xp, index.packed_codes
     codes = xp.zeros((shape.n_groups, 32 * shape.code_bytes), np.uint8)
-    has_terms = shape.metric != "inner_product" and not has_scales(index)
+    has_terms = shape.metric != "inner_product" and not quantization.has_scales
     terms = xp.empty(shape.n_items, np.float32) if has_terms else None
     centroids = arrays["centroids"]
     if shape.metric == "cosine" and quantization.encodes_residual:

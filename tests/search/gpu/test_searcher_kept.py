@@ -12,7 +12,7 @@ from merlin_poeem import Candidates, Index, ItemSet
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu import kept_searches
 from merlin_poeem.search.gpu import searcher as gpu
-from merlin_poeem.search.gpu.plan import MAX_CAPTURED_BATCH
+from merlin_poeem.search.gpu.plan import MAX_CAPTURED_BATCH, graph_batch
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from tests.index_factories import (
     assert_answers,
@@ -60,6 +60,29 @@ def test_results_do_not_change_with_a_later_search(searcher: GpuSearcher) -> Non
         assert search(second, k=5).item_ids.tolist() != found.item_ids.tolist()
         for array, copied in zip((found.scores, found.item_ids, found.counts), kept, strict=True):
             np.testing.assert_array_equal(array, copied)
+
+
+def test_places_left_over_hold_nothing_whatever_was_there(searcher: GpuSearcher) -> None:
+    """Graphs share a workspace: what another search left there would be searched for too."""
+    for batch in (250, 100, 250, 251, 250):
+        queries = random_queries(searcher.index, batch, seed=batch)
+        assert_answers(searcher.index, searcher.search(queries, k=5), queries, k=5)
+        (kept,) = searcher._streams.values()
+        rounded = graph_batch(batch)
+        captured = kept.graph((rounded, 5, searcher.index.params.n_probes), pytest.fail)
+        np.testing.assert_array_equal(captured.queries[:batch], queries)
+        assert np.isnan(captured.queries[batch:]).all()
+
+
+def test_queries_may_lie_apart(searcher: GpuSearcher) -> None:
+    index = searcher.index
+    wide = np.zeros((6, 2 * index.dim), np.float32)
+    wide[:, ::2] = random_queries(index, 6)
+    for apart in (wide[:, ::2], wide[::2, ::2], np.asfortranarray(wide[:, ::2])):
+        expected = searcher.search(np.ascontiguousarray(apart), k=5)
+        assert_same(searcher.search(apart, k=5), expected)
+        found = searcher.search_padded(apart, k=5)
+        np.testing.assert_array_equal(found.item_ids.ravel(), expected.item_ids)
 
 
 def test_recorded_search_takes_new_queries(searcher: GpuSearcher) -> None:
