@@ -3,14 +3,19 @@
 #include "block.cuh"
 #include "registers.cuh"
 
+// Blocks that a multiprocessor should have the registers for: without a number some compilers spill.
+__host__ __device__ constexpr int blocks_at_once(int tile, int columns) {
+  return (columns > 1 ? 2 : tile > 8 ? 3 : 4) - FEWER_BLOCKS;
+}
+
 // out[q][e] = <part m of query q, column e of the table> with m = e % n_parts: parts are of
 // `length` values, and may reach beyond dim, where all is zero. FIXED rounds it to fixed point. A
 // thread has TILE queries and COLUMNS columns, which share what is read of the queries: more than one
 // where there is one part. Every sum is in the order of the values, whatever TILE is.
 // Grid (width / (THREADS * COLUMNS), n / TILE), rounded up; STRIDE * n_parts * length words of
-// shared memory. Blocks a multiprocessor: without a number some compilers spill.
+// shared memory.
 template <bool FIXED, int TILE, int COLUMNS>
-__global__ void __launch_bounds__(THREADS, (COLUMNS > 1 ? 2 : TILE > 8 ? 3 : 4) - FEWER_BLOCKS)
+__global__ void __launch_bounds__(THREADS, blocks_at_once(TILE, COLUMNS))
 multiply_table(const float* __restrict__ queries,      // (n, dim)
                const float* __restrict__ table,        // (length, width)
                const float* __restrict__ scales,       // (n,), null unless FIXED
