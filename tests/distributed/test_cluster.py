@@ -29,6 +29,7 @@ from merlin_poeem.distributed import index_ddf, search_ddf, shard_index  # noqa:
 from tests.index_factories import random_index, random_queries  # noqa: E402
 
 N, N_PARTS = 60, 6
+WAIT = 120  # seconds, for what takes one
 ASKED: dict[str, Any] = {"k": 20, "n_probes": 5, "query_id": "user", "backend": "reference"}
 
 
@@ -85,18 +86,25 @@ def read(part: pd.DataFrame, number: int) -> pd.DataFrame:
     return part
 
 
-def read_or_die(part: pd.DataFrame, number: int, folder: str) -> pd.DataFrame:
-    """The last partition: the first time, kills its worker once that holds what it has found."""
-    died = Path(folder) / "died"
-    if number == N_PARTS - 1 and not died.exists():
-        held: list[str] = []
-        give_up = time.monotonic() + 60
-        while not held and time.monotonic() < give_up:
-            time.sleep(0.05)
-            held = [str(key) for key in list(distributed.get_worker().data) if "search" in str(key)]
-        died.write_text("\n".join(held))
-        os.kill(os.getpid(), signal.SIGKILL)
+def read_when_told(part: pd.DataFrame, number: int, told: str) -> pd.DataFrame:
+    """The last partition: waits for the file ``told``, so that the search cannot end before."""
+    give_up = time.monotonic() + WAIT
+    while number == N_PARTS - 1 and not Path(told).exists():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"expected {told} within {WAIT} s")
+        time.sleep(0.05)
     return part
+
+
+def a_worker_that_holds_results(client: Any) -> str:
+    """The address of a worker that holds what a partition's search found."""
+    give_up = time.monotonic() + WAIT
+    while time.monotonic() < give_up:
+        for worker, keys in client.has_what().items():
+            if any("search" in str(key) for key in keys):
+                return str(worker)
+        time.sleep(0.05)
+    raise TimeoutError(f"expected a worker with results within {WAIT} s: {client.has_what()}")
 
 
 def expected(index: Index, frame: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +135,10 @@ def test_a_lost_worker_s_part_is_found_again(
     client: Any, index: Index, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
     shard_index(index, 3, tmp_path / "shards")
-    ddf = in_tasks(read_or_die, frame, str(tmp_path))
-    found = search_ddf(tmp_path / "shards", ddf, **ASKED).compute()
-    assert (tmp_path / "died").read_text()  # with results that were lost with it
-    pd.testing.assert_frame_equal(found, expected(index, frame))
+    told = tmp_path / "told"
+    processes = client.run(os.getpid)
+    ddf = in_tasks(read_when_told, frame, str(told))
+    searched = client.compute(search_ddf(tmp_path / "shards", ddf, **ASKED))
+    os.kill(processes[a_worker_that_holds_results(client)], signal.SIGKILL)
+    told.touch()
+    pd.testing.assert_frame_equal(searched.result(timeout=WAIT), expected(index, frame))
