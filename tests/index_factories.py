@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from merlin_poeem import Index, ItemCodes, ItemSet, IVFPQParams, Quantization
+from merlin_poeem.quantization.stored_vectors import VectorDtype
 
 FIRST_ID = 2**40
 
@@ -48,12 +49,14 @@ def random_index(
     n_repeated: int = 60,
     filled_lists: int | None = None,
     scales: bool = True,
+    vectors: VectorDtype | None = None,
     **quantization: Any,
 ) -> Index:
     """Random codes, ids above 2**40 in no order, the last two lists empty.
 
     ``n_repeated`` items share the list and codes of one of five others, and most of them its scale.
-    Items have ``scales`` unless the metric is l2.
+    Items have ``scales`` unless the metric is l2. With ``vectors`` of a dtype they have those too,
+    which are not far from what the codes stand for; they are not looked at unless it is asked for.
     """
     rng = np.random.default_rng(seed)
     scales = scales and metric != "l2"
@@ -77,7 +80,22 @@ def random_index(
     )
     codes = codes.astype(trained.code_dtype)
     item_codes = ItemCodes(item_ids, list_ids, codes, item_scales if scales else None)
-    return Index.from_codes(params, trained, item_codes)
+    index = Index.from_codes(params, trained, item_codes)
+    return index if vectors is None else with_random_vectors(index, vectors)
+
+
+def with_random_vectors(index: Index, dtype: VectorDtype, *, seed: int = 0) -> Index:
+    """Vectors about as far from what is decoded as that is from zero; equal codes, equal vectors.
+
+    Save for every third item, so that a second look tells apart what codes do not. ``refine`` is 0.
+    """
+    rng = np.random.default_rng(seed)
+    decoded = index.decode(index.item_ids)
+    _, first, which = np.unique(decoded, axis=0, return_index=True, return_inverse=True)
+    noise = rng.standard_normal(decoded.shape).astype(np.float32)
+    alike = np.arange(len(index)) % 3 > 0
+    noise[alike] = noise[first[which.ravel()]][alike]
+    return index.with_vectors(index.item_ids, decoded + noise, dtype).with_refine(0)
 
 
 def random_queries(index: Index, n_queries: int, seed: int = 1) -> np.ndarray:
@@ -109,18 +127,31 @@ def assert_answers(
     *,
     k: int,
     n_probes: int | None = None,
+    refine: int | None = None,
     exclude: Any = None,
     allow: Any = None,
 ) -> None:
     """``got`` is what the definition returns.
 
     Scores to 1e-5 of the largest; ids may swap only among items whose scores are that close; items
-    of the same list and codes come, and are cut off at k, strictly by id.
+    that the definition does not tell apart come, and are cut off at k, strictly by id.
     """
     from merlin_poeem.search import reference
 
+    if index.refine if refine is None else refine:
+        # All that the second look is given: the same number of candidates for as many results.
+        refine = index.refine if refine is None else refine
+        k_of_all, refine_of_all = k * refine, 1
+    else:
+        k_of_all, refine_of_all = max(1, len(index)), 0
     eligible = reference.search(
-        index, queries, k=max(1, len(index)), n_probes=n_probes, exclude=exclude, allow=allow
+        index,
+        queries,
+        k=k_of_all,
+        n_probes=n_probes,
+        refine=refine_of_all,
+        exclude=exclude,
+        allow=allow,
     )
     assert len(got) == len(queries)
     assert got.scores.dtype == np.float32
@@ -128,7 +159,7 @@ def assert_answers(
     assert got.counts.dtype == np.int64
     np.testing.assert_array_equal(got.counts, np.minimum(eligible.counts, k))
     tolerance = 1e-5 * float(np.abs(eligible.scores).max(initial=1e-30))
-    kind_of = _kinds(index)
+    kind_of = _kinds(index, refined=refine_of_all > 0)
     for i in range(len(got)):
         scores, item_ids = got[i]
         if not len(scores):
@@ -143,8 +174,12 @@ def assert_answers(
         _assert_kinds_by_id(item_ids, true_ids, kind_of)
 
 
-def _kinds(index: Index) -> dict[int, bytes]:
-    """Item id → its list, codes and scale."""
+def _kinds(index: Index, *, refined: bool) -> dict[int, bytes]:
+    """Item id → what it is scored by: its list, codes and scale, or its stored vector."""
+    if refined:
+        assert index.vectors is not None
+        vectors = index.vectors.decoded()
+        return {int(i): v.tobytes() for i, v in zip(index.item_ids, vectors, strict=True)}
     scales = np.zeros(len(index), np.uint8) if index.scales is None else index.scales
     parts = (index.list_ids, index.codes, scales)
     return {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from merlin_poeem.arrays import (
     Int64,
     as_item_ids,
     as_vectors,
+    check_unique,
     largest_value,
     normalize,
     owned,
@@ -27,7 +28,9 @@ from merlin_poeem.index.item_table import check_item_table, check_rows, extend_i
 from merlin_poeem.index.list_lengths import Coded, Float64
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
+from merlin_poeem.quantization.origin import middle_of
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes
+from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +39,10 @@ Rows = Int64 | slice | NDArray[np.bool_]
 LoadArray = Callable[[], NDArray[Any]]
 LoadOptionalArray = Callable[[], NDArray[Any] | None]
 LoadItemTable = Callable[[], "pd.DataFrame | None"]
+LoadVectors = Callable[[], StoredVectors]
+
+DEFAULT_REFINE = 4
+"""Of an index with vectors, whose ``params.refine`` is None."""
 
 
 def no_list_lengths() -> None:
@@ -62,8 +69,13 @@ class Index:
         load_list_lengths: LoadOptionalArray | None = None,
         load_item_table: LoadItemTable = lambda: None,
         info: Mapping[str, Any] | None = None,
+        load_vectors: LoadVectors | None = None,
     ) -> None:
         check_agreement(params, quantization)
+        if params.refine and load_vectors is None:
+            raise ValueError(
+                f"refine: expected 0 or None in an index without vectors, got {params.refine}"
+            )
         self.params = params
         self.quantization = quantization
         self.list_offsets: Int64 = owned(list_offsets)
@@ -75,6 +87,7 @@ class Index:
         self._load_scales = load_scales
         self._load_list_lengths = load_list_lengths
         self._load_item_table = load_item_table
+        self._load_vectors = load_vectors
 
     @classmethod
     def from_codes(
@@ -83,24 +96,26 @@ class Index:
         quantization: Quantization,
         item_codes: ItemCodes,
         *,
+        vectors: StoredVectors | None = None,
         item_table: pd.DataFrame | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> Index:
         """Group exported codes by list. Nothing is trained or encoded.
 
-        ``item_table`` and ``info`` are copied.
+        ``vectors`` are those of the items, in the order of ``item_codes``, as
+        :func:`stored_vectors` makes them. ``item_table`` and ``info`` are copied.
 
         Raises
         ------
         TypeError
             ``item_table`` is no pandas frame, or its ``item_id`` no integers.
         ValueError
-            ``params``, ``quantization`` and ``item_codes`` do not agree, or there are scales where
-            the metric is l2. ``item_table`` has no ``item_id``, rows that repeat one or are about
-            other items, a column whose name is no text or repeats, or one that would come back
-            from a saved index with another dtype. An item may have no row.
+            ``params``, ``quantization``, ``item_codes`` and ``vectors`` do not agree, or there are
+            scales where the metric is l2. ``item_table`` has no ``item_id``, rows that repeat one
+            or are about other items, a column whose name is no text or repeats, or one that would
+            come back from a saved index with another dtype. An item may have no row.
         """
-        return cls._grouped(params, quantization, item_codes, item_table, info)
+        return cls._grouped(params, quantization, item_codes, vectors, item_table, info)
 
     @classmethod
     def _grouped(
@@ -108,6 +123,7 @@ class Index:
         params: IVFPQParams,
         quantization: Quantization,
         item_codes: ItemCodes,
+        vectors: StoredVectors | None,
         item_table: pd.DataFrame | None,
         info: Mapping[str, Any] | None,
         load_list_lengths: LoadOptionalArray | None = None,
@@ -122,6 +138,11 @@ class Index:
         codes = item_codes.codes[order].astype(quantization.code_dtype, copy=False)
         packed = read_only(pack_codes(codes, params.pq_bits))
         scales = None if item_codes.scales is None else read_only(item_codes.scales[order])
+        load_vectors = None
+        if vectors is not None:
+            check_stored(params, quantization, vectors, len(item_codes))
+            in_order = vectors[order]
+            load_vectors = lambda: in_order  # noqa: E731
         if item_table is not None:
             item_table = check_item_table(item_table)
             check_rows(item_table, item_ids, "the index's items")
@@ -135,6 +156,7 @@ class Index:
             load_list_lengths,
             lambda: item_table,
             info,
+            load_vectors,
         )
 
     @classmethod
@@ -145,16 +167,26 @@ class Index:
         item_ids: Any,
         vectors: Float32,
         *,
+        store_vectors: VectorDtype | None = None,
         item_table: pd.DataFrame | None = None,
         info: Mapping[str, Any] | None = None,
     ) -> Index:
         """Encode raw (n, dim) float32 ``vectors`` with a trained quantization and group them.
 
+        ``store_vectors`` keeps the vectors too, in ``"float16"`` (2 bytes a dimension) or
+        ``"int8"`` (1), and 4 bytes an item: searches can then look at their best candidates again
+        (``refine``).
+
         Raises ``TypeError`` or ``ValueError`` on vectors or ids that :meth:`extend` would refuse,
         and tables that :meth:`from_codes` would.
         """
         item_codes = encode_items(params, quantization, item_ids, vectors)
-        return cls.from_codes(params, quantization, item_codes, item_table=item_table, info=info)
+        kept = None
+        if store_vectors is not None:
+            kept = stored_vectors(params, quantization, vectors, store_vectors)
+        return cls.from_codes(
+            params, quantization, item_codes, vectors=kept, item_table=item_table, info=info
+        )
 
     def __len__(self) -> int:
         return self.n_items
@@ -241,6 +273,27 @@ class Index:
         coded = self.list_ids, self.codes, self.scales
         return list_lengths.mean_lengths(self.quantization, coded, self.list_sizes)
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether there are ``vectors``."""
+        return self._load_vectors is not None
+
+    @cached_property
+    def vectors(self) -> StoredVectors | None:
+        """The items' own vectors, (n_items, dim), for a second look; read on first use.
+
+        None in an index without.
+        """
+        return None if self._load_vectors is None else self._load_vectors()
+
+    @property
+    def refine(self) -> int:
+        """What a search that names no ``refine`` takes: ``params.refine``, or 4 where that is None
+        and there are ``vectors``."""
+        if self.params.refine is not None:
+            return self.params.refine
+        return DEFAULT_REFINE if self.has_vectors else 0
+
     @cached_property
     def item_table(self) -> pd.DataFrame | None:
         """Optional columns about the items, such as titles, with an ``item_id`` column."""
@@ -306,6 +359,7 @@ class Index:
             dtype of their column can't hold unchanged.
         """
         added = encode_items(self.params, self.quantization, item_ids, vectors)
+        kept = self.vectors
         held = added.item_ids[self.rows_of(added.item_ids) >= 0]
         if len(held):
             raise ValueError(
@@ -322,9 +376,12 @@ class Index:
             read_only(np.concatenate([self.codes, added.codes])),
             None if self.scales is None else read_only(np.concatenate([self.scales, added.scales])),
         )
+        if kept is not None:
+            more = stored_vectors(self.params, self.quantization, vectors, kept.dtype)
+            kept = StoredVectors.joined([kept, more])
         table = self.item_table if item_table is None else item_table
         coded = added.list_ids, added.codes, added.scales
-        return self._with_items(merged, table, self._lengths_with(1, coded))
+        return self._with_items(merged, kept, table, self._lengths_with(1, coded))
 
     def remove(self, item_ids: Any) -> Index:
         """A new index without these items; ``ValueError`` names ids that it does not hold."""
@@ -336,7 +393,9 @@ class Index:
             removed = self.item_ids[rows]
             item_table = item_table[~item_table["item_id"].isin(removed)]
         codes = ItemCodes(self.item_ids[kept], *self.coded(kept))
-        return self._with_items(codes, item_table, self._lengths_with(-1, self.coded(~kept)))
+        vectors = None if self.vectors is None else self.vectors[kept]
+        lengths = self._lengths_with(-1, self.coded(~kept))
+        return self._with_items(codes, vectors, item_table, lengths)
 
     def part(self, rows: slice) -> Index:
         """A new index of some rows, whose searches visit the lists that a search of all would.
@@ -346,11 +405,56 @@ class Index:
         codes, table = ItemCodes(self.item_ids[rows], *self.coded(rows)), self.item_table
         if table is not None:
             table = table[table["item_id"].isin(codes.item_ids)]
-        return self._with_items(codes, table, self.list_lengths64)
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return self._with_items(codes, vectors, table, self.list_lengths64)
 
     def with_n_probes(self, n_probes: int) -> Index:
         """The same index with another default ``n_probes``; arrays are shared."""
         return self._with(replace(self.params, n_probes=check_n_probes(n_probes, self.n_lists)))
+
+    def with_refine(self, refine: int | None) -> Index:
+        """The same index with another default ``refine``; arrays are shared.
+
+        ``ValueError`` below 0, and above 0 where it holds no vectors.
+        """
+        return self._with(replace(self.params, refine=refine))
+
+    def with_vectors(
+        self, item_ids: Any, vectors: Float32, store_vectors: VectorDtype = "float16"
+    ) -> Index:
+        """The same index with its items' own vectors, for a second look; codes are shared.
+
+        Parameters
+        ----------
+        item_ids
+            (n,) integers, each once: all items of the index, and no others, in any order.
+        vectors
+            (n, dim) float32, raw space.
+        store_vectors
+            As of :meth:`from_vectors`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Vectors that :meth:`from_vectors` would refuse; ids that repeat, that the index does not
+            hold, or that are missing.
+        """
+        item_ids = as_item_ids("item_ids", item_ids)
+        check_unique("item_ids", item_ids)
+        rows = self._known_rows(item_ids)
+        if len(rows) != self.n_items:
+            raise ValueError(
+                f"item_ids: expected all {self.n_items} items of the index, got {len(rows)}"
+            )
+        if len(vectors) != len(rows):
+            raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(rows)}")
+        given = stored_vectors(self.params, self.quantization, vectors, store_vectors)
+        in_order = given[np.argsort(rows)]
+        return self._with(self.params, load_vectors=lambda: in_order)
+
+    def without_vectors(self) -> Index:
+        """The same index without ``vectors``, whose searches look at nothing twice."""
+        return self._with(replace(self.params, refine=None), load_vectors=None)
 
     def with_metric(self, metric: Metric) -> Index:
         """The same lists and codes, searched by another metric; arrays are shared.
@@ -359,8 +463,18 @@ class Index:
         shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
         depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
         give :meth:`extend` vectors of length 1. With scales the two find the same items, save for
-        the lists that they visit. ``ValueError`` for an unknown metric, and for l2 with scales.
+        the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales, and to
+        or from l2 where there are vectors, which l2 counts from elsewhere.
         """
+        if (
+            self.has_vectors
+            and "l2" in (metric, self.params.metric)
+            and metric != self.params.metric
+        ):
+            raise ValueError(
+                f"metric: expected one that compares vectors as {self.params.metric} does, got "
+                f"{metric!r}; without_vectors() gives an index that can be searched by it"
+            )
         return self._with(replace(self.params, metric=metric))
 
     def without_list_lengths(self) -> Index:
@@ -381,6 +495,7 @@ class Index:
     def _with_items(
         self,
         item_codes: ItemCodes,
+        vectors: StoredVectors | None,
         item_table: pd.DataFrame | None,
         lengths: Float64 | None,
     ) -> Index:
@@ -388,6 +503,7 @@ class Index:
             self.params,
             self.quantization,
             item_codes,
+            vectors,
             item_table,
             self.info,
             self._loader_of(lambda: lengths),
@@ -412,7 +528,11 @@ class Index:
         params: IVFPQParams,
         load_item_table: LoadItemTable | None = None,
         load_list_lengths: LoadOptionalArray | None = None,
+        *,
+        load_vectors: LoadVectors | Literal["same"] | None = "same",
     ) -> Index:
+        if load_vectors == "same":
+            load_vectors = None if self._load_vectors is None else self._shared_vectors
         return Index(
             params,
             self.quantization,
@@ -423,7 +543,12 @@ class Index:
             load_list_lengths or self._loader_of(lambda: self.list_lengths64),
             load_item_table or (lambda: self.item_table),
             self.info,
+            load_vectors,
         )
+
+    def _shared_vectors(self) -> StoredVectors:
+        assert self.vectors is not None
+        return self.vectors
 
     @cached_property
     def _rows_by_id(self) -> Int64:
@@ -469,3 +594,39 @@ def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
     # A factor about the origin says nothing of distances.
     if params.metric == "l2" and quantization.has_scales:
         raise ValueError("quantization: expected no scale_range where the metric is l2, got one")
+
+
+def stored_vectors(
+    params: IVFPQParams, quantization: Quantization, vectors: Float32, dtype: VectorDtype
+) -> StoredVectors:
+    """Raw (n, dim) float32 item vectors as an index of ``params`` stores them.
+
+    Raises ``TypeError`` or ``ValueError`` as :func:`encode_items`, and on another ``dtype``.
+    """
+    largest = largest_value(params.metric)
+    vectors = as_vectors("vectors", vectors, quantization.dim, largest=largest)
+    if params.metric == "cosine":
+        vectors = normalize(vectors)
+    return StoredVectors.of(quantization.rotate(vectors), dtype, origin_of(params, quantization))
+
+
+def origin_of(params: IVFPQParams, quantization: Quantization) -> Float32 | None:
+    """What an index of ``params`` counts its stored vectors from: a value under l2 only."""
+    return middle_of(quantization) if params.metric == "l2" else None
+
+
+def check_stored(
+    params: IVFPQParams, quantization: Quantization, vectors: StoredVectors, n_items: int
+) -> None:
+    """``ValueError`` where ``vectors`` are not (n_items, dim) or count from elsewhere."""
+    if vectors.values.shape != (n_items, quantization.dim):
+        raise ValueError(
+            f"vectors: expected shape ({n_items}, {quantization.dim}), got {vectors.values.shape}"
+        )
+    origin = origin_of(params, quantization)
+    same = (origin is None) == (vectors.origin is None)
+    if not same or (origin is not None and not np.array_equal(origin, vectors.origin)):
+        raise ValueError(
+            "vectors: expected them counted from the middle of the quantization where the metric "
+            "is l2, and from zero otherwise"
+        )

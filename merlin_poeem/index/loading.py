@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Int64
+from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.index.index import (
     Index,
     LoadOptionalArray,
+    LoadVectors,
     check_agreement,
     no_list_lengths,
+    origin_of,
 )
 from merlin_poeem.index.item_table import from_parquet
 from merlin_poeem.index.stored_files import (
@@ -29,6 +31,7 @@ from merlin_poeem.index.stored_files import (
 )
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.stored_vectors import StoredVectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +41,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
     """Open the index saved in the directory ``path``.
 
     Reads the header, centroids, codebook, rotation, and the offsets and lengths of lists. Item ids,
-    codes, scales and item table are mapped, and read on first use; a damaged one is an
+    codes, scales, vectors and item table are mapped, and read on first use; a damaged one is an
     ``IndexFormatError`` then. Format version 1 had no scales and no list lengths: such an index
     answers as it did.
 
@@ -107,6 +110,7 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
         _list_lengths_loader(path, header, params, array),
         _table_loader(path, header),
         get_checked(path, header, "info", dict),
+        _vectors_loader(path, entries, params, quantization, n_items),
     )
 
 
@@ -134,6 +138,38 @@ def _list_lengths_loader(
     list_lengths = array("list_lengths", "<f8", params.n_lists).read_into_memory()
     _check_lengths(path, list_lengths)
     return lambda: list_lengths
+
+
+def _vectors_loader(
+    path: Path,
+    entries: dict[str, Any],
+    params: IVFPQParams,
+    quantization: Quantization,
+    n_items: int,
+) -> LoadVectors | None:
+    names = "vectors", "vector_scales"
+    if not any(name in entries for name in names):
+        if params.refine:
+            raise IndexFormatError(f"{path}: malformed header: refine, and no vectors")
+        return None
+    if not all(name in entries for name in names):
+        raise IndexFormatError(f"{path}: malformed header: only one of vectors and vector_scales")
+    stored = get_checked(path, entries, "vectors", dict)
+    dtype = "|i1" if stored.get("dtype") == "|i1" else "<f2"
+    shape = n_items, quantization.dim
+    values = StoredArray.map(path, entries, "vectors", dtype, shape)
+    scales = StoredArray.map(path, entries, "vector_scales", "<f4", (n_items,))
+    origin = origin_of(params, quantization)
+    return lambda: _read_vectors(values, scales, origin)
+
+
+def _read_vectors(
+    values: StoredArray, scales: StoredArray, origin: Float32 | None
+) -> StoredVectors:
+    vectors = StoredVectors(values.read(), scales.read(), origin)
+    if not (np.isfinite(vectors.scales) & (vectors.scales >= 0)).all():
+        raise IndexFormatError(f"{scales.file.path}: malformed: scales that are no sizes")
+    return vectors
 
 
 def _check_lengths(path: Path, list_lengths: NDArray[np.float64]) -> None:

@@ -112,7 +112,7 @@ def _check_target(path: Path) -> None:
 
 
 def _arrays_of(index: Index) -> dict[str, NDArray[Any]]:
-    quantization = index.quantization
+    quantization, vectors = index.quantization, index.vectors
     arrays = {
         "coarse_centroids": quantization.coarse_centroids,
         "codebook": quantization.codebook,
@@ -123,6 +123,8 @@ def _arrays_of(index: Index) -> dict[str, NDArray[Any]]:
         "item_ids": index.item_ids,
         "codes": index.packed_codes,
         "scales": index.scales,
+        "vectors": None if vectors is None else vectors.values,
+        "vector_scales": None if vectors is None else vectors.scales,
     }
     return {name: array for name, array in arrays.items() if array is not None}
 

@@ -34,6 +34,8 @@ ARRAYS = (
     "item_ids",
     "codes",
     "scales",
+    "vectors",
+    "vector_scales",
 )
 
 _ARRAY_NAME = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{8}}\.npy")

@@ -41,6 +41,11 @@ class IVFPQParams:
     n_probes: int = 1
     """Lists visited by a search that names no ``n_probes`` of its own."""
 
+    refine: int | None = None
+    """Of a search that names no ``refine`` of its own: the best ``refine * k`` candidates are
+    scored again by the vectors that the index holds; 0: none are. None: 4 in an index with vectors,
+    0 in others."""
+
     def __post_init__(self) -> None:
         for name in ("n_lists", "pq_dim", "pq_bits", "n_probes"):
             object.__setattr__(self, name, positive_int(name, getattr(self, name)))
@@ -49,6 +54,8 @@ class IVFPQParams:
         if self.metric not in METRICS:
             raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {self.metric!r}")
         check_n_probes(self.n_probes, self.n_lists)
+        if self.refine is not None:
+            object.__setattr__(self, "refine", count("refine", self.refine))
 
     @property
     def pq_book_size(self) -> int:
@@ -68,19 +75,31 @@ class IVFPQParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> IVFPQParams:
-        """The inverse of :meth:`to_dict`; ``ValueError`` on missing or unknown names."""
+        """The inverse of :meth:`to_dict`; ``ValueError`` on missing or unknown names.
+
+        ``refine`` may be missing: indexes saved before there was one have none.
+        """
         expected = {field.name for field in fields(cls)}
-        if set(values) != expected:
+        if {*values, "refine"} != expected:
             raise ValueError(f"params: expected the names {sorted(expected)}, got {sorted(values)}")
         return cls(**values)
 
 
 def positive_int(name: str, value: Any) -> int:
     """``value`` as an int; ``TypeError`` unless it is an integer, ``ValueError`` unless ≥ 1."""
+    return _int_from(1, name, value)
+
+
+def count(name: str, value: Any) -> int:
+    """``value`` as an int; ``TypeError`` unless it is an integer, ``ValueError`` below 0."""
+    return _int_from(0, name, value)
+
+
+def _int_from(least: int, name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected an integer, got {value!r} ({type_name(value)})")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
     return int(value)
 
 

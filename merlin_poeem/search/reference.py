@@ -51,11 +51,12 @@ def search(
     *,
     k: int,
     n_probes: int | None = None,
+    refine: int | None = None,
     exclude: Any = None,
     allow: Any = None,
 ) -> Candidates:
     """The ``k`` best items of the ``n_probes`` best lists of each query: ``Searcher.search``."""
-    request = SearchRequest.of(index, queries, k, n_probes, exclude, allow)
+    request = SearchRequest.of(index, queries, k, n_probes, refine, exclude, allow)
     of_lists = list_scores(
         index.quantization, request.queries_rot, index.params.metric, index.list_factors
     )
@@ -68,9 +69,23 @@ def search(
         if request.allow is not None:
             rows = rows[np.isin(index.item_ids[rows], request.allow.row(i))]
         scores = item_scores(index, query_rot, rows)
-        best = np.lexsort((index.item_ids[rows], -scores))[: request.k]
+        best = np.lexsort((index.item_ids[rows], -scores))[: request.n_candidates]
+        if request.refine:
+            rows = rows[best]
+            scores = refined_scores(index, query_rot, rows)
+            best = np.lexsort((index.item_ids[rows], -scores))[: request.k]
         results.append((scores[best], index.item_ids[rows[best]]))
     return Candidates.from_rows(results)
+
+
+def refined_scores(index: Index, query_rot: Float32, rows: Int64) -> Float32:
+    """Scores (len(rows),) float32 of the stored vectors in ``rows`` for one rotated query (dim,).
+
+    ``ValueError`` where the index holds none.
+    """
+    if index.vectors is None:
+        raise ValueError("index: expected one with vectors, got one without")
+    return index.vectors.scores(index.params.metric, query_rot, rows)
 
 
 def item_scores(index: Index, query_rot: Float32, rows: Int64) -> Float32:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from merlin_poeem.arrays import Float32, as_vectors, check_on_host, largest_value, normalize
-from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.quantization.params import check_n_probes, count, positive_int
 from merlin_poeem.search.item_set import ItemFilter, as_item_filter
 from merlin_poeem.search.ragged import IdLists
 
@@ -23,12 +23,20 @@ class SearchRequest:
 
     k: int
     n_probes: int
+    refine: int
     exclude: ItemFilter | None
     allow: ItemFilter | None
 
     @classmethod
     def of(
-        cls, index: Index, queries: Any, k: Any, n_probes: Any, exclude: Any, allow: Any
+        cls,
+        index: Index,
+        queries: Any,
+        k: Any,
+        n_probes: Any,
+        refine: Any,
+        exclude: Any,
+        allow: Any,
     ) -> SearchRequest:
         """Check what came from outside; raises what ``Searcher.search`` promises.
 
@@ -40,6 +48,7 @@ class SearchRequest:
         k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         n_probes = check_n_probes(n_probes, index.n_lists)
+        refine = index.refine if refine is None else check_refine(index, refine)
         exclude = as_item_filter("exclude", exclude, len(queries))
         allow = as_item_filter("allow", allow, len(queries))
         for name, given in (("exclude", exclude), ("allow", allow)):
@@ -47,7 +56,24 @@ class SearchRequest:
                 check_on_host(name, given.values)
         if index.params.metric == "cosine":
             queries = normalize(queries)
-        return cls(index.quantization.rotate(queries), k, n_probes, exclude, allow)
+        queries_rot = index.quantization.rotate(queries)
+        return cls(queries_rot, k, n_probes, refine, exclude, allow)
+
+    @property
+    def n_candidates(self) -> int:
+        """Items that the codes choose for each query: ``k``, or as many times it as are refined."""
+        return self.k * max(1, self.refine)
 
     def __len__(self) -> int:
         return len(self.queries_rot)
+
+
+def check_refine(index: Index, refine: Any) -> int:
+    """``refine`` as an int; ``ValueError`` below 0, and above where ``index`` has no vectors."""
+    checked = count("refine", refine)
+    if checked and not index.has_vectors:
+        raise ValueError(
+            f"refine: expected 0, as the index holds no vectors; got {checked}: store them when it "
+            "is made (store_vectors='float16'), or with Index.with_vectors"
+        )
+    return checked

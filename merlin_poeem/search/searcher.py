@@ -38,6 +38,7 @@ class Searcher(Protocol):
         *,
         k: int,
         n_probes: int | None = None,
+        refine: int | None = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
@@ -52,6 +53,10 @@ class Searcher(Protocol):
             Results wanted per query; fewer come where the visited lists hold fewer.
         n_probes
             Lists visited, 1..n_lists; None takes the index's own default.
+        refine
+            The second look: the best ``refine * k`` items by their codes are scored again by the
+            vectors that the index holds, and the ``k`` best of them returned, with those scores.
+            0 looks at nothing twice; None takes the index's own default.
         exclude, allow
             Items never returned, or the only ones that may be. One list of item ids per query
             (:class:`~merlin_poeem.IdLists` or a sequence of sequences), or ids for all queries:
@@ -65,7 +70,8 @@ class Searcher(Protocol):
         ------
         TypeError, ValueError
             Wrong dtype or shape, NaN or infinite queries, ``k`` below 1, ``n_probes`` out of range,
-            another number of id lists than queries, ids that are no integers.
+            ``refine`` below 0 or, where the index holds no vectors, above it, another number of id
+            lists than queries, ids that are no integers.
         """
         ...
 
@@ -85,12 +91,19 @@ class ReferenceSearcher:
         *,
         k: int,
         n_probes: int | None = None,
+        refine: int | None = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
         """See :meth:`Searcher.search`."""
         return reference.search(
-            self.index, queries, k=k, n_probes=n_probes, exclude=exclude, allow=allow
+            self.index,
+            queries,
+            k=k,
+            n_probes=n_probes,
+            refine=refine,
+            exclude=exclude,
+            allow=allow,
         )
 
 

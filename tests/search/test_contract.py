@@ -25,6 +25,7 @@ from merlin_poeem.evaluate import exact_search
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES, VectorDtype
 from merlin_poeem.search import reference
 from merlin_poeem.search.gpu.index_shape import MAX_PQ_BITS
 from tests.index_factories import (
@@ -115,6 +116,54 @@ def test_answers_with_item_sets(
     for n_probes in (None, 1, 8):
         for k in (1, 10, 1000):
             check(searcher, queries, k=k, n_probes=n_probes, exclude=exclude, allow=allow)
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
+@pytest.mark.parametrize("dtype", VECTOR_DTYPES)
+@pytest.mark.parametrize(("metric", "scales"), KINDS)
+def test_answers_of_a_second_look(
+    open_index: Callable[[Index], Searcher],
+    metric: str,
+    scales: bool,
+    dtype: VectorDtype,
+    rotation: bool,
+    filters: str,
+) -> None:
+    index = random_index(metric, rotation=rotation, scales=scales, vectors=dtype)
+    queries = random_queries(index, 12)
+    lists = {
+        "exclude": random_id_lists(index, 12, 150, seed=2),
+        "allow": random_id_lists(index, 12, 300, seed=3),
+    }
+    chosen = {name: lists[name] for name in FILTERS[filters]}
+    searcher = open_index(index)
+    for n_probes in (None, 8):
+        for k, refine in ((1, 1), (10, 0), (10, 1), (10, 4), (7, 30), (500, 2)):
+            check(searcher, queries, k=k, n_probes=n_probes, refine=refine, **chosen)
+
+
+def test_each_look_changes_the_answer(open_index: Callable[[Index], Searcher]) -> None:
+    index = random_index(vectors="float16")
+    queries = random_queries(index, 12)
+    searcher = open_index(index.with_refine(2))
+    asked = [searcher.search(queries, k=10, refine=refine) for refine in (None, 0, 1, 2, 4)]
+    default, *named = [found.item_ids.tolist() for found in asked]
+    assert default == named[2]
+    assert len(set(map(tuple, named))) == 4
+    # One more candidate than results never loses an item to the codes: scores never fall.
+    assert (asked[4].scores >= asked[3].scores).all()
+
+
+def test_a_second_look_at_no_vectors_is_an_error(
+    open_index: Callable[[Index], Searcher],
+) -> None:
+    searcher = open_index(random_index())
+    with pytest.raises(ValueError, match="refine: expected 0, as the index holds no vectors"):
+        searcher.search(random_queries(searcher.index, 2), k=3, refine=2)
+    for wrong, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="refine: expected"):
+            searcher.search(random_queries(searcher.index, 2), k=3, refine=wrong)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -13,6 +13,7 @@ from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.search.faiss.batch import Batch
 from merlin_poeem.search.faiss.cosines import Cosines
 from merlin_poeem.search.faiss.scales import Scales
+from merlin_poeem.search.row_order import sort_rows
 
 
 def settle(
@@ -37,30 +38,7 @@ def settle(
         # Equals of the last ones that were returned may have been left.
         bound = np.maximum(bound, np.where(last_of_scan, scores, -np.inf).max(axis=1))
     batch.item_filter.drop_excluded(scores, rows)
-    _sort_rows(scores, rows, item_ids)
+    sort_rows(scores, rows, item_ids)
     if rows.shape[1] < k:
         return scores, rows, complete
     return scores, rows, complete | (scores[:, k - 1] > bound)
-
-
-def _sort_rows(scores: Float32, rows: Int64, item_ids: Int64) -> None:
-    """Sort each query's items in place by falling score, equal scores by item id.
-
-    Only queries that are not strictly falling yet are touched: few, where Faiss' order stands.
-    """
-    unsorted = _not_falling(scores)
-    if len(unsorted):
-        order = np.argsort(-scores[unsorted], axis=1)
-        _reorder(scores, rows, unsorted, order)
-        # By two keys, which is slow, only where there are ties; absent items are no tie.
-        tied = unsorted[_not_falling(np.where(rows[unsorted] < 0, np.nan, scores[unsorted]))]
-        _reorder(scores, rows, tied, np.lexsort((item_ids[rows[tied]], -scores[tied])))
-
-
-def _not_falling(scores: Float32) -> Int64:
-    return np.flatnonzero((scores[:, 1:] >= scores[:, :-1]).any(axis=1))
-
-
-def _reorder(scores: Float32, rows: Int64, queries: Int64, order: Int64) -> None:
-    scores[queries] = np.take_along_axis(scores[queries], order, axis=1)
-    rows[queries] = np.take_along_axis(rows[queries], order, axis=1)

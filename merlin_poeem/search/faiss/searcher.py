@@ -19,6 +19,7 @@ from merlin_poeem.convert.faiss import build_ivfpq
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import openmp
 from merlin_poeem.quantization.fit import import_faiss
+from merlin_poeem.quantization.origin import middle_of
 from merlin_poeem.quantization.params import Metric
 from merlin_poeem.search import reference
 from merlin_poeem.search.faiss.batch import Batch
@@ -28,9 +29,9 @@ from merlin_poeem.search.faiss.filters import Filter
 from merlin_poeem.search.faiss.list_ties import ListTies
 from merlin_poeem.search.faiss.portions import blocks, by_width, split
 from merlin_poeem.search.faiss.scales import Scales
-from merlin_poeem.search.origin import middle_of
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.request import SearchRequest
+from merlin_poeem.search.second_look import look_again
 
 # How many more results an unsettled query asks for next time, and cosines the first time.
 GROWTH = 4
@@ -92,19 +93,23 @@ class FaissSearcher:
         *,
         k: int,
         n_probes: int | None = None,
+        refine: int | None = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
         """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
-        request = SearchRequest.of(self.index, queries, k, n_probes, exclude, allow)
+        request = SearchRequest.of(self.index, queries, k, n_probes, refine, exclude, allow)
         item_filter = Filter.of(self.index, request)
 
         def search_share(share: slice) -> Candidates:
             queries_rot = request.queries_rot[share]
             batch = self._open_batch(queries_rot, request.n_probes, item_filter.of_queries(share))
-            return self._search_batch(batch, request.k)
+            scores, rows = self._search_batch(batch, request.n_candidates)
+            if request.refine:
+                scores, rows = look_again(self.index, queries_rot, rows, request.k)
+            return self._candidates(scores, rows)
 
-        width = max(min(request.k, self.index.n_items), request.n_probes)
+        width = max(min(request.n_candidates, self.index.n_items), request.n_probes)
         return _concatenate(self._in_threads(search_share, len(request), width))
 
     def _in_threads(
@@ -178,7 +183,11 @@ class FaissSearcher:
         score(*pointers, self._centroids.shape[1], *probes.shape)
         return scores
 
-    def _search_batch(self, batch: Batch, k: int) -> Candidates:
+    def _search_batch(self, batch: Batch, k: int) -> tuple[Float32, Int64]:
+        """Scores and rows of the ``k`` best, both (n, at most k), best first, by their codes.
+
+        Rows are −1, and scores −inf, where there is no item.
+        """
         n_queries = len(batch.n_scanned)
         k = min(k, int(batch.n_scanned.max(initial=0)))
         scores: Float32 = np.empty((n_queries, k), np.float32)
@@ -205,7 +214,7 @@ class FaissSearcher:
             if self._scales is not None and width >= k:
                 self._scales.aim_at(batch, unsettled, part_scores[~settled, k - 1])
             work += split(unsettled, width * GROWTH)
-        return self._candidates(scores, rows)
+        return scores, rows
 
     def _first_width(self, k: int) -> int:
         """Results that the first scan asks for; one more than k shows a tie across the boundary."""

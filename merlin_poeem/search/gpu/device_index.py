@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.origin import middle_of
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu.device import Device
 from merlin_poeem.search.gpu.index_shape import (
@@ -21,7 +22,6 @@ from merlin_poeem.search.gpu.index_shape import (
 )
 from merlin_poeem.search.gpu.shared_memory import BOOK_ROWS, THREADS, WARPS, check_dim
 from merlin_poeem.search.item_set import ItemSet
-from merlin_poeem.search.origin import middle_of
 
 UPLOAD_BYTES = 64 << 20
 """Packed codes that are copied to the device at a time."""

@@ -1,4 +1,4 @@
-"""Where an ``l2`` search counts from: distances stay the same when everything is moved alike."""
+"""Where distances are counted from: they stay the same when everything is moved alike."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merlin_poeem.arrays import LARGEST_VALUE
-from merlin_poeem.search.origin import middle_of
+from merlin_poeem.quantization.origin import middle_of
 from tests.index_factories import random_quantization
 
 
