@@ -70,14 +70,17 @@ class IVFPQParams:
         return dim // self.pq_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters as plain JSON values."""
-        return asdict(self)
+        """The parameters as plain JSON values; without ``refine`` where that is None."""
+        values = asdict(self)
+        if self.refine is None:
+            del values["refine"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> IVFPQParams:
         """The inverse of :meth:`to_dict`; ``ValueError`` on missing or unknown names.
 
-        ``refine`` may be missing: indexes saved before there was one have none.
+        ``refine`` may be missing.
         """
         expected = {field.name for field in fields(cls)}
         if {*values, "refine"} != expected:

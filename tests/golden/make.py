@@ -18,7 +18,8 @@ from merlin_poeem.search import reference
 
 K = 5
 N_LISTS = 4
-# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table, scales
+# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table, scales,
+# and vectors
 CASES = {
     "v2-scales": (8, 2, 3, "inner_product", True, True, 24, False, True),
     "v2-scales-cosine-4-bits": (4, 3, 2, "cosine", True, True, 24, False, True),
@@ -26,13 +27,15 @@ CASES = {
     "v2-plain": (4, 2, 2, "inner_product", False, True, 24, False, False),
     "v2-plain-l2": (8, 2, 2, "l2", False, True, 24, False, False),
     "v2-empty": (4, 2, 2, "inner_product", False, True, 0, False, True),
+    "v2-vectors": (8, 2, 3, "cosine", True, True, 24, False, True, "float16"),
+    "v2-vectors-l2-int8": (8, 2, 2, "l2", True, True, 24, True, False, "int8"),
 }
 
 
 def make(folder: Path, name: str) -> None:
     """Save the case ``name`` in ``folder``, and what it has to answer beside it."""
     pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, *flags = CASES[name]
-    with_table, scales = flags
+    with_table, scales, store_vectors = (*flags, None)[:3]
     rng = np.random.default_rng(sorted(CASES).index(name))
     dim = pq_dim * pq_len
     rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0].astype(np.float32)
@@ -59,6 +62,9 @@ def make(folder: Path, name: str) -> None:
         item_table=table if with_table else None,
         info={"golden": name},
     )
+    if store_vectors is not None:
+        vectors = rng.normal(size=(n_items, dim)).astype(np.float32)
+        index = index.with_vectors(item_codes.item_ids, vectors, store_vectors)
     save_index(index, folder / name)
     queries = rng.normal(size=(3, dim)).astype(np.float32)
     found = reference.search(index, queries, k=K)
@@ -72,6 +78,7 @@ def make(folder: Path, name: str) -> None:
         "scores": found.scores.tolist(),
         "scales": None if index.scales is None else index.scales.tolist(),
         "list_factors": None if index.list_factors is None else index.list_factors.tolist(),
+        "vectors": None if index.vectors is None else index.vectors.decoded().tolist(),
         "item_table": json.loads(table.to_json(orient="records")) if with_table else None,
     }
     (folder / f"{name}.json").write_text(json.dumps(expected) + "\n")

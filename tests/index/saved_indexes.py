@@ -11,6 +11,7 @@ import pandas as pd
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype
 from merlin_poeem.search import reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -27,9 +28,10 @@ def make_index(
     encodes_residual: bool = True,
     with_table: bool = False,
     scales: bool = True,
+    vectors: VectorDtype | None = None,
     seed: int = 0,
 ) -> Index:
-    """With ``scales`` unless the metric is l2."""
+    """With ``scales`` unless the metric is l2; with ``vectors`` of a dtype."""
     scales = scales and metric != "l2"
     rng = np.random.default_rng(seed)
     params = IVFPQParams(n_lists=N_LISTS, pq_dim=PQ_DIM, pq_bits=pq_bits, metric=metric, n_probes=2)
@@ -49,13 +51,17 @@ def make_index(
         rng.integers(0, 256, n_items).astype(np.uint8) if scales else None,
     )
     table = pd.DataFrame({"item_id": item_ids, "title": [f"título {i}" for i in item_ids]})
-    return Index.from_codes(
+    index = Index.from_codes(
         params,
         quantization,
         item_codes,
         item_table=table if with_table else None,
         info={"seed": seed, "note": "ü"},
     )
+    if vectors is None:
+        return index
+    own = rng.normal(size=(n_items, DIM)).astype(np.float32)
+    return index.with_vectors(item_ids, own, vectors)
 
 
 def assert_same(got: Index, expected: Index) -> None:
@@ -66,6 +72,8 @@ def assert_same(got: Index, expected: Index) -> None:
     names = ("list_offsets", "item_ids", "packed_codes", "scales", "list_lengths64", "list_factors")
     for name in names:
         assert_equal_or_none(getattr(got, name), getattr(expected, name))
+    assert got.refine == expected.refine
+    assert_same_vectors(got.vectors, expected.vectors)
     queries = np.random.default_rng(9).normal(size=(3, DIM)).astype(np.float32)
     ours, theirs = (
         reference.search(index, queries, k=5, n_probes=N_LISTS) for index in (got, expected)
@@ -73,6 +81,15 @@ def assert_same(got: Index, expected: Index) -> None:
     np.testing.assert_array_equal(ours.counts, theirs.counts)
     np.testing.assert_array_equal(ours.scores, theirs.scores)
     np.testing.assert_array_equal(ours.item_ids, theirs.item_ids)
+
+
+def assert_same_vectors(got: StoredVectors | None, expected: StoredVectors | None) -> None:
+    if expected is None:
+        assert got is None
+    else:
+        assert got is not None
+        for name in ("values", "scales", "origin"):
+            assert_equal_or_none(getattr(got, name), getattr(expected, name))
 
 
 def assert_equal_or_none(got: np.ndarray | None, expected: np.ndarray | None) -> None:

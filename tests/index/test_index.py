@@ -13,7 +13,9 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype
 from merlin_poeem.search import reference
+from tests.index.saved_indexes import assert_same_vectors
 
 DIM, N_LISTS, PQ_DIM = 6, 4, 3
 FIRST_ID = (1 << 40) + 1
@@ -50,6 +52,7 @@ def make_index(
     *,
     with_table: bool = False,
     scales: bool = True,
+    store_vectors: VectorDtype | None = None,
 ) -> Index:
     """With ``scales`` unless the metric is l2."""
     item_ids = FIRST_ID + np.random.default_rng(2).permutation(n)
@@ -58,6 +61,7 @@ def make_index(
         make_quantization(scales=scales and metric != "l2"),
         item_ids,
         make_vectors(n),
+        store_vectors=store_vectors,
         item_table=make_table(item_ids) if with_table else None,
         info={"made": "here"},
     )
@@ -71,6 +75,7 @@ def assert_same(got: Index, expected: Index) -> None:
             assert getattr(got, name) is None
         else:
             np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), strict=True)
+    assert_same_vectors(got.vectors, expected.vectors)
     if expected.list_lengths is None:
         assert got.list_lengths is None
     else:
@@ -256,6 +261,8 @@ def arrays_of(index: Index) -> dict[str, np.ndarray]:
     shared = ("coarse_centroids", "codebook", "rotation", "scale_range")
     arrays = {name: getattr(index, name) for name in (*names, *lists)}
     arrays |= {name: getattr(index.quantization, name) for name in shared}
+    if index.vectors is not None:
+        arrays |= {"values": index.vectors.values, "vector_scales": index.vectors.scales}
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -273,7 +280,13 @@ def test_writing_to_what_was_given_changes_nothing(
     scales = coding.scales_of(trained, vectors, list_ids, codes).copy()
     if from_vectors:
         index = Index.from_vectors(
-            params, quantization, item_ids, vectors, item_table=table, info=info
+            params,
+            quantization,
+            item_ids,
+            vectors,
+            store_vectors="float16",
+            item_table=table,
+            info=info,
         )
     else:
         item_codes = ItemCodes(item_ids, list_ids, codes, scales)
@@ -298,7 +311,8 @@ def test_what_is_handed_out_is_read_only(pq_bits: int, scales: bool) -> None:
     trained = make_quantization(pq_bits, scales=scales)
     made = Index.from_vectors(make_params(pq_bits=pq_bits), trained, range(9), make_vectors(9))
     extended, reduced = made.extend([20], make_vectors(1)), made.remove([3])
-    for index in (made, extended, reduced, made.with_metric("cosine")):
+    refined = made.with_vectors(range(9), make_vectors(9))
+    for index in (made, extended, reduced, made.with_metric("cosine"), refined):
         handed_out = [*arrays_of(index).values(), *vars(index.item_codes).values()]
         for array in (array for array in handed_out if array is not None):
             with pytest.raises(ValueError, match="read-only"):
@@ -313,24 +327,36 @@ def test_what_is_handed_out_is_read_only(pq_bits: int, scales: bool) -> None:
     metric=st.sampled_from(["inner_product", "cosine", "l2"]),
     pq_bits=st.sampled_from([1, 4, 8]),
     scales=st.booleans(),
+    store_vectors=st.sampled_from([None, "float16", "int8"]),
 )
 def test_extending_is_building_at_once(
-    counts: tuple[int, int], metric: str, pq_bits: int, scales: bool
+    counts: tuple[int, int],
+    metric: str,
+    pq_bits: int,
+    scales: bool,
+    store_vectors: VectorDtype | None,
 ) -> None:
     params = make_params(metric, pq_bits)
     quantization = make_quantization(pq_bits, scales=scales and metric != "l2")
     n = sum(counts)
     item_ids, vectors = FIRST_ID + np.random.default_rng(n).permutation(n), make_vectors(n)
-    whole = Index.from_vectors(params, quantization, item_ids, vectors)
-    first = Index.from_vectors(params, quantization, item_ids[: counts[0]], vectors[: counts[0]])
+    n_first, kept = counts[0], {"store_vectors": store_vectors}
+    whole = Index.from_vectors(params, quantization, item_ids, vectors, **kept)
+    first = Index.from_vectors(params, quantization, item_ids[:n_first], vectors[:n_first], **kept)
     before = first.codes.copy()
-    assert_same(first.extend(item_ids[counts[0] :], vectors[counts[0] :]), whole)
+    assert_same(first.extend(item_ids[n_first:], vectors[n_first:]), whole)
     np.testing.assert_array_equal(first.codes, before)
 
 
-@given(removed=st.sets(st.integers(0, 29)), scales=st.booleans())
-def test_removing_is_building_without(removed: set[int], scales: bool) -> None:
-    index = make_index(scales=scales)
+@given(
+    removed=st.sets(st.integers(0, 29)),
+    scales=st.booleans(),
+    store_vectors=st.sampled_from([None, "float16", "int8"]),
+)
+def test_removing_is_building_without(
+    removed: set[int], scales: bool, store_vectors: VectorDtype | None
+) -> None:
+    index = make_index(scales=scales, store_vectors=store_vectors)
     item_ids = FIRST_ID + np.random.default_rng(2).permutation(30)
     kept = np.setdiff1d(np.arange(30), list(removed))
     expected = Index.from_vectors(
@@ -338,6 +364,7 @@ def test_removing_is_building_without(removed: set[int], scales: bool) -> None:
         index.quantization,
         item_ids[kept],
         make_vectors(30)[kept],
+        store_vectors=store_vectors,
         info=index.info,
     )
     reduced = index.remove(item_ids[sorted(removed)])
@@ -377,6 +404,75 @@ def test_remove_everything_and_extend() -> None:
     assert empty.n_items == 0
     assert empty.list_sizes.tolist() == [0] * N_LISTS
     assert empty.extend([9], make_vectors(1)).item_ids.tolist() == [9]
+
+
+# Stored vectors.
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_vectors_put_on_afterwards_are_those_of_from_vectors(metric: str) -> None:
+    at_once = make_index(metric=metric, store_vectors="int8")
+    item_ids = FIRST_ID + np.random.default_rng(2).permutation(30)
+    order = np.random.default_rng(3).permutation(30)
+    vectors = make_vectors(30)[order]
+    afterwards = make_index(metric=metric).with_vectors(item_ids[order], vectors, "int8")
+    assert_same(afterwards, at_once)
+    assert_same(afterwards.without_vectors(), make_index(metric=metric))
+    assert afterwards.vectors.nbytes == 30 * (DIM + 4)
+
+
+def test_vectors_are_those_that_a_search_compares() -> None:
+    for metric in ("inner_product", "cosine", "l2"):
+        index = make_index(metric=metric, store_vectors="float16")
+        item_ids = FIRST_ID + np.random.default_rng(2).permutation(30)
+        own = make_vectors(30)[np.argsort(item_ids)[index.item_ids - FIRST_ID]]
+        if metric == "cosine":
+            own = own / np.linalg.norm(own, axis=1, keepdims=True)
+        got = index.vectors.decoded()
+        if metric == "l2":
+            got = got + index.vectors.origin
+        np.testing.assert_allclose(index.quantization.rotate_back(got), own, atol=2e-3)
+
+
+def test_refine_by_default() -> None:
+    index = make_index(store_vectors="float16")
+    assert (index.refine, make_index().refine) == (4, 0)
+    assert index.with_refine(2).refine == 2
+    assert index.with_refine(2).with_n_probes(1).refine == 2
+    assert index.with_refine(0).refine == 0
+    assert index.with_refine(2).with_refine(None).refine == 4
+    assert index.with_refine(2).without_vectors().refine == 0
+    with pytest.raises(ValueError, match="refine: expected 0 or None in an index without vectors"):
+        make_index().with_refine(2)
+    with pytest.raises(ValueError, match="refine: expected at least 0, got -1"):
+        index.with_refine(-1)
+
+
+def test_vectors_refused() -> None:
+    index = make_index()
+    with pytest.raises(ValueError, match="store_vectors: expected float16 or int8, got 'bfloat16'"):
+        make_index(store_vectors="bfloat16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="item_ids: expected all 30 items of the index, got 29"):
+        index.with_vectors(index.item_ids[1:], make_vectors(29))
+    with pytest.raises(ValueError, match="item_ids: expected each id once"):
+        index.with_vectors(np.repeat(index.item_ids[:15], 2), make_vectors(30))
+    with pytest.raises(ValueError, match="item_ids: expected ids in the index, got 1"):
+        index.with_vectors([5, *index.item_ids[1:]], make_vectors(30))
+    with pytest.raises(ValueError, match="item_ids: expected 29, one a vector; got 30"):
+        index.with_vectors(index.item_ids, make_vectors(29))
+    with pytest.raises(ValueError, match="vectors: expected finite values"):
+        index.with_vectors(index.item_ids, np.full((30, DIM), np.nan, np.float32))
+    l2 = make_index(metric="l2", store_vectors="int8")
+    with pytest.raises(ValueError, match="metric: expected one that compares vectors as l2 does"):
+        l2.with_metric("inner_product")
+    assert l2.without_vectors().with_metric("inner_product").params.metric == "inner_product"
+    codes, params, quantization = index.item_codes, index.params, index.quantization
+    few = StoredVectors.of(make_vectors(29), "int8")
+    with pytest.raises(ValueError, match=r"vectors: expected shape \(30, 6\), got \(29, 6\)"):
+        Index.from_codes(params, quantization, codes, vectors=few)
+    moved = StoredVectors.of(make_vectors(30), "int8", np.ones(DIM, np.float32))
+    with pytest.raises(ValueError, match="vectors: expected them counted from the middle"):
+        Index.from_codes(params, quantization, codes, vectors=moved)
 
 
 # The item table.

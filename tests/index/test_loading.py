@@ -31,17 +31,18 @@ from tests.index.saved_indexes import (
 # What is read when.
 
 
-def test_opening_reads_neither_ids_nor_codes_nor_scales_nor_table(tmp_path: Path) -> None:
-    index = make_index(200_000, with_table=True)
+def test_opening_reads_none_of_what_grows_with_the_items(tmp_path: Path) -> None:
+    index = make_index(200_000, with_table=True, vectors="int8")
     save_index(index, tmp_path)
-    for name in ("item_ids", "codes", "scales", "item_table"):
+    for name in ("item_ids", "codes", "scales", "vectors", "vector_scales", "item_table"):
         file = file_of(tmp_path, name)
         file.write_bytes(bytes(file.stat().st_size))  # zeros: whoever reads them must notice
     loaded = load_index(tmp_path)
     assert loaded.n_items == 200_000
     np.testing.assert_array_equal(loaded.list_sizes, index.list_sizes)
     np.testing.assert_array_equal(loaded.list_factors, index.list_factors)
-    for name in ("item_ids", "packed_codes", "scales", "item_table"):
+    assert loaded.refine == 4
+    for name in ("item_ids", "packed_codes", "scales", "vectors", "item_table"):
         for _ in range(2):
             with pytest.raises(IndexFormatError, match="checksum mismatch"):
                 getattr(loaded, name)
@@ -155,6 +156,9 @@ def test_golden(path: Path) -> None:
     assert found.counts.tolist() == expected["counts"]
     assert found.item_ids.tolist() == expected["item_ids"]
     np.testing.assert_allclose(found.scores, expected["scores"], rtol=1e-5, atol=1e-6)
+    assert (index.vectors is None) == (expected.get("vectors") is None)
+    if index.vectors is not None:
+        assert index.vectors.decoded().tolist() == expected["vectors"]
     factors, scales = expected.get("list_factors"), expected.get("scales")
     assert (index.scales is None, index.list_factors is None) == (scales is None, factors is None)
     if scales is not None:
@@ -168,7 +172,7 @@ def test_golden(path: Path) -> None:
 
 def test_golden_files_are_there() -> None:
     assert len(list(GOLDEN.glob("v1-*/"))) >= 4
-    assert len(list(GOLDEN.glob("v2-*/"))) >= 6
+    assert len(list(GOLDEN.glob("v2-*/"))) >= 8
 
 
 def test_golden_can_be_replaced(tmp_path: Path) -> None:

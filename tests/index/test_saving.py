@@ -14,6 +14,7 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.index.saving import _ChecksummedFile, save_index
 from merlin_poeem.index.stored_files import IndexFormatError
+from merlin_poeem.quantization.stored_vectors import VectorDtype
 from tests.index.saved_indexes import (
     DIM,
     assert_same,
@@ -32,6 +33,18 @@ def test_round_trip(tmp_path: Path, pq_bits: int, metric: str) -> None:
     index = make_index(pq_bits=pq_bits, metric=metric, rotated=pq_bits > 4)
     save_index(index, tmp_path)
     assert_same(load_index(tmp_path), index)
+    assert named_files(tmp_path) == set(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("vectors", ["float16", "int8"])
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+def test_round_trip_of_vectors(tmp_path: Path, metric: str, vectors: VectorDtype) -> None:
+    index = make_index(metric=metric, rotated=True, vectors=vectors)
+    for saved in (index, index.with_refine(7), index.with_refine(0)):
+        save_index(saved, tmp_path)
+        assert_same(load_index(tmp_path), saved)
+    save_index(index.without_vectors(), tmp_path)
+    assert_same(load_index(tmp_path), make_index(metric=metric, rotated=True))
     assert named_files(tmp_path) == set(os.listdir(tmp_path))
 
 
