@@ -7,8 +7,9 @@ from merlin_poeem.frames.items import like_items, like_rows, with_items
 from merlin_poeem.frames.ready_made import index_frame
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.frames.text_index import TextIndex
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
-from merlin_poeem.index.loading import load_index
+from merlin_poeem.index.loading import load_flat_index, load_index
 from merlin_poeem.index.saving import save_index
 from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization.fit import fit
@@ -21,6 +22,7 @@ from merlin_poeem.version import __version__ as __version__
 
 __all__ = [
     "Candidates",
+    "FlatIndex",
     "IVFPQParams",
     "IdLists",
     "Index",
@@ -34,6 +36,7 @@ __all__ = [
     "index_frame",
     "like_items",
     "like_rows",
+    "load_flat_index",
     "load_index",
     "open_searcher",
     "save_index",

@@ -30,7 +30,7 @@ from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
 from merlin_poeem.quantization.origin import middle_of
 from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes
-from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype
+from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype, check_vector_dtype
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,6 +202,11 @@ class Index:
     def n_items(self) -> int:
         """Items held."""
         return int(self.list_offsets[-1])
+
+    @property
+    def metric(self) -> Metric:
+        """``params.metric``."""
+        return self.params.metric
 
     @property
     def n_lists(self) -> int:
@@ -603,6 +608,7 @@ def stored_vectors(
 
     Raises ``TypeError`` or ``ValueError`` as :func:`encode_items`, and on another ``dtype``.
     """
+    dtype = check_vector_dtype(dtype)
     largest = largest_value(params.metric)
     vectors = as_vectors("vectors", vectors, quantization.dim, largest=largest)
     if params.metric == "cosine":
@@ -624,8 +630,11 @@ def check_stored(
             f"vectors: expected shape ({n_items}, {quantization.dim}), got {vectors.values.shape}"
         )
     origin = origin_of(params, quantization)
-    same = (origin is None) == (vectors.origin is None)
-    if not same or (origin is not None and not np.array_equal(origin, vectors.origin)):
+    if origin is None or vectors.origin is None:
+        same = origin is vectors.origin
+    else:
+        same = np.array_equal(origin, vectors.origin)
+    if not same:
         raise ValueError(
             "vectors: expected them counted from the middle of the quantization where the metric "
             "is l2, and from zero otherwise"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int64
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import (
     Index,
     LoadOptionalArray,
@@ -21,6 +22,7 @@ from merlin_poeem.index.index import (
 )
 from merlin_poeem.index.item_table import from_parquet
 from merlin_poeem.index.stored_files import (
+    FLAT,
     ITEM_TABLE,
     TABLE_NAME,
     IndexFormatError,
@@ -30,11 +32,15 @@ from merlin_poeem.index.stored_files import (
     read_header,
 )
 from merlin_poeem.quantization.item_codes import Quantization
-from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.params import METRICS, IVFPQParams
 from merlin_poeem.quantization.stored_vectors import StoredVectors
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Opened = TypeVar("Opened")
+FLAT_TYPES = ("<f4", "<f2", "|i1")
 
 
 def load_index(path: str | os.PathLike[str]) -> Index:
@@ -50,15 +56,34 @@ def load_index(path: str | os.PathLike[str]) -> Index:
     FileNotFoundError
         There is nothing at ``path``.
     IndexFormatError
-        What is there is no index, of a newer version, or damaged.
+        What is there is no index, of a newer version, or damaged; or a flat one.
     """
+    return _opened(path, _open)
+
+
+def load_flat_index(path: str | os.PathLike[str]) -> FlatIndex:
+    """Open the flat index saved in the directory ``path``: vectors are mapped, ids are read.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing at ``path``.
+    IndexFormatError
+        What is there is no flat index, of a newer version, or damaged.
+    """
+    return _opened(path, _open_flat)
+
+
+def _opened(
+    path: str | os.PathLike[str], open_: Callable[[Path, dict[str, Any]], Opened]
+) -> Opened:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no index there")
     header = read_header(path)
     while True:
         try:
-            return _open(path, header)
+            return open_(path, header)
         except IndexFormatError:
             # A save that ended between the two reads has deleted the files of the header we hold.
             newest = read_header(path)
@@ -67,7 +92,48 @@ def load_index(path: str | os.PathLike[str]) -> Index:
             header = newest
 
 
+def _open_flat(path: Path, header: dict[str, Any]) -> FlatIndex:
+    if header.get("kind") != FLAT:
+        raise IndexFormatError(f"{path}: expected a flat index, got another: use load_index")
+    metric = get_checked(path, header, "metric", str)
+    if metric not in METRICS:
+        raise IndexFormatError(f"{path}: malformed header: metric {metric!r:.80}")
+    dim, n_items = get_checked(path, header, "dim", int), get_checked(path, header, "n_items", int)
+    entries = get_checked(path, header, "arrays", dict)
+
+    def read(name: str, dtype: str, *shape: int) -> Any:
+        return StoredArray.map(path, entries, name, dtype, shape).read()
+
+    item_ids = read("item_ids", "<i8", n_items)
+    if not (item_ids[1:] > item_ids[:-1]).all():
+        raise IndexFormatError(f"{path}: malformed: ids do not rise")
+    stored = get_checked(path, entries, "vectors", dict)
+    dtype = stored.get("dtype") if stored.get("dtype") in FLAT_TYPES else "<f4"
+    has_scales = dtype != "<f4"
+    if has_scales != ("vector_scales" in entries) or (metric == "l2") != (
+        "vector_origin" in entries
+    ):
+        raise IndexFormatError(f"{path}: malformed header: scales or origin of vectors")
+    try:
+        vectors = StoredVectors(
+            read("vectors", dtype, n_items, dim),
+            read("vector_scales", "<f4", n_items) if has_scales else None,
+            read("vector_origin", "<f4", dim) if metric == "l2" else None,
+        )
+    except IndexFormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise IndexFormatError(f"{path}: malformed: {error}") from error
+    _check_finite(path, vectors)
+    table = _table_loader(path, header)()
+    return FlatIndex(metric, item_ids, vectors, table, get_checked(path, header, "info", dict))
+
+
 def _open(path: Path, header: dict[str, Any]) -> Index:
+    if header.get("kind") == FLAT:
+        raise IndexFormatError(
+            f"{path}: expected lists and codes, got a flat index: use load_flat_index"
+        )
     try:
         params = IVFPQParams.from_dict(get_checked(path, header, "params", dict))
     except (TypeError, ValueError) as error:
@@ -166,10 +232,20 @@ def _vectors_loader(
 def _read_vectors(
     values: StoredArray, scales: StoredArray, origin: Float32 | None
 ) -> StoredVectors:
-    vectors = StoredVectors(values.read(), scales.read(), origin)
-    if not (np.isfinite(vectors.scales) & (vectors.scales >= 0)).all():
-        raise IndexFormatError(f"{scales.file.path}: malformed: scales that are no sizes")
+    try:
+        vectors = StoredVectors(values.read(), scales.read(), origin)
+    except IndexFormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise IndexFormatError(f"{values.file.path}: malformed: {error}") from error
+    _check_finite(values.file.path, vectors)
     return vectors
+
+
+def _check_finite(path: Path, vectors: StoredVectors) -> None:
+    sizes = vectors.values if vectors.scales is None else vectors.scales
+    if not np.isfinite(sizes).all() or (vectors.scales is not None and (sizes < 0).any()):
+        raise IndexFormatError(f"{path}: malformed: vectors, or their scales, that are not finite")
 
 
 def _check_lengths(path: Path, list_lengths: NDArray[np.float64]) -> None:

@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.atomic_files import check_reachable, fsync_directory, new_file
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.item_table import to_parquet
 from merlin_poeem.index.stored_files import (
+    FLAT,
     FORMAT_VERSION,
     HEADER_FILE,
     ITEM_TABLE,
@@ -40,7 +42,7 @@ from merlin_poeem.version import __version__
 _npy: Any = np.lib.format
 
 
-def save_index(index: Index, path: str | os.PathLike[str]) -> None:
+def save_index(index: Index | FlatIndex, path: str | os.PathLike[str]) -> None:
     """Save ``index`` as the directory ``path``, atomically; an index saved there is replaced.
 
     A process that has the replaced index open goes on reading the old arrays.
@@ -56,7 +58,7 @@ def save_index(index: Index, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     _check_target(path)
     info = _as_json(index.info)
-    arrays = _arrays_of(index)
+    arrays = _flat_arrays(index) if isinstance(index, FlatIndex) else _arrays_of(index)
     table = None if index.item_table is None else to_parquet(index.item_table)
     created = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
@@ -69,11 +71,9 @@ def save_index(index: Index, path: str | os.PathLike[str]) -> None:
         try:
             files = {name: _write_array(path, name, token, a) for name, a in arrays.items()}
             header = {
-                "params": index.params.to_dict(),
+                **_settings_of(index),
                 "dim": index.dim,
                 "n_items": index.n_items,
-                "encodes_residual": index.quantization.encodes_residual,
-                "has_list_lengths": index.has_list_lengths,
                 "arrays": files,
                 ITEM_TABLE: None if table is None else _write_table(path, token, table),
                 "info": info,
@@ -109,6 +109,26 @@ def _check_target(path: Path) -> None:
             f"{path}: expected an empty directory or an index to replace, got {len(foreign)} "
             f"other files, such as {foreign[0]}"
         )
+
+
+def _settings_of(index: Index | FlatIndex) -> dict[str, Any]:
+    if isinstance(index, FlatIndex):
+        return {"kind": FLAT, "metric": index.metric}
+    return {
+        "params": index.params.to_dict(),
+        "encodes_residual": index.quantization.encodes_residual,
+        "has_list_lengths": index.has_list_lengths,
+    }
+
+
+def _flat_arrays(index: FlatIndex) -> dict[str, NDArray[Any]]:
+    arrays = {
+        "item_ids": index.item_ids,
+        "vectors": index.vectors.values,
+        "vector_scales": index.vectors.scales,
+        "vector_origin": index.vectors.origin,
+    }
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _arrays_of(index: Index) -> dict[str, NDArray[Any]]:

@@ -24,6 +24,8 @@ MAGIC = "merlin_poeem index"
 FORMAT_VERSION = 2
 HEADER_FILE = "header.json"
 ITEM_TABLE = "item_table"
+FLAT = "flat"
+"""The ``kind`` in the header of a flat index; others have none."""
 ARRAYS = (
     "coarse_centroids",
     "codebook",
@@ -36,6 +38,7 @@ ARRAYS = (
     "scales",
     "vectors",
     "vector_scales",
+    "vector_origin",
 )
 
 _ARRAY_NAME = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{8}}\.npy")

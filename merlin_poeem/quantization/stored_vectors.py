@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,8 +13,10 @@ from merlin_poeem.arrays import Float32, owned, read_only
 from merlin_poeem.quantization.params import Metric
 
 VectorDtype = Literal["float16", "int8"]
+FlatDtype = Literal["float32", "float16", "int8"]
 
 VECTOR_DTYPES: tuple[str, ...] = get_args(VectorDtype)
+FLAT_DTYPES: tuple[str, ...] = get_args(FlatDtype)
 LARGEST_INT8 = 127
 CHUNK_BYTES = 64 << 20
 
@@ -27,49 +29,53 @@ EXPONENT_SHIFT = np.float32(2.0 ** (127 - 15))
 
 @dataclass(frozen=True, eq=False)
 class StoredVectors:
-    """Vectors (n, dim), each a row of small values times a scale of its own.
+    """Vectors (n, dim), each a row of small values times a scale of its own, or as they were.
 
     Float16 rows have powers of two for scales, and so lose no digits to them, whatever the size of
-    a vector; int8 rows what makes their largest value 127. In the rotated space, where a row's
-    values are about equally large; under cosine of unit length; under l2 counted from ``origin``.
-    Arrays are read-only.
+    a vector; int8 rows what makes their largest value 127; float32 rows have none. In an index
+    rotated, so that a row's values are about equally large; under cosine of unit length; under l2
+    counted from ``origin``. Arrays are read-only.
     """
 
     values: NDArray[Any]
-    """(n, dim) float16 or int8."""
+    """(n, dim) float32, float16 or int8."""
 
-    scales: Float32
-    """(n,) float32; 0 for a row of zeros."""
+    scales: Float32 | None
+    """(n,) float32; 0 for a row of zeros. None of float32 values."""
 
     origin: Float32 | None = None
     """(dim,) float32, rotated, that was taken from every vector; None: nothing was."""
 
     def __post_init__(self) -> None:
-        values, scales = np.asarray(self.values), np.asarray(self.scales)
-        if values.dtype.name not in VECTOR_DTYPES:
+        values = np.asarray(self.values)
+        if values.dtype.name not in FLAT_DTYPES:
             raise TypeError(
-                f"values: expected {' or '.join(VECTOR_DTYPES)}, got {values.dtype.name}"
+                f"values: expected one of {', '.join(FLAT_DTYPES)}; got {values.dtype.name}"
             )
         if values.ndim != 2 or not values.shape[1]:
             raise ValueError(f"values: expected shape (n, dim), got {values.shape}")
-        if scales.dtype != np.float32 or scales.shape != values.shape[:1]:
-            raise ValueError(
-                f"scales: expected float32 of shape ({len(values)},), got {scales.dtype} of shape "
-                f"{scales.shape}"
-            )
+        if (self.scales is None) != (values.dtype == np.float32):
+            raise ValueError("scales: expected none of float32 values, and one a row of others")
+        if self.scales is not None:
+            object.__setattr__(self, "scales", _owned_scales(self.scales, len(values)))
         if values.dtype == np.float16 and _sizes(values).max(initial=0) > ONE:
             raise ValueError(
                 "values: expected at most 1 in size in float16, got larger or no number"
             )
         object.__setattr__(self, "values", owned(values))
-        object.__setattr__(self, "scales", owned(scales))
 
     @classmethod
     def of(
-        cls, vectors_rot: Float32, dtype: VectorDtype, origin: Float32 | None = None
+        cls, vectors_rot: Float32, dtype: FlatDtype, origin: Float32 | None = None
     ) -> StoredVectors:
         """Of (n, dim) float32 vectors as a search compares them: rotated, normalised for cosine."""
-        dtype = check_vector_dtype(dtype)
+        if dtype not in FLAT_DTYPES:
+            raise ValueError(
+                f"store_vectors: expected one of {', '.join(FLAT_DTYPES)}; got {dtype!r}"
+            )
+        if dtype == "float32":
+            moved = vectors_rot if origin is None else read_only(vectors_rot - origin)
+            return cls(moved, None, origin)
         values = np.empty(vectors_rot.shape, dtype)
         scales = np.empty(len(vectors_rot), np.float32)
         rows = max(1, CHUNK_BYTES // (12 * vectors_rot.shape[1]))
@@ -86,39 +92,45 @@ class StoredVectors:
     def joined(cls, parts: Sequence[StoredVectors]) -> StoredVectors:
         """The rows of all ``parts``, at least one, which have one dtype and one origin."""
         values = read_only(np.concatenate([part.values for part in parts]))
-        scales = read_only(np.concatenate([part.scales for part in parts]))
-        return cls(values, scales, parts[0].origin)
+        scales = [part.scales for part in parts if part.scales is not None]
+        joined_scales = read_only(np.concatenate(scales)) if scales else None
+        return cls(values, joined_scales, parts[0].origin)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, rows: Any) -> StoredVectors:
         """Some rows, by a slice, numbers or a mask."""
-        return StoredVectors(self.values[rows], self.scales[rows], self.origin)
+        scales = None if self.scales is None else self.scales[rows]
+        return StoredVectors(self.values[rows], scales, self.origin)
 
     @property
-    def dtype(self) -> VectorDtype:
-        """``"float16"`` or ``"int8"``."""
-        name: Any = self.values.dtype.name
-        return name
+    def dtype(self) -> Any:
+        """``"float32"``, ``"float16"`` or ``"int8"``."""
+        return self.values.dtype.name
 
     @property
     def nbytes(self) -> int:
         """Of values and scales."""
-        return self.values.nbytes + self.scales.nbytes
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def decoded(self, rows: Any = slice(None)) -> Float32:
         """(n, dim) float32 of some rows, rotated, counted from the origin."""
         values = self.values_of(rows)
-        values *= self.scales[rows][..., None]
+        if self.scales is not None:
+            values *= self.scales[rows][..., None]
         return values
+
+    def decoded_parts(self) -> Iterator[Float32]:
+        """The rows of :meth:`decoded`, in parts that memory has room for."""
+        rows = max(1, CHUNK_BYTES // (4 * self.values.shape[1]))
+        for start in range(0, len(self), rows):
+            yield self.decoded(slice(start, start + rows))
 
     def values_of(self, rows: Any) -> Float32:
         """(n, dim) float32: the values of some rows, not yet times their scales."""
         values = self.values[rows]
-        if self.dtype == "int8":
-            return values.astype(np.float32)
-        return _widened(values)
+        return _widened(values) if self.dtype == "float16" else values.astype(np.float32)
 
     def scores(self, metric: Metric, query_rot: Float32, rows: Any) -> Float32:
         """(len(rows),) float32: what a rotated (dim,) query, normalised for cosine, makes of rows.
@@ -130,6 +142,16 @@ class StoredVectors:
             return np.asarray(np.einsum("nd,d->n", self.decoded(rows), query_rot), np.float32)
         moved = query_rot if self.origin is None else query_rot - self.origin
         return np.asarray(-((self.decoded(rows) - moved) ** 2).sum(axis=1), np.float32)
+
+
+def _owned_scales(scales: Any, n_rows: int) -> Float32:
+    scales = np.asarray(scales)
+    if scales.dtype != np.float32 or scales.shape != (n_rows,):
+        raise ValueError(
+            f"scales: expected float32 of shape ({n_rows},), got {scales.dtype} of shape "
+            f"{scales.shape}"
+        )
+    return owned(scales)
 
 
 def _sizes(values: NDArray[np.float16]) -> NDArray[np.uint16]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int64, normalize
 from merlin_poeem.quantization.coding import decode_rotated, lut
@@ -17,6 +18,7 @@ from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.request import SearchRequest
 
 if TYPE_CHECKING:
+    from merlin_poeem.index.flat_index import FlatIndex
     from merlin_poeem.index.index import Index
 
 
@@ -64,16 +66,45 @@ def search(
     for i, query_rot in enumerate(request.queries_rot):
         probes = np.argsort(-of_lists[i], kind="stable")[: request.n_probes]
         rows = np.flatnonzero(np.isin(index.list_ids, probes))
-        if request.exclude is not None:
-            rows = rows[~np.isin(index.item_ids[rows], request.exclude.row(i))]
-        if request.allow is not None:
-            rows = rows[np.isin(index.item_ids[rows], request.allow.row(i))]
+        rows = rows[_may_be_returned(index.item_ids[rows], request, i)]
         scores = item_scores(index, query_rot, rows)
         best = np.lexsort((index.item_ids[rows], -scores))[: request.n_candidates]
         if request.refine:
             rows = rows[best]
             scores = refined_scores(index, query_rot, rows)
             best = np.lexsort((index.item_ids[rows], -scores))[: request.k]
+        results.append((scores[best], index.item_ids[rows[best]]))
+    return Candidates.from_rows(results)
+
+
+def _may_be_returned(item_ids: Int64, request: SearchRequest, query: int) -> NDArray[np.bool_]:
+    """(n,) bool: which of ``item_ids`` the filters leave to a query."""
+    left = np.ones(len(item_ids), bool)
+    if request.exclude is not None:
+        left &= ~np.isin(item_ids, request.exclude.row(query))
+    if request.allow is not None:
+        left &= np.isin(item_ids, request.allow.row(query))
+    return left
+
+
+def search_flat(
+    index: FlatIndex,
+    queries: Float32,
+    *,
+    k: int,
+    n_probes: int | None = None,
+    refine: int | None = None,
+    exclude: Any = None,
+    allow: Any = None,
+) -> Candidates:
+    """The ``k`` best of all items by their stored vectors: ``Searcher.search`` of a flat index."""
+    request = SearchRequest.of_flat(index, queries, k, n_probes, refine, exclude, allow)
+    results = []
+    for i, query in enumerate(request.queries_rot):
+        rows: Int64 = np.arange(index.n_items)
+        rows = rows[_may_be_returned(index.item_ids[rows], request, i)]
+        scores = index.vectors.scores(index.metric, query, rows)
+        best = np.lexsort((index.item_ids[rows], -scores))[: request.k]
         results.append((scores[best], index.item_ids[rows[best]]))
     return Candidates.from_rows(results)
 

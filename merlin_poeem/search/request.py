@@ -11,6 +11,7 @@ from merlin_poeem.search.item_set import ItemFilter, as_item_filter
 from merlin_poeem.search.ragged import IdLists
 
 if TYPE_CHECKING:
+    from merlin_poeem.index.flat_index import FlatIndex
     from merlin_poeem.index.index import Index
 
 
@@ -19,7 +20,7 @@ class SearchRequest:
     """The arguments of :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
 
     queries_rot: Float32
-    """(n_queries, dim) float32, rotated; of unit length where the metric is cosine."""
+    """(n_queries, dim) float32, rotated (of a flat index raw); of unit length for cosine."""
 
     k: int
     n_probes: int
@@ -42,22 +43,34 @@ class SearchRequest:
 
         For searchers on the host: CuPy arrays are a ``TypeError``.
         """
-        check_on_host("queries", queries)
-        largest = largest_value(index.params.metric)
-        queries = as_vectors("queries", queries, index.dim, largest=largest)
-        k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         n_probes = check_n_probes(n_probes, index.n_lists)
         refine = index.refine if refine is None else check_refine(index, refine)
-        exclude = as_item_filter("exclude", exclude, len(queries))
-        allow = as_item_filter("allow", allow, len(queries))
-        for name, given in (("exclude", exclude), ("allow", allow)):
-            if isinstance(given, IdLists):
-                check_on_host(name, given.values)
-        if index.params.metric == "cosine":
-            queries = normalize(queries)
-        queries_rot = index.quantization.rotate(queries)
-        return cls(queries_rot, k, n_probes, refine, exclude, allow)
+        queries, k, *filters = _checked(index, queries, k, exclude, allow)
+        return cls(index.quantization.rotate(queries), k, n_probes, refine, *filters)
+
+    @classmethod
+    def of_flat(
+        cls,
+        index: FlatIndex,
+        queries: Any,
+        k: Any,
+        n_probes: Any,
+        refine: Any,
+        exclude: Any,
+        allow: Any,
+    ) -> SearchRequest:
+        """The same for a flat index, which has neither lists nor codes."""
+        if n_probes is not None:
+            raise ValueError(
+                f"n_probes: expected None, as a flat index has no lists; got {n_probes}"
+            )
+        if refine is not None and count("refine", refine):
+            raise ValueError(
+                f"refine: expected 0 or None, as a flat index scores vectors alone; got {refine}"
+            )
+        queries, k, *filters = _checked(index, queries, k, exclude, allow)
+        return cls(queries, k, 0, 0, *filters)
 
     @property
     def n_candidates(self) -> int:
@@ -66,6 +79,20 @@ class SearchRequest:
 
     def __len__(self) -> int:
         return len(self.queries_rot)
+
+
+def _checked(
+    index: Index | FlatIndex, queries: Any, k: Any, exclude: Any, allow: Any
+) -> tuple[Float32, int, ItemFilter | None, ItemFilter | None]:
+    check_on_host("queries", queries)
+    queries = as_vectors("queries", queries, index.dim, largest=largest_value(index.metric))
+    k = positive_int("k", k)
+    exclude = as_item_filter("exclude", exclude, len(queries))
+    allow = as_item_filter("allow", allow, len(queries))
+    for name, given in (("exclude", exclude), ("allow", allow)):
+        if isinstance(given, IdLists):
+            check_on_host(name, given.values)
+    return normalize(queries) if index.metric == "cosine" else queries, k, exclude, allow
 
 
 def check_refine(index: Index, refine: Any) -> int:

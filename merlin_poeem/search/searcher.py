@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, overload
 
 from merlin_poeem.arrays import Float32
 from merlin_poeem.index.copies import MOST_OPEN, open_index
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
 from merlin_poeem.search import reference
 from merlin_poeem.search.ragged import Candidates
@@ -76,6 +77,61 @@ class Searcher(Protocol):
         ...
 
 
+class FlatSearcher(Protocol):
+    """A :class:`~merlin_poeem.FlatIndex` opened by one backend, as a :class:`Searcher` is."""
+
+    index: FlatIndex
+    backend: str
+    on_device: bool
+
+    def search(
+        self,
+        queries: Float32,
+        *,
+        k: int,
+        n_probes: int | None = None,
+        refine: int | None = None,
+        exclude: Any = None,
+        allow: Any = None,
+    ) -> Candidates:
+        """The ``k`` best of all items: :meth:`Searcher.search`.
+
+        ``n_probes`` has to be None, and ``refine`` 0 or None: ``ValueError`` otherwise.
+        """
+        ...
+
+
+class FlatReferenceSearcher:
+    """The NumPy definition of the search of a flat index, behind the protocol."""
+
+    backend = "reference"
+    on_device = False
+
+    def __init__(self, index: FlatIndex) -> None:
+        self.index = index
+
+    def search(
+        self,
+        queries: Float32,
+        *,
+        k: int,
+        n_probes: int | None = None,
+        refine: int | None = None,
+        exclude: Any = None,
+        allow: Any = None,
+    ) -> Candidates:
+        """See :meth:`FlatSearcher.search`."""
+        return reference.search_flat(
+            self.index,
+            queries,
+            k=k,
+            n_probes=n_probes,
+            refine=refine,
+            exclude=exclude,
+            allow=allow,
+        )
+
+
 class ReferenceSearcher:
     """The NumPy definition behind the protocol: exact, slow, for tests and small catalogs."""
 
@@ -107,7 +163,15 @@ class ReferenceSearcher:
         )
 
 
-def open_searcher(index: Index, backend: str = "auto") -> Searcher:
+@overload
+def open_searcher(index: Index, backend: str = "auto") -> Searcher: ...
+
+
+@overload
+def open_searcher(index: FlatIndex, backend: str = "auto") -> FlatSearcher: ...
+
+
+def open_searcher(index: Index | FlatIndex, backend: str = "auto") -> Searcher | FlatSearcher:
     """Open ``index`` for search.
 
     ``backend`` is ``"gpu"``, ``"faiss"``, ``"reference"`` or ``"auto"``: the GPU where there is one
@@ -117,12 +181,14 @@ def open_searcher(index: Index, backend: str = "auto") -> Searcher:
     """
     if backend == "auto":
         return _open_best(index)
+    is_flat = isinstance(index, FlatIndex)
     if backend == "reference":
-        return ReferenceSearcher(index)
+        return FlatReferenceSearcher(index) if is_flat else ReferenceSearcher(index)
     if backend == "faiss":
+        from merlin_poeem.search.faiss.flat import FlatFaissSearcher
         from merlin_poeem.search.faiss.searcher import FaissSearcher
 
-        return FaissSearcher(index)
+        return FlatFaissSearcher(index) if is_flat else FaissSearcher(index)
     if backend == "gpu":
         from merlin_poeem.search.gpu.searcher import GpuSearcher
 
@@ -141,7 +207,7 @@ def _saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
     return open_searcher(open_index(path, fingerprint), backend)
 
 
-def _open_best(index: Index) -> Searcher:
+def _open_best(index: Index | FlatIndex) -> Searcher | FlatSearcher:
     try:
         searcher = open_searcher(index, "gpu")
     except (ImportError, RuntimeError, ValueError, MemoryError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.row_order import sort_rows
@@ -13,7 +14,9 @@ from merlin_poeem.search.row_order import sort_rows
 BLOCK_BYTES = 1 << 20
 
 
-def look_again(index: Index, queries_rot: Float32, rows: Int64, k: int) -> tuple[Float32, Int64]:
+def look_again(
+    index: Index | FlatIndex, queries_rot: Float32, rows: Int64, k: int
+) -> tuple[Float32, Int64]:
     """The ``k`` best of each query's candidates by the vectors that ``index`` holds.
 
     Parameters
@@ -53,17 +56,19 @@ def refine_candidates(
     return Candidates(found.sum(axis=1), scores[found], index.item_ids[rows[found]])
 
 
-def _scores(index: Index, queries_rot: Float32, rows: Int64) -> Float32:
+def _scores(index: Index | FlatIndex, queries_rot: Float32, rows: Int64) -> Float32:
     """(n, width) float32 scores of (n, width) ``rows``, whatever those of −1."""
     vectors = index.vectors
     if vectors is None:
         raise ValueError("index: expected one with vectors, got one without")
     if not len(vectors):
         return np.empty(rows.shape, np.float32)
-    if index.params.metric == "l2":
+    if index.metric == "l2":
         moved = queries_rot if vectors.origin is None else queries_rot - vectors.origin
         differences = vectors.decoded(rows) - moved[:, None]
         return np.asarray(-np.einsum("nwd,nwd->nw", differences, differences), np.float32)
     # Not matmul: equal vectors have to have equal scores, wherever they lie.
-    products = np.einsum("nwd,nd->nw", vectors.values_of(rows), queries_rot)
-    return np.asarray(vectors.scales[rows] * products, np.float32)
+    scores = np.einsum("nwd,nd->nw", vectors.values_of(rows), queries_rot)
+    if vectors.scales is not None:
+        scores *= vectors.scales[rows]
+    return np.asarray(scores, np.float32)

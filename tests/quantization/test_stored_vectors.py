@@ -66,8 +66,11 @@ def test_equal_vectors_have_equal_scores(metric: str, dtype: VectorDtype) -> Non
 
 def test_what_is_refused() -> None:
     scales = np.ones(2, np.float32)
-    with pytest.raises(TypeError, match="values: expected float16 or int8, got float32"):
-        StoredVectors(np.zeros((2, 3), np.float32), scales)
+    with pytest.raises(TypeError, match="values: expected one of float32, float16, int8; got"):
+        StoredVectors(np.zeros((2, 3)), scales)
+    for values, of_values in ((np.float32, scales), (np.int8, None)):
+        with pytest.raises(ValueError, match="scales: expected none of float32 values"):
+            StoredVectors(np.zeros((2, 3), values), of_values)
     with pytest.raises(ValueError, match=r"values: expected shape \(n, dim\), got \(2,\)"):
         StoredVectors(np.zeros(2, np.int8), scales)
     with pytest.raises(ValueError, match=r"scales: expected float32 of shape \(3,\)"):
@@ -75,5 +78,7 @@ def test_what_is_refused() -> None:
     for wrong in (1.001, -2, np.nan, np.inf):
         with pytest.raises(ValueError, match="values: expected at most 1 in size"):
             StoredVectors(np.full((2, 3), wrong, np.float16), scales)
-    with pytest.raises(ValueError, match="store_vectors: expected float16 or int8, got 'int4'"):
+    with pytest.raises(
+        ValueError, match="store_vectors: expected one of float32, float16, int8; got"
+    ):
         StoredVectors.of(np.zeros((2, 3), np.float32), "int4")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int64
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
 from merlin_poeem.search.item_set import ItemFilter, ItemSet
 from merlin_poeem.search.ragged import IdLists
@@ -33,7 +34,7 @@ class Filter:
     allowed: Int64 | None
 
     @classmethod
-    def of(cls, index: Index, request: SearchRequest) -> Filter:
+    def of(cls, index: Index | FlatIndex, request: SearchRequest) -> Filter:
         eligible = _eligible(index, request)
         excluded = _pairs(index, request.exclude, eligible)
         allowed = _pairs(index, request.allow, eligible)
@@ -76,7 +77,7 @@ class Filter:
         rows[dropped], scores[dropped] = -1, -np.inf
 
 
-def _eligible(index: Index, request: SearchRequest) -> NDArray[np.bool_] | None:
+def _eligible(index: Index | FlatIndex, request: SearchRequest) -> NDArray[np.bool_] | None:
     """(n_items,), whether the request's item sets leave a row; None where it has none."""
     if not isinstance(request.exclude, ItemSet) and not isinstance(request.allow, ItemSet):
         return None
@@ -88,7 +89,7 @@ def _eligible(index: Index, request: SearchRequest) -> NDArray[np.bool_] | None:
     return eligible
 
 
-def _mask(index: Index, item_set: ItemSet) -> NDArray[np.bool_]:
+def _mask(index: Index | FlatIndex, item_set: ItemSet) -> NDArray[np.bool_]:
     mask: NDArray[np.bool_] = np.zeros(index.n_items, bool)
     rows = index.rows_of(item_set.item_ids)
     mask[rows[rows >= 0]] = True
@@ -96,7 +97,7 @@ def _mask(index: Index, item_set: ItemSet) -> NDArray[np.bool_]:
 
 
 def _pairs(
-    index: Index, lists: ItemFilter | None, eligible: NDArray[np.bool_] | None
+    index: Index | FlatIndex, lists: ItemFilter | None, eligible: NDArray[np.bool_] | None
 ) -> Int64 | None:
     """The pairs of ``lists`` whose rows are eligible; None where there are no lists."""
     if not isinstance(lists, IdLists):
