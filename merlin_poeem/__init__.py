@@ -18,6 +18,7 @@ from merlin_poeem.quantization.params import IVFPQParams
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import Searcher, open_searcher
+from merlin_poeem.tuning import Setting, Tuning, tune
 from merlin_poeem.version import __version__ as __version__
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "ItemSet",
     "Quantization",
     "Searcher",
+    "Setting",
     "TextIndex",
+    "Tuning",
     "fit",
     "index_frame",
     "like_items",
@@ -41,5 +44,6 @@ __all__ = [
     "open_searcher",
     "save_index",
     "search_frame",
+    "tune",
     "with_items",
 ]

@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "search.gpu": SEARCH,
     "search.searcher": SEARCH | {"search.faiss", "search.gpu"},
     "evaluate": SEARCH,
+    "tuning": FRAMES | {"evaluate"},
     "frames": FRAMES,
     "distributed": FRAMES,
     "blocks.quantizer": GROUND | {"quantization"},
@@ -49,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "ops": FRAMES | {"blocks.model", "blocks.export"},
     "systems": FRAMES | {"blocks.model", "blocks.export", "blocks.in_graph"},
-    "": FRAMES,
+    "": FRAMES | {"tuning"},
 }
 
 
