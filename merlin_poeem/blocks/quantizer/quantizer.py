@@ -149,6 +149,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         books = (pq_dim, self.params.pq_book_size, self.params.pq_len(dim))
         self.coarse_centroids = self._variable("coarse_centroids", (n_lists, dim))
         self.list_counts = self._variable("list_counts", (n_lists,))
+        self.list_lengths = self._variable("list_lengths", (n_lists,))
         self.codebook = self._variable("codebook", books)
         self.code_counts = self._variable("code_counts", books[:2])
         identity = tf.keras.initializers.Identity()
@@ -272,7 +273,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def _make_parts(self) -> None:
         """Hand the variables, which stay the layer's for Keras, to what works on them."""
         self._cells = Cells(
-            self.coarse_centroids, self.list_counts, self.codebook, self.code_counts, self.rotation
+            coarse_centroids=self.coarse_centroids,
+            list_counts=self.list_counts,
+            list_lengths=self.list_lengths,
+            codebook=self.codebook,
+            code_counts=self.code_counts,
+            rotation=self.rotation,
         )
         self._phases = Phases(
             name=self.name,
