@@ -14,6 +14,7 @@ from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.suggested_params import suggest_params
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import Searcher, open_searcher
@@ -38,5 +39,6 @@ __all__ = [
     "open_searcher",
     "save_index",
     "search_frame",
+    "suggest_params",
     "with_items",
 ]
