@@ -32,7 +32,7 @@ def suggest_params(
     At equal items scanned more lists find more: of 100,000 made-up items of 33 bytes, 2 % of them
     scanned, recall@100 is .890 with 256 lists, .944 with 1,024 and .961 with 4,096; of 70,000
     headlines .870, .904 and .940. But lists take time too, in training and in every search, and
-    training has little to hold lists of a few items by, least those of seldom seen ones.
+    those of a few unpopular items see few vectors in a joint training.
 
     Parameters
     ----------

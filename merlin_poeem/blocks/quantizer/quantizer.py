@@ -16,6 +16,7 @@ from merlin_poeem.blocks.quantizer.phases import Phases
 from merlin_poeem.blocks.quantizer.warmup import UNPLANNED, checked_warmup, planned_steps
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
+from merlin_poeem.quantization.suggested_params import suggest_params
 
 
 @tf.keras.utils.register_keras_serializable(package="merlin_poeem")
@@ -141,6 +142,24 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         first = self.warmup if isinstance(self.warmup, int) else UNPLANNED
         start = tf.keras.initializers.Constant(first)
         self.warmup_steps = self._variable("warmup_steps", (), tf.int64, start)
+
+    @classmethod
+    def for_catalog(
+        cls,
+        n_items: int,
+        dim: int,
+        bytes_per_item: int | None = None,
+        *,
+        metric: Metric = "inner_product",
+        **options: Any,
+    ) -> IVFPQQuantizer:
+        """A quantizer of the sizes that are suggested for ``n_items`` vectors of width ``dim``.
+
+        Parameters and errors as of :func:`~merlin_poeem.suggest_params`, and of the class:
+        ``options`` are those that remain.
+        """
+        params = suggest_params(n_items, dim, bytes_per_item, metric=metric)
+        return cls(params.n_lists, params.pq_dim, params.pq_bits, metric=metric, **options)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Create the variables; ``ValueError`` unless ``pq_dim`` divides the input's width."""

@@ -21,6 +21,7 @@ from merlin_poeem.blocks.quantizer import (
 )
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.suggested_params import suggest_params
 from merlin_poeem.search import reference
 
 DIM = 8
@@ -411,6 +412,28 @@ def test_export_before_the_start_is_refused():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         make_quantizer(**options)
+
+
+def test_for_a_catalog_it_has_the_sizes_that_are_suggested():
+    quantizer = IVFPQQuantizer.for_catalog(10_000, 7, 5, metric="cosine", warmup=3, name="mine")
+    suggested = suggest_params(10_000, 7, 5, metric="cosine")
+    assert quantizer.params == replace(suggested, n_probes=1)
+    assert quantizer.params.pq_bits == 4
+    assert (quantizer.warmup, quantizer.name) == (3, "mine")
+    assert IVFPQQuantizer.for_catalog(10_000, 64).params.pq_dim == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "l2"}, "metric: expected inner_product or cosine, .* got 'l2'"),
+        ({"bytes_per_item": 1}, "bytes_per_item: expected at least 2"),
+        ({"sample_size": 3}, "sample_size: expected at least n_lists = 256, got 3"),
+    ],
+)
+def test_bad_options_for_a_catalog(options, message):
+    with pytest.raises(ValueError, match=message):
+        IVFPQQuantizer.for_catalog(10_000, 64, **options)
 
 
 @pytest.mark.parametrize("warmup", ["0.5", True])
