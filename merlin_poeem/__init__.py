@@ -15,6 +15,7 @@ from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.suggested_params import suggest_params
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import Searcher, open_searcher
@@ -44,6 +45,7 @@ __all__ = [
     "open_searcher",
     "save_index",
     "search_frame",
+    "suggest_params",
     "tune",
     "with_items",
 ]

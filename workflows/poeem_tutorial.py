@@ -199,7 +199,7 @@ def compare(
     comparison = comparison_of(model, seed)
     item_ids, vectors = item_vectors(model, ITEMS)
     start = time.perf_counter()
-    index = export_index(model, ITEMS)
+    index = export_index(model, ITEMS, n_probes=1)
     seconds = time.perf_counter() - start
     comparison.add_baselines(index.params, item_ids, vectors)
     comparison.add_index(OURS, index, seconds)

@@ -20,11 +20,11 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 
-from merlin_poeem import Candidates, Index, open_searcher, search_frame
+from merlin_poeem import Candidates, Index, open_searcher, search_frame, suggest_params
 from merlin_poeem.evaluate import agreement, exact_search, recall_at_k
 from merlin_poeem.frames.columns import read_vectors
 from merlin_poeem.frames.items import like_rows, with_items
-from merlin_poeem.frames.ready_made import index_frame, suggest_params, with_vectors
+from merlin_poeem.frames.ready_made import index_frame, with_vectors
 from workflows.comparison import OURS, Comparison
 from workflows.judged import items_of
 from workflows.movielens.data import FOLDERS, MovieLens, read

@@ -90,7 +90,7 @@ def run_job(job: Job, name: TrialName) -> Trial:
     index = None
     start = time.perf_counter()
     if variant.pq_dim is not None:
-        index = export_index(model, job.items, id_column=job.item_id)
+        index = export_index(model, job.items, id_column=job.item_id, n_probes=1)
     export_seconds = time.perf_counter() - start
     return Trial(
         name,

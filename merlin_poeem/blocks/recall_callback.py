@@ -7,7 +7,13 @@ from typing import Any
 import tensorflow as tf
 
 from merlin_poeem.arrays import Int64
-from merlin_poeem.blocks.export.export import Frames, export_index, item_vectors, query_vectors
+from merlin_poeem.blocks.export.export import (
+    Frames,
+    chosen_n_probes,
+    export_index,
+    item_vectors,
+    query_vectors,
+)
 from merlin_poeem.blocks.model.towers import find_quantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
 from merlin_poeem.quantization.params import positive_int
@@ -34,7 +40,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         relevant: Any,
         *,
         k: int = 20,
-        n_probes: int = 1,
+        n_probes: int | None = None,
         exclude: Any = None,
         backend: str = "auto",
         item_id_column: str | None = None,
@@ -50,8 +56,10 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         relevant, exclude
             Per query, the ids of the items it should find, and of those it must not be shown (such
             as the training items); an :class:`~merlin_poeem.IdLists` or a sequence of rows.
-        k, n_probes, backend
+        k, backend
             As of :class:`~merlin_poeem.Searcher`.
+        n_probes
+            As of :func:`~merlin_poeem.blocks.export_index`.
         item_id_column
             The column of ``items`` that ``relevant`` and ``exclude`` speak of; None is the one
             tagged as item id.
@@ -62,7 +70,8 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         self.queries, self.items = queries, items
         self.relevant = IdLists.of("relevant", relevant, len(relevant))
         self.exclude = None if exclude is None else IdLists.of("exclude", exclude, len(relevant))
-        self.k, self.n_probes = positive_int("k", k), positive_int("n_probes", n_probes)
+        self.k = positive_int("k", k)
+        self.n_probes = None if n_probes is None else positive_int("n_probes", n_probes)
         self.backend = backend
         self.item_id_column = item_id_column
         self.batch_size = batch_size
@@ -89,12 +98,18 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         logs[f"float_recall_at_{self.k}"] = recall_at_k(exact, self.relevant, self.k)
         if not quantizer.is_started.numpy():
             return
+        # Chosen, and logged, in the first epoch that needs it.
+        n_lists = quantizer.params.n_lists
+        self.n_probes = chosen_n_probes(self.n_probes, len(item_ids), n_lists)
         index = export_index(
-            self.model, self.items, batch_size=self.batch_size, id_column=self.item_id_column
+            self.model,
+            self.items,
+            n_probes=self.n_probes,
+            batch_size=self.batch_size,
+            id_column=self.item_id_column,
         )
-        found = open_searcher(index, self.backend).search(
-            queries, k=self.k, n_probes=self.n_probes, exclude=self.exclude
-        )
+        searcher = open_searcher(index, self.backend)
+        found = searcher.search(queries, k=self.k, exclude=self.exclude)
         logs[f"quantized_recall_at_{self.k}"] = recall_at_k(found, self.relevant, self.k)
         logs["max_over_mean_list"] = list_balance(index).max_over_mean
 

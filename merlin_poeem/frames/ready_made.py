@@ -13,38 +13,13 @@ from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.item_table import check_column_names, check_item_table, nullable_dtype
 from merlin_poeem.quantization.fit import fit
-from merlin_poeem.quantization.params import IVFPQParams, Metric, positive_int
+from merlin_poeem.quantization.params import IVFPQParams, Metric
+from merlin_poeem.quantization.suggested_params import suggest_params
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUGGESTED_PQ_DIM = 32
-LEAST_PROBED_SHARE = 1 / 16
-LEAST_PROBED_ITEMS = 2048
 TRAINING_ROWS_PER_CENTROID = 64
-
-
-def suggest_params(n_items: int, dim: int, metric: Metric = "inner_product") -> IVFPQParams:
-    """Parameters for ``n_items`` vectors of width ``dim``, that favour quality over bytes.
-
-    ``n_lists`` is the power of two nearest to √n_items, so that choosing lists and scanning one
-    cost alike. ``n_probes`` visits a sixteenth of them, in a small catalog more: as many as hold
-    2,048 items if all are of one length, so that 2,048 items or fewer are scanned whole. ``pq_dim``
-    is the divisor of ``dim`` nearest to 32, at 8 bits: about 32 bytes an item, or ``dim`` where
-    vectors are narrower.
-
-    Raises ``TypeError`` or ``ValueError`` on sizes below 1 and an unknown metric.
-    """
-    n_items, dim = positive_int("n_items", n_items), positive_int("dim", dim)
-    n_lists = 2 ** round(np.log2(n_items) / 2)
-    probed_share = min(1, max(LEAST_PROBED_SHARE, LEAST_PROBED_ITEMS / n_items))
-    divisors = [n for n in range(1, dim + 1) if dim % n == 0]
-    return IVFPQParams(
-        n_lists=n_lists,
-        pq_dim=min(divisors, key=lambda n: abs(np.log(n / SUGGESTED_PQ_DIM))),
-        metric=metric,
-        n_probes=max(1, round(n_lists * probed_share)),
-    )
 
 
 def index_frame(
@@ -66,8 +41,8 @@ def index_frame(
     frame
         pandas or cuDF; a cuDF frame's columns are copied to the host.
     params
-        None takes :func:`suggest_params` of what the frame holds, with ``metric`` (inner product
-        where that is None too).
+        None takes :func:`~merlin_poeem.suggest_params` of what the frame holds, with ``metric``
+        (inner product where that is None too).
     item_id
         Column of integers, each once; they are the int64 ids that a search returns.
     vectors
@@ -103,7 +78,7 @@ def index_frame(
     table = None if item_table is None else _item_table(frame, item_ids, item_table)
     if params is None:
         n_items, dim = matrix.shape
-        params = suggest_params(n_items, dim, metric or "inner_product")
+        params = suggest_params(n_items, dim, metric=metric or "inner_product")
     # Here, as the rows of a sample have other numbers.
     check_values(f"column {vectors!r}", matrix, largest_value(params.metric))
     quantization = fit(params, _sample(matrix, params, seed), rotation=rotation, seed=seed)

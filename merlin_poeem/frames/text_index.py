@@ -86,7 +86,7 @@ class TextIndex:
         item_id, item_table
             The column of integer ids, and columns that are stored beside the text.
         params
-            None takes :func:`~merlin_poeem.frames.ready_made.suggest_params`, metric cosine.
+            None takes :func:`~merlin_poeem.suggest_params`, metric cosine.
         project_to
             Width of a Gaussian random projection of the vectors, drawn with ``seed`` and stored;
             None projects nothing.

@@ -19,9 +19,10 @@ from merlin_poeem import Index, IVFPQParams, load_index, open_searcher, save_ind
 from merlin_poeem.evaluate import agreement, exact_search
 from merlin_poeem.frames.items import like_items, like_rows, with_items
 from merlin_poeem.frames.list_writer import matrix_column
-from merlin_poeem.frames.ready_made import index_frame, suggest_params, with_vectors
+from merlin_poeem.frames.ready_made import index_frame, with_vectors
 from merlin_poeem.index.item_table import nullable_dtype
 from merlin_poeem.quantization.item_codes import ItemCodes
+from merlin_poeem.quantization.suggested_params import suggest_params
 from tests.index_factories import FIRST_ID, random_index
 
 faiss = pytest.importorskip("faiss")
@@ -84,44 +85,12 @@ class TestWithVectors:
         np.testing.assert_array_equal(np.stack(replaced["features"].tolist()), vectors)
 
 
-class TestSuggestParams:
-    @pytest.mark.parametrize(
-        ("n_items", "dim", "n_lists", "n_probes", "pq_dim"),
-        [
-            (1, 1, 1, 1, 1),
-            (300, 10, 16, 16, 10),
-            (3706, 10, 64, 35, 10),
-            (74_399, 256, 256, 16, 32),
-            (400_000, 50, 512, 32, 25),
-            (4_300_000, 101, 2048, 128, 101),
-        ],
-    )
-    def test_sizes(self, n_items: int, dim: int, n_lists: int, n_probes: int, pq_dim: int) -> None:
-        params = suggest_params(n_items, dim, "l2")
-        got = (params.n_lists, params.n_probes, params.pq_dim, params.pq_bits, params.metric)
-        assert got == (n_lists, n_probes, pq_dim, 8, "l2")
-
-    @given(st.integers(1, 10**9), st.integers(1, 2000))
-    def test_always_valid(self, n_items: int, dim: int) -> None:
-        params = suggest_params(n_items, dim)
-        assert params.pq_len(dim) * params.pq_dim == dim
-        assert params.n_lists <= n_items
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [((0, 4), "n_items: expected at least 1"), ((4, 0), "dim: expected at least 1")],
-    )
-    def test_refused(self, arguments: tuple[int, int], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            suggest_params(*arguments)
-
-
 class TestIndexFrame:
     @pytest.mark.parametrize("n", [1, 2, 20])
     def test_tiny_catalogs_are_found_whole(self, n: int) -> None:
         frame, _ = catalog(n)
         index = index_frame(frame, metric="l2")
-        assert index.params == suggest_params(n, DIM, "l2")
+        assert index.params == suggest_params(n, DIM, metric="l2")
         found = search_frame(open_searcher(index), with_vectors(frame), k=n, vectors="features")
         assert found.groupby("query_id")["item_id"].apply(set).tolist() == [set(frame["id"])] * n
         assert found["item_id"].dtype == np.int64

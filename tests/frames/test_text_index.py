@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from merlin_poeem import IndexFormatError, load_index
 from merlin_poeem.evaluate import agreement, exact_search
-from merlin_poeem.frames.ready_made import index_frame, suggest_params
+from merlin_poeem.frames.ready_made import index_frame
 from merlin_poeem.frames.text_index import (
     BATCH_SIZE,
     INFO,
@@ -27,6 +27,7 @@ from merlin_poeem.frames.text_index import (
     encode,
     gaussian_projection,
 )
+from merlin_poeem.quantization.suggested_params import suggest_params
 from tests.index_factories import FIRST_ID, random_index
 
 faiss = pytest.importorskip("faiss")
@@ -208,7 +209,7 @@ class TestSaveAndLoad:
     def test_the_index_is_an_index(self, built: TextIndex, tmp_path: Path) -> None:
         built.save(tmp_path / "texts.index")
         index = load_index(tmp_path / "texts.index")
-        assert index.params == suggest_params(len(TEXTS), WIDTH, "cosine")
+        assert index.params == suggest_params(len(TEXTS), WIDTH, metric="cosine")
         assert sorted(index.item_table["text"]) == sorted(TEXTS)
 
 

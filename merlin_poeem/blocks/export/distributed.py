@@ -78,7 +78,7 @@ def export_index_ddf(
     model_path: str | os.PathLike[str],
     items: Any,
     *,
-    n_probes: int = 1,
+    n_probes: int | None = None,
     item_scales: bool = True,
     batch_size: int = 4096,
     id_column: str | None = None,

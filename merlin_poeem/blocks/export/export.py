@@ -6,6 +6,7 @@ the two and by what is returned.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -33,17 +34,20 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import Metric, positive_int
+from merlin_poeem.quantization.suggested_params import suggest_n_probes
 
 Frames: TypeAlias = Dataset | pd.DataFrame
 """Or a cuDF frame, a type that is not there where cuDF is not."""
 Ids: TypeAlias = NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 
 def export_index(
     model: tf.keras.Model,
     items: Frames,
     *,
-    n_probes: int = 1,
+    n_probes: int | None = None,
     item_scales: bool = True,
     batch_size: int = 4096,
     id_column: str | None = None,
@@ -56,8 +60,9 @@ def export_index(
     :class:`~merlin_poeem.Quantization`): scores are then nearer to the model's own.
 
     Parameters and errors as of :func:`encode_items`; ``n_probes``, ``item_table`` and ``info`` as
-    of :class:`~merlin_poeem.IVFPQParams` and :class:`~merlin_poeem.Index`. Beside
-    ``info`` the index keeps the fingerprints of both towers, by which
+    of :class:`~merlin_poeem.IVFPQParams` and :class:`~merlin_poeem.Index`. ``n_probes`` None takes
+    what :func:`~merlin_poeem.suggest_params` has for as many items, and logs it at level INFO.
+    Beside ``info`` the index keeps the fingerprints of both towers, by which
     :func:`~merlin_poeem.blocks.check_fresh` finds it stale once the model has been
     trained on; ``ValueError`` where ``info`` has that key, ``"fingerprints"``, itself.
     """
@@ -152,11 +157,13 @@ def index_of(
     item_codes: ItemCodes,
     scales: coding.Float64 | None,
     *,
-    n_probes: int,
+    n_probes: int | None,
     item_table: pd.DataFrame | None,
     info: dict[str, Any],
 ) -> Index:
     """The index of items that the towers' quantizer encoded, with the towers' fingerprints.
+
+    ``n_probes`` is as of :func:`chosen_n_probes`.
 
     ``scales`` (n,) float64 are those of :func:`encode_with_scales`; None leaves items without.
     """
@@ -166,7 +173,21 @@ def index_of(
         item_codes = replace(item_codes, scales=coding.nearest_scales(quantization, scales))
     info = {**info, INFO_KEY: fingerprints_of(towers)}
     index = Index.from_codes(params, quantization, item_codes, item_table=item_table, info=info)
-    return index.with_n_probes(n_probes)
+    return index.with_n_probes(chosen_n_probes(n_probes, len(index), index.n_lists))
+
+
+def chosen_n_probes(n_probes: int | None, n_items: int, n_lists: int) -> int:
+    """``n_probes``, or where it is None what is suggested for as many items, with a log's line."""
+    if n_probes is None:
+        n_probes = suggest_n_probes(n_items, n_lists)
+        logger.info(
+            "n_probes: %d of %d lists, as suggested for %d items; merlin_poeem.tune finds out how "
+            "many a target takes",
+            n_probes,
+            n_lists,
+            n_items,
+        )
+    return n_probes
 
 
 def encode_with_scales(

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow.autograph.experimental import do_not_convert
 
 from merlin_poeem.blocks.quantizer import coarse, moving_means, product
+
+
+class CellValues(NamedTuple):
+    """What the variables of :class:`Cells` hold, save the rotation."""
+
+    coarse_centroids: tf.Tensor
+    list_counts: tf.Tensor
+    list_lengths: tf.Tensor
+    codebook: tf.Tensor
+    code_counts: tf.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +30,10 @@ class Cells:
 
     list_counts: tf.Variable
     """(n_lists,) float32: of the latest vectors, how many each list stands for."""
+
+    list_lengths: tf.Variable
+    """(n_lists,) float32: of the latest vectors, how long each list's are on average, as an index
+    with item scales holds them: see :func:`lengths_along`."""
 
     codebook: tf.Variable
     """(pq_dim, pq_book_size, pq_len) float32."""
@@ -55,7 +70,7 @@ class Cells:
     def follow(
         self, x_rot: tf.Tensor, list_ids: tf.Tensor, codes: tf.Tensor, *, keep: tf.Tensor
     ) -> None:
-        """Move centroids and codebook towards the (n, dim) vectors that they encoded.
+        """Move centroids, list lengths and codebook towards the (n, dim) vectors that they encoded.
 
         What came before counts ``keep`` as much: see :func:`.moving_means.follow`.
         """
@@ -63,25 +78,30 @@ class Cells:
         centroids, list_counts = moving_means.follow(
             self.coarse_centroids, self.list_counts, x_rot, list_ids, keep
         )
+        lengths = lengths_along(x_rot, self.decode(list_ids, codes))
+        list_lengths, _ = moving_means.follow(
+            self.list_lengths[:, None], self.list_counts, lengths[:, None], list_ids, keep
+        )
         codebook, code_counts = product.follow(
             self.codebook, self.code_counts, residuals, codes, keep
         )
-        self.assign(centroids, list_counts, codebook, code_counts)
+        self.assign(CellValues(centroids, list_counts, list_lengths[:, 0], codebook, code_counts))
 
-    def values(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Centroids, their counts, codebook and its counts."""
-        lists = self.coarse_centroids.read_value(), self.list_counts.read_value()
-        return *lists, self.codebook.read_value(), self.code_counts.read_value()
+    def values(self) -> CellValues:
+        """What the variables hold now."""
+        return CellValues(*(getattr(self, name).read_value() for name in CellValues._fields))
 
-    def assign(
-        self,
-        centroids: tf.Tensor,
-        list_counts: tf.Tensor,
-        codebook: tf.Tensor,
-        code_counts: tf.Tensor,
-    ) -> None:
+    def assign(self, values: CellValues) -> None:
         """Set what :meth:`values` returns."""
-        self.coarse_centroids.assign(centroids)
-        self.list_counts.assign(list_counts)
-        self.codebook.assign(codebook)
-        self.code_counts.assign(code_counts)
+        for name, value in values._asdict().items():
+            getattr(self, name).assign(value)
+
+
+def lengths_along(x_rot: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:
+    """(n,): how long (n, dim) vectors are along their reconstructions, ⟨x, x̂⟩ / ‖x̂‖.
+
+    It is the length of s · x̂, as what an index with item scales holds the vector; 0 where x̂ is
+    zero or points away.
+    """
+    along = tf.reduce_sum(x_rot * decoded, axis=1)
+    return tf.maximum(tf.math.divide_no_nan(along, tf.norm(decoded, axis=1)), 0.0)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from merlin_poeem.blocks.quantizer import product, warm_start
+from merlin_poeem.blocks.quantizer.cells import CellValues
 
 # A cell that stands for less than one of the latest ``sample_size`` vectors has nothing to follow:
 # an even share of them is 32 for a list and 64 for a codeword or more.
@@ -166,18 +167,9 @@ class Look(NamedTuple):
     """The fields of :class:`Health`, scalars."""
 
 
-def look(
-    x_rot: tf.Tensor,
-    centroids: tf.Tensor,
-    list_counts: tf.Tensor,
-    codebook: tf.Tensor,
-    code_counts: tf.Tensor,
-    length_at_start: tf.Tensor,
-) -> Look:
-    """Encode a sample of rotated (n, dim) vectors, in bounded memory, and take the measures.
-
-    ``list_counts`` and ``code_counts`` are the moving counts, of the codebook's shape (…, k).
-    """
+def look(x_rot: tf.Tensor, values: CellValues, length_at_start: tf.Tensor) -> Look:
+    """Encode a sample of rotated (n, dim) vectors, in bounded memory, and take the measures."""
+    centroids, list_counts, _, codebook, code_counts = values
     nearest, list_distances = warm_start.assign(x_rot[None], centroids[None])
     subvectors = product.split(x_rot - tf.gather(centroids, nearest[0]), codebook)
     codes, code_distances = warm_start.assign(subvectors, codebook)
@@ -217,26 +209,39 @@ def has_dead(look: Look) -> tf.Tensor:
 def revived(
     look: Look,
     x_rot: tf.Tensor,
-    centroids: tf.Tensor,
-    list_counts: tf.Tensor,
-    codebook: tf.Tensor,
-    code_counts: tf.Tensor,
+    lengths: tf.Tensor,
+    values: CellValues,
     seed: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Centroids, their counts, codebook and its counts, where the dead have new places.
+) -> CellValues:
+    """``values``, where the dead have new places.
 
-    Each begins with a count of one vector, so that those which come next have the greatest say.
+    Each begins with a count of one vector, so that those which come next have the greatest say; a
+    list also with the length of that which it splits, moved to the drawn vector's as its centroid
+    is. ``lengths`` (n,) are those of the sample, see :func:`.cells.lengths_along`.
     """
     dead, nearest = look.dead_lists[None], look.list_ids[None]
-    moved = warm_start.revive(
-        centroids[None], dead, x_rot[None], nearest, look.list_distances, seed
-    )
-    dead, nearest = look.dead_codewords, tf.transpose(look.codes)
+
+    def revived_lists(means: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+        # Seed and distances are the same, and so is the draw.
+        return warm_start.revive(
+            means[None], dead, points[None], nearest, look.list_distances, seed
+        )[0]
+
     codebook = warm_start.revive(
-        codebook, dead, look.subvectors, nearest, look.code_distances, seed
+        values.codebook,
+        look.dead_codewords,
+        look.subvectors,
+        tf.transpose(look.codes),
+        look.code_distances,
+        seed,
     )
-    list_counts = tf.where(look.dead_lists, 1.0, list_counts)
-    return moved[0], list_counts, codebook, tf.where(look.dead_codewords, 1.0, code_counts)
+    return CellValues(
+        coarse_centroids=revived_lists(values.coarse_centroids, x_rot),
+        list_counts=tf.where(look.dead_lists, 1.0, values.list_counts),
+        list_lengths=revived_lists(values.list_lengths[:, None], lengths[:, None])[:, 0],
+        codebook=codebook,
+        code_counts=tf.where(look.dead_codewords, 1.0, values.code_counts),
+    )
 
 
 def arrivals(nearest: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:

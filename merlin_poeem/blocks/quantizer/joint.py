@@ -55,14 +55,21 @@ class Joint:
         centroids = self.cells.coarse_centroids.read_value()
         return losses.disagreement(
             losses.soft_lists(items_rot, centroids, self.list_sharpness),
-            losses.soft_probes(queries_rot, self._probed(centroids), self.list_sharpness),
+            losses.soft_probes(queries_rot, self.probed(), self.list_sharpness),
         )
 
-    def _probed(self, centroids: tf.Tensor) -> tf.Tensor:
-        """Centroids as a search scores them: for cosine normalised, else in units of their mean."""
+    def probed(self) -> tf.Tensor:
+        """(n_lists, dim): what a search scores lists by, rotated space.
+
+        It is the direction of a list's centroid, by inner product with the mean length of the
+        list's items (see :attr:`Index.list_factors <merlin_poeem.Index.list_factors>`), in units of
+        the mean over the lists.
+        """
+        directions = tf.math.l2_normalize(self.cells.coarse_centroids.read_value(), 1)
         if self.metric == "cosine":
-            return tf.math.l2_normalize(centroids, 1)
-        return centroids / (tf.reduce_mean(tf.norm(centroids, axis=1)) + 1e-9)
+            return directions
+        lengths = self.cells.list_lengths.read_value()
+        return directions * (lengths / (tf.reduce_mean(lengths) + 1e-9))[:, None]
 
 
 def straight_through(x: tf.Tensor, x_hat: tf.Tensor, is_quantized: tf.Tensor) -> tf.Tensor:

@@ -19,12 +19,13 @@ def soft_lists(vectors: tf.Tensor, centroids: tf.Tensor, sharpness: float) -> tf
     return tf.nn.log_softmax(-sharpness * list_distances(vectors, centroids) / (scale + 1e-9))
 
 
-def soft_probes(queries: tf.Tensor, centroids: tf.Tensor, sharpness: float) -> tf.Tensor:
-    """(n, n_lists) logarithm of a soft choice of the list to visit: softmax(sharpness · ⟨q, c⟩).
+def soft_probes(queries: tf.Tensor, probed: tf.Tensor, sharpness: float) -> tf.Tensor:
+    """(n, n_lists) logarithm of a soft choice of the list to visit: softmax(sharpness · ⟨q, p⟩).
 
     Of (n, dim) queries, which are normalised here: their length moves no list before another.
+    ``probed`` (n_lists, dim) is what a search scores lists by: see :meth:`.Joint.probed`.
     """
-    scores = tf.matmul(tf.math.l2_normalize(queries, 1), centroids, transpose_b=True)
+    scores = tf.matmul(tf.math.l2_normalize(queries, 1), probed, transpose_b=True)
     return tf.nn.log_softmax(sharpness * scores)
 
 

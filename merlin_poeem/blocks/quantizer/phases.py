@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.autograph.experimental import do_not_convert
 
 from merlin_poeem.blocks.quantizer import health, warm_start
-from merlin_poeem.blocks.quantizer.cells import Cells
+from merlin_poeem.blocks.quantizer.cells import Cells, lengths_along
 from merlin_poeem.blocks.quantizer.health import Look
 from merlin_poeem.blocks.quantizer.rotation import procrustes
 from merlin_poeem.blocks.quantizer.warmup import require_planned
@@ -82,7 +82,7 @@ class Phases:
     def look(self) -> Look:
         """At the sample, and where its vectors lie in the cells."""
         x_rot = self.cells.rotate(self.sample)
-        return health.look(x_rot, *self.cells.values(), self.length_at_start.read_value())
+        return health.look(x_rot, self.cells.values(), self.length_at_start.read_value())
 
     @property
     def _sample_size(self) -> int:
@@ -111,6 +111,7 @@ class Phases:
         )
         cells.rotation.assign(rotation)
         cells.coarse_centroids.assign(tf.matmul(centroids, rotation))
+        cells.list_lengths.assign(tf.norm(centroids, axis=1))  # of a list that gets no vector
         cells.codebook.assign(codebook)
         self.length_at_start.assign(health.mean_length(sample))
         look = self.look()
@@ -132,7 +133,9 @@ class Phases:
 
     def _revive(self, look: Look) -> None:
         x_rot = self.cells.rotate(self.sample)
-        self.cells.assign(*health.revived(look, x_rot, *self.cells.values(), self.seed_of_step()))
+        lengths = lengths_along(x_rot, self.cells.decode(look.list_ids, look.codes))
+        values = self.cells.values()
+        self.cells.assign(health.revived(look, x_rot, lengths, values, self.seed_of_step()))
 
 
 def _without_output(function: Callable[[], Any]) -> None:

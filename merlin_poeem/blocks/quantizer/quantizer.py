@@ -16,6 +16,7 @@ from merlin_poeem.blocks.quantizer.phases import Phases
 from merlin_poeem.blocks.quantizer.warmup import UNPLANNED, checked_warmup, planned_steps
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
+from merlin_poeem.quantization.suggested_params import suggest_params
 
 
 @tf.keras.utils.register_keras_serializable(package="merlin_poeem")
@@ -142,6 +143,24 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         start = tf.keras.initializers.Constant(first)
         self.warmup_steps = self._variable("warmup_steps", (), tf.int64, start)
 
+    @classmethod
+    def for_catalog(
+        cls,
+        n_items: int,
+        dim: int,
+        bytes_per_item: int | None = None,
+        *,
+        metric: Metric = "inner_product",
+        **options: Any,
+    ) -> IVFPQQuantizer:
+        """A quantizer of the sizes that are suggested for ``n_items`` vectors of width ``dim``.
+
+        Parameters and errors as of :func:`~merlin_poeem.suggest_params`, and of the class:
+        ``options`` are those that remain.
+        """
+        params = suggest_params(n_items, dim, bytes_per_item, metric=metric)
+        return cls(params.n_lists, params.pq_dim, params.pq_bits, metric=metric, **options)
+
     def build(self, input_shape: tf.TensorShape) -> None:
         """Create the variables; ``ValueError`` unless ``pq_dim`` divides the input's width."""
         dim = int(input_shape[-1])
@@ -149,6 +168,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         books = (pq_dim, self.params.pq_book_size, self.params.pq_len(dim))
         self.coarse_centroids = self._variable("coarse_centroids", (n_lists, dim))
         self.list_counts = self._variable("list_counts", (n_lists,))
+        self.list_lengths = self._variable("list_lengths", (n_lists,))
         self.codebook = self._variable("codebook", books)
         self.code_counts = self._variable("code_counts", books[:2])
         identity = tf.keras.initializers.Identity()
@@ -272,7 +292,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def _make_parts(self) -> None:
         """Hand the variables, which stay the layer's for Keras, to what works on them."""
         self._cells = Cells(
-            self.coarse_centroids, self.list_counts, self.codebook, self.code_counts, self.rotation
+            coarse_centroids=self.coarse_centroids,
+            list_counts=self.list_counts,
+            list_lengths=self.list_lengths,
+            codebook=self.codebook,
+            code_counts=self.code_counts,
+            rotation=self.rotation,
         )
         self._phases = Phases(
             name=self.name,

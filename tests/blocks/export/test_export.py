@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ from merlin_poeem.arrays import normalize
 from merlin_poeem.blocks import encode_items, export_index
 from merlin_poeem.blocks.export import export
 from merlin_poeem.blocks.export.export import item_vectors, partitions
-from merlin_poeem.quantization import coding
+from merlin_poeem.quantization import coding, suggested_params
 from tests.blocks import toy
 from tests.device_arrays import make_cupy
 
@@ -68,6 +69,22 @@ def test_an_export_without_scales(model: Any, items: pd.DataFrame) -> None:
     assert plain.scales is None
     assert plain.quantization.scale_range is None
     np.testing.assert_array_equal(plain.packed_codes, index.packed_codes)
+
+
+def test_without_n_probes_they_are_suggested_and_a_line_says_so(
+    model: Any, items: pd.DataFrame, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    caplog.set_level(logging.INFO, logger="merlin_poeem")
+    index = export_index(model, items)
+    assert index.params.n_probes == index.n_lists == 4  # of a small catalog all
+    (line,) = caplog.messages
+    expected = "n_probes: 4 of 4 lists, as suggested for 50 items; merlin_poeem.tune finds out"
+    assert line.startswith(expected)
+    monkeypatch.setattr(suggested_params, "LEAST_PROBED_ITEMS", 25)
+    assert export_index(model, items).params.n_probes == 2
+    caplog.clear()
+    assert export_index(model, items, n_probes=3).params.n_probes == 3
+    assert not caplog.messages
 
 
 def test_codes_alone_have_no_scales(model: Any, items: pd.DataFrame) -> None:

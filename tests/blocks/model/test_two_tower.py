@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import merlin.models.tf as mm
@@ -192,6 +193,17 @@ def test_callback_reports_both_recalls():
     assert len(history["quantized_recall_at_20"]) == len(history["max_over_mean_list"]) == 2
     assert all(0 < value <= 1 for value in history["quantized_recall_at_20"])
     assert history["max_over_mean_list"][-1] >= 1
+
+
+def test_callback_searches_with_the_suggested_probes_and_says_so_once(caplog):
+    caplog.set_level(logging.INFO, logger="merlin_poeem")
+    right = np.arange(N_USERS)[:, None] % N_ITEMS
+    callback = QuantizedRecall(USERS, ITEMS, right, k=N_ITEMS)
+    history = train(v2(make_quantizer()), epochs=2, callbacks=[callback]).history
+    # All of a small catalog: one list would not hold each user's item.
+    assert history["quantized_recall_at_50"] == [1, 1]
+    assert callback.n_probes == 4
+    assert sum("n_probes: 4 of 4 lists" in message for message in caplog.messages) == 1
 
 
 def test_temperature_acts_on_both_models():

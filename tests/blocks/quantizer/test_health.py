@@ -120,6 +120,7 @@ def _bury(quantizer) -> None:
     quantizer.coarse_centroids.scatter_nd_update([[2]], tf.fill([1, DIM], 1e3))
     quantizer.codebook.scatter_nd_update([[1, 5]], tf.fill([1, DIM // 2], 1e3))
     quantizer.list_counts.scatter_nd_update([[2]], [0.0])
+    quantizer.list_lengths.scatter_nd_update([[2]], [1e3])
     quantizer.code_counts.scatter_nd_update([[1, 5]], [0.0])
 
 
@@ -141,6 +142,24 @@ def test_dead_lists_and_codewords_come_back_in_training_without_rotation_too(qua
     assert quantizer.code_counts.numpy()[1, 5] > 0
     assert abs(quantizer.coarse_centroids.numpy()).max() < 10
     assert abs(quantizer.codebook.numpy()).max() < 10
+    assert quantizer.list_lengths.numpy().max() < 10
+
+
+def test_a_revived_list_has_the_length_of_the_one_it_splits(quantizer):
+    _bury(quantizer)
+    look, values = quantizer._phases.look(), quantizer._cells.values()
+    x_rot, seed = quantizer._cells.rotate(quantizer.sample), tf.constant([0, 1], tf.int64)
+    found = health.revived(look, x_rot, tf.fill([64], 7.0), values, seed)
+    # A tenth of the way from the centroid that was split to the drawn vector, whose length is 7.
+    revived, centroids = found.coarse_centroids[2], values.coarse_centroids.numpy()
+    places = centroids[look.list_ids] + 0.1 * (x_rot - centroids[look.list_ids])
+    drawn = np.abs(places - revived).sum(axis=1).argmin()
+    split = values.list_lengths.numpy()[look.list_ids[drawn]]
+    assert float(found.list_lengths[2]) == pytest.approx(split + 0.1 * (7 - split), rel=1e-5)
+    others = [0, 1, 3]
+    np.testing.assert_array_equal(
+        found.list_lengths.numpy()[others], values.list_lengths.numpy()[others]
+    )
 
 
 def test_where_nothing_is_dead_nothing_is_touched(quantizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from merlin_poeem.blocks import IVFPQQuantizer
 from merlin_poeem.blocks.quantizer import (
+    cells,
     coarse,
     losses,
     moving_means,
@@ -17,7 +19,10 @@ from merlin_poeem.blocks.quantizer import (
     rotation,
     warm_start,
 )
+from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
+from merlin_poeem.quantization.suggested_params import suggest_params
+from merlin_poeem.search import reference
 
 DIM = 8
 
@@ -230,8 +235,8 @@ def test_no_optimizer_has_a_part_in_the_quantizer():
 
 def test_moving_means_fade_and_stay():
     means, counts = tf.constant([[0.0], [10.0]]), tf.constant([4.0, 4.0])
-    arriving, cells = tf.constant([[6.0], [3.0]]), tf.constant([0, 0])
-    means, counts = moving_means.follow(means, counts, arriving, cells, tf.constant(0.25))
+    arriving, assigned = tf.constant([[6.0], [3.0]]), tf.constant([0, 0])
+    means, counts = moving_means.follow(means, counts, arriving, assigned, tf.constant(0.25))
     # The first cell held four times 0, which count as one now; the second got nothing.
     np.testing.assert_allclose(means.numpy(), [[3.0], [10.0]])
     np.testing.assert_allclose(counts.numpy(), [3.0, 1.0])
@@ -243,6 +248,68 @@ def test_cells_without_vectors_stay_finite_for_ever():
         train_step(quantizer, np.repeat(vectors(1), 64, axis=0))
     for variable in (quantizer.coarse_centroids, quantizer.codebook):
         assert np.isfinite(variable.numpy()).all()
+
+
+@pytest.mark.parametrize("learns_rotation", [False, True])
+def test_the_joint_phase_scores_lists_as_a_search_of_the_exported_index(learns_rotation):
+    quantizer, catalog = _settled(rotation=learns_rotation)
+    index = _index_of(quantizer, catalog)
+    queries = vectors(50, seed=4)
+    queries_rot = index.quantization.rotate(queries)
+    scored = functools.partial(
+        reference.list_scores, index.quantization, queries_rot, "inner_product"
+    )
+    got = queries_rot @ quantizer._joint.probed().numpy().T
+    # The index has its scales, and so its lengths, from a table.
+    np.testing.assert_allclose(quantizer.list_lengths.numpy(), index.list_lengths, rtol=0.01)
+    expected = scored(index.list_factors)
+    np.testing.assert_allclose(got, expected / index.list_lengths.mean(), rtol=0.02, atol=1e-6)
+    np.testing.assert_array_equal(np.argsort(-got, axis=1), np.argsort(-expected, axis=1))
+    assert (np.argsort(-scored(), axis=1) != np.argsort(-expected, axis=1)).any()
+
+
+def test_by_cosine_the_joint_phase_scores_lists_by_direction():
+    quantizer, _ = _settled(metric="cosine")
+    centroids = quantizer.coarse_centroids.numpy()
+    expected = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    np.testing.assert_allclose(quantizer._joint.probed().numpy(), expected, atol=1e-6)
+
+
+def _settled(**options) -> tuple[IVFPQQuantizer, np.ndarray]:
+    """A quantizer, and the (64, DIM) catalog that it saw as a whole in each step until it rested.
+
+    Its lists are differently wide, so that their centroids are differently much too short.
+    """
+    rng = np.random.default_rng(6)
+    centres = np.repeat(rng.standard_normal((4, DIM)), 16, axis=0)
+    widths = np.repeat([0.1, 0.3, 0.5, 0.8], 16)[:, None]
+    catalog = np.float32(centres + widths * rng.standard_normal((64, DIM)))
+    quantizer = make_quantizer(warmup=0, **options)
+    for _ in range(30):
+        train_step(quantizer, catalog)
+    return quantizer, catalog
+
+
+def _index_of(quantizer: IVFPQQuantizer, catalog: np.ndarray) -> Index:
+    """With item scales, as ``export_index`` makes it."""
+    quantization = quantizer.quantization()
+    coded = coding.encode(quantization, catalog)
+    scales = coding.exact_scales(quantization, catalog, *coded)
+    quantization = replace(quantization, scale_range=coding.fit_scale_range(scales))
+    return Index.from_vectors(quantizer.params, quantization, np.arange(64), catalog)
+
+
+def test_a_list_without_vectors_is_as_long_as_its_centroid():
+    quantizer = make_quantizer(warmup=0)
+    train_step(quantizer, np.repeat(vectors(1), 64, axis=0))
+    expected = np.linalg.norm(quantizer.coarse_centroids.numpy(), axis=1)
+    assert (quantizer.list_counts.numpy() == 0).any()
+    np.testing.assert_allclose(quantizer.list_lengths.numpy(), expected, rtol=1e-5)
+
+
+def test_lengths_are_those_along_the_reconstruction():
+    x_rot, decoded = np.float32([[3, 4], [1, 1], [2, 0]]), np.float32([[2, 0], [0, 0], [-1, 0]])
+    np.testing.assert_allclose(cells.lengths_along(x_rot, decoded), [3.0, 0.0, 0.0])
 
 
 def test_graph_mode_equals_eager_mode():
@@ -345,6 +412,28 @@ def test_export_before_the_start_is_refused():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         make_quantizer(**options)
+
+
+def test_for_a_catalog_it_has_the_sizes_that_are_suggested():
+    quantizer = IVFPQQuantizer.for_catalog(10_000, 7, 5, metric="cosine", warmup=3, name="mine")
+    suggested = suggest_params(10_000, 7, 5, metric="cosine")
+    assert quantizer.params == replace(suggested, n_probes=1)
+    assert quantizer.params.pq_bits == 4
+    assert (quantizer.warmup, quantizer.name) == (3, "mine")
+    assert IVFPQQuantizer.for_catalog(10_000, 64).params.pq_dim == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "l2"}, "metric: expected inner_product or cosine, .* got 'l2'"),
+        ({"bytes_per_item": 1}, "bytes_per_item: expected at least 2"),
+        ({"sample_size": 3}, "sample_size: expected at least n_lists = 256, got 3"),
+    ],
+)
+def test_bad_options_for_a_catalog(options, message):
+    with pytest.raises(ValueError, match=message):
+        IVFPQQuantizer.for_catalog(10_000, 64, **options)
 
 
 @pytest.mark.parametrize("warmup", ["0.5", True])
