@@ -107,16 +107,22 @@ class ReferenceSearcher:
         )
 
 
-def open_searcher(index: Index, backend: str = "auto") -> Searcher:
+def open_searcher(
+    index: Index, backend: str = "auto", *, vectors_on_device: bool = True
+) -> Searcher:
     """Open ``index`` for search.
 
     ``backend`` is ``"gpu"``, ``"faiss"``, ``"reference"`` or ``"auto"``: the GPU where there is one
     that holds the index, else Faiss; the choice and its reason are logged. A backend that was named
     and is not there is an error that says what it lacks (``ImportError``, and ``RuntimeError`` for
     a GPU): none is ever replaced by another in silence; ``searcher.backend`` says which one runs.
+
+    ``vectors_on_device`` tells the GPU whether to copy the vectors of an index that holds some, see
+    :class:`~merlin_poeem.search.gpu.searcher.GpuSearcher`. The other backends have them in the
+    host's memory whatever it says.
     """
     if backend == "auto":
-        return _open_best(index)
+        return _open_best(index, vectors_on_device)
     if backend == "reference":
         return ReferenceSearcher(index)
     if backend == "faiss":
@@ -126,7 +132,7 @@ def open_searcher(index: Index, backend: str = "auto") -> Searcher:
     if backend == "gpu":
         from merlin_poeem.search.gpu.searcher import GpuSearcher
 
-        return GpuSearcher(index)
+        return GpuSearcher(index, vectors_on_device=vectors_on_device)
     raise ValueError(f"backend: expected one of {', '.join((*BACKENDS, 'auto'))}; got {backend!r}")
 
 
@@ -141,9 +147,9 @@ def _saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
     return open_searcher(open_index(path, fingerprint), backend)
 
 
-def _open_best(index: Index) -> Searcher:
+def _open_best(index: Index, vectors_on_device: bool) -> Searcher:
     try:
-        searcher = open_searcher(index, "gpu")
+        searcher = open_searcher(index, "gpu", vectors_on_device=vectors_on_device)
     except (ImportError, RuntimeError, ValueError, MemoryError) as error:
         logger.info("search backend: faiss, not gpu: %s", error)
         return open_searcher(index, "faiss")
