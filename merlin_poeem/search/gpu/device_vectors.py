@@ -67,9 +67,9 @@ class DeviceVectors:
 
 
 def open_vectors(index: Index, device: Device) -> DeviceVectors | None:
-    """Copy the vectors of ``index`` to the device; None where it holds no vectors, or no items."""
+    """Copy the vectors of ``index`` to the device; None where it holds none."""
     vectors = index.vectors
-    if vectors is None or not len(vectors):
+    if vectors is None:
         return None
     xp, (n_items, row_bytes) = device.xp, (len(vectors), row_bytes_of(index))
     order = np.argsort(index.item_ids)
