@@ -47,11 +47,17 @@ class ForcedSearcher(GpuSearcher):
         super().__init__(index, device)
 
     def plan(
-        self, batch: int, k: int, n_probes: int | None = None, *, id_lists: bool = False
+        self,
+        batch: int,
+        k: int,
+        n_probes: int | None = None,
+        *,
+        refine: int | None = None,
+        id_lists: bool = False,
     ) -> SearchPlan:
         """The plan, had the model of the two paths said so."""
         with _model_says(self._bulk):
-            plan = super().plan(batch, k, n_probes, id_lists=id_lists)
+            plan = super().plan(batch, k, n_probes, refine=refine, id_lists=id_lists)
         return replace(plan, captured_batch=None)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,10 @@ class Candidates:
         if array_module(self.scores) is np:
             return self
         return Candidates(to_host(self.counts), to_host(self.scores), to_host(self.item_ids))
+
+    def to_device(self, xp: ModuleType) -> Candidates:
+        """The same in arrays of ``xp``, such as CuPy."""
+        return Candidates(*(xp.asarray(part) for part in (self.counts, self.scores, self.item_ids)))
 
     def padded(self, k: int, *, fill_id: int, fill_score: float = -np.inf) -> tuple[Float32, Int64]:
         """(scores, item_ids), both (n_queries, k), short rows filled with what the caller names.

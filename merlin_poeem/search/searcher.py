@@ -164,36 +164,48 @@ class ReferenceSearcher:
 
 
 @overload
-def open_searcher(index: Index, backend: str = "auto") -> Searcher: ...
+def open_searcher(
+    index: Index, backend: str = "auto", *, vectors_on_device: bool = True
+) -> Searcher: ...
 
 
 @overload
-def open_searcher(index: FlatIndex, backend: str = "auto") -> FlatSearcher: ...
+def open_searcher(
+    index: FlatIndex, backend: str = "auto", *, vectors_on_device: bool = True
+) -> FlatSearcher: ...
 
 
-def open_searcher(index: Index | FlatIndex, backend: str = "auto") -> Searcher | FlatSearcher:
+def open_searcher(
+    index: Index | FlatIndex, backend: str = "auto", *, vectors_on_device: bool = True
+) -> Searcher | FlatSearcher:
     """Open ``index`` for search.
 
     ``backend`` is ``"gpu"``, ``"faiss"``, ``"reference"`` or ``"auto"``: the GPU where there is one
     that holds the index, else Faiss; the choice and its reason are logged. A backend that was named
     and is not there is an error that says what it lacks (``ImportError``, and ``RuntimeError`` for
     a GPU): none is ever replaced by another in silence; ``searcher.backend`` says which one runs.
+
+    ``vectors_on_device`` tells the GPU whether to copy the vectors of an index that holds some, see
+    :class:`~merlin_poeem.search.gpu.searcher.GpuSearcher`. The other backends have them in the
+    host's memory whatever it says, and a flat index is always copied.
     """
     if backend == "auto":
-        return _open_best(index)
-    is_flat = isinstance(index, FlatIndex)
+        return _open_best(index, vectors_on_device)
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"backend: expected one of {', '.join((*BACKENDS, 'auto'))}; got {backend!r}"
+        )
+    if isinstance(index, FlatIndex):
+        return _open_flat(index, backend)
     if backend == "reference":
-        return FlatReferenceSearcher(index) if is_flat else ReferenceSearcher(index)
+        return ReferenceSearcher(index)
     if backend == "faiss":
-        from merlin_poeem.search.faiss.flat import FlatFaissSearcher
         from merlin_poeem.search.faiss.searcher import FaissSearcher
 
-        return FlatFaissSearcher(index) if is_flat else FaissSearcher(index)
-    if backend == "gpu":
-        from merlin_poeem.search.gpu.searcher import GpuSearcher
+        return FaissSearcher(index)
+    from merlin_poeem.search.gpu.searcher import GpuSearcher
 
-        return GpuSearcher(index)
-    raise ValueError(f"backend: expected one of {', '.join((*BACKENDS, 'auto'))}; got {backend!r}")
+    return GpuSearcher(index, vectors_on_device=vectors_on_device)
 
 
 def open_saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
@@ -207,9 +219,21 @@ def _saved_searcher(path: str, fingerprint: str, backend: str) -> Searcher:
     return open_searcher(open_index(path, fingerprint), backend)
 
 
-def _open_best(index: Index | FlatIndex) -> Searcher | FlatSearcher:
+def _open_flat(index: FlatIndex, backend: str) -> FlatSearcher:
+    if backend == "reference":
+        return FlatReferenceSearcher(index)
+    if backend == "faiss":
+        from merlin_poeem.search.faiss.flat import FlatFaissSearcher
+
+        return FlatFaissSearcher(index)
+    from merlin_poeem.search.gpu.flat import FlatGpuSearcher
+
+    return FlatGpuSearcher(index)
+
+
+def _open_best(index: Index | FlatIndex, vectors_on_device: bool) -> Searcher | FlatSearcher:
     try:
-        searcher = open_searcher(index, "gpu")
+        searcher = open_searcher(index, "gpu", vectors_on_device=vectors_on_device)
     except (ImportError, RuntimeError, ValueError, MemoryError) as error:
         logger.info("search backend: faiss, not gpu: %s", error)
         return open_searcher(index, "faiss")

@@ -1,16 +1,21 @@
 """What each kernel takes, by compiler: ``python -m tests.golden.make_kernels`` writes it anew.
 
 A file a compiler, ``kernels/<release>.json``; those of compilers that are not at hand stay as they
-are, and ``make test-compilers`` brings all. It prints what has changed.
+are, and ``make test-compilers`` brings all. It prints what has changed. All kernels take many
+minutes; ``python -m tests.golden.make_kernels refine.cu`` compiles those of one file, and leaves
+the rows of the others.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from merlin_poeem.search.gpu.kernels import every_kernel
 from tests.search.gpu.nvrtc import Kernel, Resources, compile_every_kernel
 from tests.search.gpu.nvrtc_library import UNPACKED, Compiler, compilers, own_compiler
 
@@ -86,11 +91,25 @@ def _told(of: Resources) -> str:
     return told
 
 
-def main() -> None:
-    """Compile with every compiler that is at hand."""
+def merged(before: Table, files: Sequence[str], compiled: Table) -> Table:
+    """``before`` with the rows of ``files`` as ``compiled``, in the order of ``every_kernel``."""
+    rows = {kernel: of for kernel, of in before.items() if kernel.file not in files} | compiled
+    place = {kernel: i for i, kernel in enumerate(every_kernel())}
+    order = sorted(rows, key=lambda kernel: (kernel.architecture, place[kernel.file, kernel.name]))
+    return {kernel: rows[kernel] for kernel in order}
+
+
+def main(files: Sequence[str]) -> None:
+    """Compile with every compiler that is at hand: all kernels, or those of ``files``."""
+    if unknown := set(files) - {file for file, _ in every_kernel()}:
+        raise SystemExit(f"expected files of kernels, got {sorted(unknown)}")
     for release, compiler in compilers().items():
-        table, warnings = compile_every_kernel(compiler)
-        before = read(release)[1] if release in releases() else {}
+        table, warnings = compile_every_kernel(compiler, files=files or None)
+        wheel, before = read(release) if release in releases() else ("", {})
+        if files:
+            if wheel != compiler.wheel:
+                raise SystemExit(f"{release}: expected a table of {compiler.wheel}, got {wheel!r}")
+            table = merged(before, files, table)
         write(compiler, table)
         print("\n".join([*summary(release, table), *warnings]))
         if before:
@@ -103,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -14,6 +14,7 @@ from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.origin import middle_of
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu.device import Device
+from merlin_poeem.search.gpu.device_vectors import DeviceVectors, open_vectors, vector_bytes
 from merlin_poeem.search.gpu.index_shape import (
     TILE_ITEMS,
     IndexShape,
@@ -81,6 +82,9 @@ class DeviceIndex:
     terms: Any
     """(n_items,) float32; None with scales, and for the inner product: see ``scorer.cuh``."""
 
+    vectors: DeviceVectors | None = None
+    """For a second look; None in an index without, and where they stay on the host."""
+
     @property
     def item_terms(self) -> tuple[Any, Any, Any]:
         """``ItemTerms`` of ``scorer.cuh``, as kernels take them."""
@@ -119,8 +123,8 @@ class DeviceIndex:
         return marked
 
 
-def open_on_device(index: Index, device: Device) -> DeviceIndex:
-    """Copy ``index`` to the device and arrange its codes there.
+def open_on_device(index: Index, device: Device, *, with_vectors: bool = True) -> DeviceIndex:
+    """Copy ``index`` to the device, ``with_vectors`` if it has some, and arrange its codes there.
 
     Raises
     ------
@@ -131,11 +135,16 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
     """
     shape = index_shape(index)
     check_dim(device.card, shape)
-    needed = device_bytes(index, shape)
+    with_vectors = with_vectors and index.has_vectors
+    of_vectors = vector_bytes(index) if with_vectors else 0
+    needed = device_bytes(index, shape) + of_vectors
     if needed > device.free_bytes():
+        hint = (
+            f", {of_vectors} of them for vectors: vectors_on_device=False leaves those on the host"
+        )
         raise MemoryError(
             f"index: expected at most {device.free_bytes()} bytes, the free memory of "
-            f"{device.card.name}; this one needs {needed}"
+            f"{device.card.name}; this one needs {needed}{hint if with_vectors else ''}"
         )
     xp, metric = device.xp, index.params.metric
     origin, centred = _move_to_origin(index)
@@ -174,12 +183,16 @@ def open_on_device(index: Index, device: Device) -> DeviceIndex:
         score_metric=np.int32(METRICS.index(metric if index.scales is None else "cosine")),
         codes=codes,
         terms=terms,
+        vectors=open_vectors(index, device) if with_vectors else None,
         **arrays,
     )
 
 
 def device_bytes(index: Index, shape: IndexShape) -> int:
-    """Device memory that opening ``index`` takes at most, what it needs only then included."""
+    """Device memory that opening ``index`` takes at most, what it needs only then included.
+
+    Without its vectors.
+    """
     quantization = index.quantization
     per_item = 8 + (1 if quantization.has_scales else 0 if shape.metric == "inner_product" else 4)
     codes = 32 * shape.code_bytes * shape.n_groups

@@ -49,6 +49,11 @@ def tiles_name(steps: int, plain: bool) -> str:
     return f"find_candidates<{steps}, {str(plain).lower()}>"
 
 
+def refine_name(half: bool, l2: bool) -> str:
+    """The second look at float16 vectors, or else int8, by distance, or else by product."""
+    return f"refine<{str(half).lower()}, {str(l2).lower()}>"
+
+
 def every_kernel() -> list[tuple[str, str]]:
     """(file, name) of all that opening an index and searching can launch: ``Device.kernel``."""
     widths = range(4, MAX_CODE_BYTES + 1, 4)
@@ -81,6 +86,7 @@ def every_kernel() -> list[tuple[str, str]]:
             for plain in (True, False)
         ),
         *(("rescore.cu", f"rescore<{width}>") for width in widths),
+        *(("refine.cu", refine_name(half, l2)) for half in (True, False) for l2 in (True, False)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The kernels of one search, in their order: queries → lists → LUTs → scan → results.
+"""The kernels of one search, in their order: queries → lists → LUTs → scan → second look.
 
 Nothing here waits for the device or copies to the host, so that a CUDA graph can record it.
 """
@@ -18,8 +18,9 @@ from merlin_poeem.search.gpu.bulk_plan import (
 )
 from merlin_poeem.search.gpu.device import Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex
+from merlin_poeem.search.gpu.device_vectors import DeviceVectors
 from merlin_poeem.search.gpu.filters import NO_FILTERS, Filters
-from merlin_poeem.search.gpu.kernels import scan_name, table_name, tiles_name
+from merlin_poeem.search.gpu.kernels import refine_name, scan_name, table_name, tiles_name
 from merlin_poeem.search.gpu.plan import PROBE_BYTES, SearchPlan
 from merlin_poeem.search.gpu.results import Results
 from merlin_poeem.search.gpu.shared_memory import (
@@ -56,8 +57,17 @@ class Pipeline:
         pieces: Pieces,
     ) -> None:
         self._device, self._index, self._plan = device, index, plan
-        self._k, self._n_probes = np.int32(k), np.int32(n_probes)
+        self._n_results, self._n_probes = np.int32(k), np.int32(n_probes)
         take, shape, n = pieces.take, index.shape, plan.chunk
+        # What the codes are asked for: results, or candidates by their ranks.
+        self._item_ids, self._vectors = index.item_ids, None
+        if plan.n_candidates:
+            assert index.vectors is not None
+            k, self._item_ids, self._vectors = plan.n_candidates, index.vectors.ranks, index.vectors
+            self._candidates = Results(
+                take((n, k), np.float32), take((n, k), np.int64), take(n, np.int32)
+            )
+        self._k = np.int32(k)
         self._rotated = take((n, shape.dim), np.float32)
         self._scales, self._units, self._margins = (take(n, np.float32) for _ in range(3))
         self._probes = take((n, n_probes, PROBE_BYTES // 4), np.int32)
@@ -97,10 +107,13 @@ class Pipeline:
         self._score_lists(n)
         self._choose_lists(n)
         self._build_luts(n)
+        found = results if self._vectors is None else self._candidates[:n]
         if self._plan.bulk is not None:
-            self._search_in_bulk(n, self._plan.bulk, results, filters)
+            self._search_in_bulk(n, self._plan.bulk, found, filters)
         else:
-            self._scan(n, results, filters)
+            self._scan(n, found, filters)
+        if self._vectors is not None:
+            self._refine(n, self._vectors, found, results)
 
     def _prepare_queries(self, queries: Any, n: int) -> None:
         index, shape = self._index, self._index.shape
@@ -193,7 +206,7 @@ class Pipeline:
             BLOCK,
             (
                 *(self._luts, self._units, self._probes),
-                *(index.codes, *index.item_terms, index.item_ids, filters.eligible_mask),
+                *(index.codes, *index.item_terms, self._item_ids, filters.eligible_mask),
                 *(filters.exclude_offsets, filters.exclude_ids),
                 *(filters.allow_offsets, filters.allow_ids),
                 *(index.score_metric, self._n_probes, np.int32(n_probes), np.int32(n_parts)),
@@ -207,7 +220,7 @@ class Pipeline:
             (n,),
             BLOCK,
             (
-                *(self._part_scores, self._part_rows, self._part_counts, self._index.item_ids),
+                *(self._part_scores, self._part_rows, self._part_counts, self._item_ids),
                 *(np.int32(self._plan.n_parts), self._k, np.int32(self._plan.capacity)),
                 *(results.scores, results.item_ids, results.counts),
             ),
@@ -260,11 +273,30 @@ class Pipeline:
             BLOCK,
             (
                 *(self._luts, self._units, self._probes),
-                *(index.codes, *index.item_terms, index.item_ids, filters.eligible_mask),
+                *(index.codes, *index.item_terms, self._item_ids, filters.eligible_mask),
                 *(self._part_scores, self._part_rows, self._part_counts),
                 *(self._noted, self._noted_counts, index.score_metric, self._n_probes),
                 *(np.int32(bulk.n_seeds), np.int32(bulk.n_noted), self._k),
                 *(np.int32(plan.capacity), results.scores, results.item_ids, results.counts),
             ),
             shared_bytes=lut_shared_bytes(n_bytes, "compact") + plan.merge_shared_bytes,
+        )
+
+    def _refine(
+        self, n: int, vectors: DeviceVectors, candidates: Results, results: Results
+    ) -> None:
+        # Under l2 queries are relative to the origin that the vectors are counted from, too.
+        index, plan = self._index, self._plan
+        name = refine_name(half=vectors.is_half, l2=index.shape.metric == "l2")
+        self._device.kernel("refine.cu", name)(
+            (n,),
+            BLOCK,
+            (
+                *(self._rotated, candidates.item_ids, candidates.counts),
+                *(vectors.values, vectors.scales, vectors.sorted_ids),
+                *(np.int32(index.shape.dim), np.int32(vectors.n_quads)),
+                *(np.int32(vectors.n_lanes), self._k, self._n_results, np.int32(plan.capacity)),
+                *(results.scores, results.item_ids, results.counts),
+            ),
+            shared_bytes=vectors.query_bytes + plan.merge_shared_bytes,
         )

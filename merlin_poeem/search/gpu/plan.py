@@ -15,6 +15,7 @@ from merlin_poeem.search.gpu.bulk_plan import (
 )
 from merlin_poeem.search.gpu.card import MAX_GRID_Y, Card
 from merlin_poeem.search.gpu.index_shape import IndexShape
+from merlin_poeem.search.gpu.results import results_bytes
 from merlin_poeem.search.gpu.rounding import power_of_two, round_up
 from merlin_poeem.search.gpu.shared_memory import (
     BOOK_ROWS,
@@ -82,6 +83,8 @@ class SearchPlan:
     captured_batch: int | None
     """The batch, rounded up, of the CUDA graph that serves this search where it has no filters;
     None where none does."""
+    n_candidates: int = 0
+    """Items of a query that are scored again by their vectors; 0: the codes have the last word."""
 
 
 def plan_search(
@@ -92,20 +95,26 @@ def plan_search(
     n_probes: int,
     workspace_limit: int,
     *,
+    refine: int = 0,
     id_lists: bool = False,
 ) -> SearchPlan:
     """The plan for ``batch`` queries, ``k`` results and ``n_probes`` lists each.
 
     ``k`` counts the results a query can have at most: no more than the index has items.
-    ``workspace_limit`` is in bytes. ``id_lists`` tells that queries exclude or allow ids of their
-    own, which only the scan tests.
+    ``workspace_limit`` is in bytes. With ``refine`` so many times ``k`` items are scored again, on
+    the device. ``id_lists`` tells that queries exclude or allow ids of their own, which only the
+    scan tests.
 
     Raises
     ------
     ValueError
-        ``k`` above ``MAX_K``, too many dimensions or too wide a code for the card's shared memory,
-        or a workspace in which not even one query fits: each with what is needed and what there is.
+        ``k``, or ``refine`` times it, above ``MAX_K``, too many dimensions or too wide a code for
+        the card's shared memory, or a workspace in which not even one query fits: each with what is
+        needed and what there is.
     """
+    # From here on `k` is what the codes are asked for.
+    n_candidates = candidates_of(shape, k, refine) if refine else 0
+    k = n_candidates or k
     if k > MAX_K:
         raise ValueError(f"k: expected at most {MAX_K} on the GPU, got {k}")
     check_dim(card, shape)
@@ -115,15 +124,19 @@ def plan_search(
     resident = resident_blocks(card, lut_bytes + buffer_bytes)
     bulk = None if id_lists else plan_bulk(card, shape, k, n_probes)
     if bulk is not None:
-        chunk = balanced_chunk(batch, queries_at_once(shape, k, n_probes, 1, bulk, workspace_limit))
+        at_once = queries_at_once(
+            shape, k, n_probes, 1, bulk, workspace_limit, refined=n_candidates > 0
+        )
+        chunk = balanced_chunk(batch, at_once)
         if not is_bulk_faster(shape, chunk, k, n_probes, bulk):
             bulk = None
     n_parts = 1
     if bulk is None:
         n_parts = choose_n_parts(card.n_multiprocessors * resident, shape, batch, k, n_probes)
-    per_query = workspace_bytes_per_query(shape, k, n_probes, n_parts, bulk)
+    refined = n_candidates > 0
+    per_query = workspace_bytes_per_query(shape, k, n_probes, n_parts, bulk, refined=refined)
     for_all = workspace_bytes_for_all(shape, bulk)
-    at_once = queries_at_once(shape, k, n_probes, n_parts, bulk, workspace_limit)
+    at_once = queries_at_once(shape, k, n_probes, n_parts, bulk, workspace_limit, refined=refined)
     if at_once < 1:
         raise ValueError(
             f"workspace_bytes: expected at least {per_query + for_all}, what one query with "
@@ -146,7 +159,21 @@ def plan_search(
         chunk=chunk,
         workspace_bytes=for_all + chunk * per_query,
         captured_batch=rounded if captured else None,
+        n_candidates=n_candidates,
     )
+
+
+def candidates_of(shape: IndexShape, k: int, refine: int) -> int:
+    """Items that are scored again for each query: ``refine`` times ``k``, or all there are.
+
+    ``ValueError`` where they are more than ``MAX_K``.
+    """
+    n_candidates = min(refine * k, max(1, shape.n_items))
+    if n_candidates > MAX_K:
+        raise ValueError(
+            f"refine, k: expected refine * k of at most {MAX_K} on the GPU, got {refine} * {k}"
+        )
+    return n_candidates
 
 
 def graph_batch(batch: int) -> int:
@@ -174,17 +201,25 @@ def queries_at_once(
     n_parts: int,
     bulk: BulkPlan | None,
     workspace_limit: int,
+    *,
+    refined: bool = False,
 ) -> int:
     """How many queries the workspace has room for, and the kernels have numbers for."""
     left = workspace_limit - workspace_bytes_for_all(shape, bulk)
-    per_query = workspace_bytes_per_query(shape, k, n_probes, n_parts, bulk)
+    per_query = workspace_bytes_per_query(shape, k, n_probes, n_parts, bulk, refined=refined)
     return min(max(0, left) // per_query, MAX_CHUNK, MAX_PAIRS // n_probes)
 
 
 def workspace_bytes_per_query(
-    shape: IndexShape, k: int, n_probes: int, n_parts: int, bulk: BulkPlan | None = None
+    shape: IndexShape,
+    k: int,
+    n_probes: int,
+    n_parts: int,
+    bulk: BulkPlan | None = None,
+    *,
+    refined: bool = False,
 ) -> int:
-    """Device memory of one query's intermediate results."""
+    """Device memory of one query's intermediate results; ``k``: what the codes are asked for."""
     rotated = 4 * (shape.dim + 3)
     products_or_lut = 4 * max(shape.padded_lists, BOOK_ROWS * shape.code_bytes)
     probes = PROBE_BYTES * n_probes
@@ -193,7 +228,8 @@ def workspace_bytes_per_query(
     if bulk is not None:
         rounded, pairs = BF16_BYTES * shape.padded_dim, 4 * (n_probes - bulk.n_seeds)
         noted = rounded + NOTED_BYTES * bulk.n_noted + pairs + 2 * 4
-    return rotated + products_or_lut + probes + parts + noted
+    candidates = results_bytes(1, k) if refined else 0
+    return rotated + products_or_lut + probes + parts + noted + candidates
 
 
 def workspace_bytes_for_all(shape: IndexShape, bulk: BulkPlan | None) -> int:

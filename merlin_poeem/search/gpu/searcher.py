@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from merlin_poeem.arrays import array_module, as_vectors, largest_value
+from merlin_poeem.arrays import array_module, as_vectors, largest_value, normalize, to_host
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.params import check_n_probes, positive_int
 from merlin_poeem.search.gpu.captured_search import CapturedSearch, captured_bytes
@@ -23,12 +23,15 @@ from merlin_poeem.search.gpu.pipeline import Pipeline
 from merlin_poeem.search.gpu.plan import (
     MAX_CAPTURED_BATCH,
     SearchPlan,
+    candidates_of,
     graph_batch,
     plan_search,
 )
 from merlin_poeem.search.gpu.results import Results
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists
+from merlin_poeem.search.request import check_refine
+from merlin_poeem.search.second_look import refine_candidates
 
 WORKSPACE_BYTES = 512 << 20
 # What is kept for searches that come again: bitmaps of item sets, and streams with their searches.
@@ -42,12 +45,14 @@ class GpuSearcher:
 
     Opening copies codes and item ids to the device: ``pq_dim`` bytes an item (half of it with 4-bit
     codes), 8 for its id, 1 for its scale (without scales 4 for a ``cosine`` or ``l2`` index), and a
-    few percent where lists are short. A search needs beside it at most ``workspace_bytes``, its
-    queries and its results; a larger batch goes in chunks. That memory is kept for the next search
-    on the same stream, for up to eight streams.
+    few percent where lists are short. Where the index holds vectors, it copies those too: their
+    values in steps of 16 bytes, and 20 bytes an item more. A search needs beside it at most
+    ``workspace_bytes``, its queries and its results; a larger batch goes in chunks. That memory is
+    kept for the next search on the same stream, for up to eight streams.
 
-    Items with the same list and codes have the same score, to the bit, on every path. It belongs to
-    the process that opened it: after a fork searches raise ``RuntimeError``.
+    Items with the same list and codes, or in a second look the same vector, have the same score, to
+    the bit, on every path. It belongs to the process that opened it: after a fork searches raise
+    ``RuntimeError``.
 
     Parameters
     ----------
@@ -57,6 +62,10 @@ class GpuSearcher:
         None takes the current CUDA device, through CuPy.
     workspace_bytes
         The most device memory for the intermediate results of a search.
+    vectors_on_device
+        Whether vectors are copied. False leaves them in the host's memory: :meth:`search` then
+        looks again there, at candidates that come from the device, which takes the time of the copy
+        and of the host; searches that wait for nothing cannot look twice.
 
     Raises
     ------
@@ -65,19 +74,26 @@ class GpuSearcher:
     ValueError
         Codes that the kernels do not support.
     MemoryError
-        An index larger than the device's free memory.
+        An index larger than the device's free memory, its vectors counted where they are copied.
     """
 
     backend = "gpu"
     on_device = True
 
     def __init__(
-        self, index: Index, device: Device | None = None, *, workspace_bytes: int = WORKSPACE_BYTES
+        self,
+        index: Index,
+        device: Device | None = None,
+        *,
+        workspace_bytes: int = WORKSPACE_BYTES,
+        vectors_on_device: bool = True,
     ) -> None:
         self.index = index
         self.device: Device = CupyDevice() if device is None else device
         self.workspace_bytes = positive_int("workspace_bytes", workspace_bytes)
-        self._on_device: DeviceIndex = open_on_device(index, self.device)
+        self._on_device: DeviceIndex = open_on_device(
+            index, self.device, with_vectors=vectors_on_device
+        )
         self._removed: ItemSet | None = None
         self._process = OwnProcess()
         # Other streams than this one may be the next to read it.
@@ -90,21 +106,32 @@ class GpuSearcher:
         return self._on_device.n_bytes
 
     def plan(
-        self, batch: int, k: int, n_probes: int | None = None, *, id_lists: bool = False
+        self,
+        batch: int,
+        k: int,
+        n_probes: int | None = None,
+        *,
+        refine: int | None = None,
+        id_lists: bool = False,
     ) -> SearchPlan:
         """How a search of ``batch`` queries would run; ``id_lists``: with lists of ids for each.
 
+        Of what runs on the device: where vectors stay on the host, the search for candidates.
         Raises as :meth:`search` does.
         """
         batch, k = positive_int("batch", batch), positive_int("k", k)
-        shape = self._on_device.shape
+        shape, refine = self._on_device.shape, self._check_refine(refine)
+        k = max(1, min(k, shape.n_items))
+        if self._looks_on_host(refine):
+            k, refine = candidates_of(shape, k, refine), 0
         return plan_search(
             self.device.card,
             shape,
             batch,
-            max(1, min(k, shape.n_items)),
+            k,
             self._check_n_probes(n_probes),
             self.workspace_bytes,
+            refine=refine,
             id_lists=id_lists,
         )
 
@@ -114,6 +141,7 @@ class GpuSearcher:
         *,
         k: int,
         n_probes: int | None = None,
+        refine: int | None = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
@@ -122,21 +150,26 @@ class GpuSearcher:
         ``queries`` in host memory give results in host memory, as NumPy arrays. Queries on the
         device (CuPy, or any array with ``__cuda_array_interface__`` or DLPack, such as Torch's and
         TensorFlow's) give CuPy arrays, and nothing but the numbers of results is read by the host.
-        ``k`` is at most 2,048 where the index has as many items.
+        ``k``, and ``refine`` times it, are at most 2,048 where the index has as many items.
         """
         self._process.check()
         largest = largest_value(self.index.params.metric)
         matrix = as_vectors("queries", _as_device_array(queries), self.index.dim, largest=largest)
         given_on_device = array_module(matrix) is not np
         k = min(positive_int("k", k), max(1, len(self.index)))
-        n_probes = self._check_n_probes(n_probes)
+        n_probes, refine = self._check_n_probes(n_probes), self._check_refine(refine)
         exclude = as_item_filter("exclude", exclude, len(matrix))
         allow = as_item_filter("allow", allow, len(matrix))
         if not len(matrix) or not len(self.index):
             xp = array_module(matrix)
             none = xp.empty(0, np.float32), xp.empty(0, np.int64)
             return Candidates(xp.zeros(len(matrix), np.int64), *none)
-        results = self._run(matrix, k, n_probes, exclude, allow)
+        if self._looks_on_host(refine):
+            n_candidates = candidates_of(self._on_device.shape, k, refine)
+            results = self._run(matrix, n_candidates, n_probes, 0, exclude, allow)
+            candidates = self._look_again_on_host(matrix, results, k)
+            return candidates.to_device(self.device.xp) if given_on_device else candidates
+        results = self._run(matrix, k, n_probes, refine, exclude, allow)
         candidates = _without_filling(self.device.xp, results)
         return candidates if given_on_device else candidates.to_host()
 
@@ -146,6 +179,7 @@ class GpuSearcher:
         *,
         k: int,
         n_probes: int | None = None,
+        refine: int | None = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Results:
@@ -153,7 +187,8 @@ class GpuSearcher:
 
         ``queries`` are (n, dim) float32 on the device. They are not looked at: one with NaN or
         infinite values gets no results. Places without a result hold −inf and −1; ``counts`` says
-        how many each query has.
+        how many each query has. ``ValueError`` for a second look at vectors that stayed on the
+        host, which would have to be waited for.
         """
         self._process.check()
         xp = self.device.xp
@@ -163,11 +198,12 @@ class GpuSearcher:
         if matrix.ndim != 2 or matrix.shape[1] != self.index.dim:
             raise ValueError(f"queries: expected shape (n, {self.index.dim}), got {matrix.shape}")
         k, n_probes = positive_int("k", k), self._check_n_probes(n_probes)
+        refine = self._check_refine_on_device(refine)
         exclude = as_item_filter("exclude", exclude, len(matrix))
         allow = as_item_filter("allow", allow, len(matrix))
         held = min(k, len(self.index))
         if held and len(matrix):
-            found = self._run(matrix, held, n_probes, exclude, allow)
+            found = self._run(matrix, held, n_probes, refine, exclude, allow)
             if held == k:
                 return found
         results = Results.empty(self.device, len(matrix), k)
@@ -177,16 +213,20 @@ class GpuSearcher:
             results.counts[:] = found.counts
         return results
 
-    def capture(self, batch: int, k: int, n_probes: int | None = None) -> CapturedSearch:
+    def capture(
+        self, batch: int, k: int, n_probes: int | None = None, *, refine: int | None = None
+    ) -> CapturedSearch:
         """A search of exactly ``batch`` queries, recorded as a CUDA graph, in memory of its own.
 
         For the lowest latency: fill ``queries``, call ``replay()``, read the results, all on one
         stream, and keep the object until that stream is done with it. Raises as
-        :meth:`search` does, and ``ValueError`` for a batch above 4,096 or more than fits in
-        ``workspace_bytes``, or an index without items.
+        :meth:`search` does, and ``ValueError`` for a batch above 16,384 or more than fits in
+        ``workspace_bytes``, an index without items, or a second look at vectors that stayed on the
+        host.
         """
         self._process.check()
-        plan = self.plan(batch, k, n_probes)
+        refine = self._check_refine_on_device(refine)
+        plan = self.plan(batch, k, n_probes, refine=refine)
         if plan.captured_batch is None or not len(self.index):
             raise ValueError(
                 f"batch: expected 1 to {MAX_CAPTURED_BATCH}, no more than fit in workspace_bytes = "
@@ -224,11 +264,36 @@ class GpuSearcher:
         default = self.index.params.n_probes
         return check_n_probes(default if n_probes is None else n_probes, self.index.n_lists)
 
+    def _check_refine(self, refine: int | None) -> int:
+        return self.index.refine if refine is None else check_refine(self.index, refine)
+
+    def _check_refine_on_device(self, refine: int | None) -> int:
+        refine = self._check_refine(refine)
+        if self._looks_on_host(refine):
+            raise ValueError(
+                f"refine: expected 0, as the vectors stayed on the host (vectors_on_device=False), "
+                f"where a second look has to be waited for; got {refine}: open the searcher with "
+                "vectors_on_device=True, or use search"
+            )
+        return refine
+
+    def _looks_on_host(self, refine: int) -> bool:
+        return refine > 0 and self._on_device.vectors is None
+
+    def _look_again_on_host(self, matrix: Any, results: Results, k: int) -> Candidates:
+        """The ``k`` best of candidates by the host's vectors; in NumPy, as all it is given is."""
+        candidates = _without_filling(self.device.xp, results).to_host()
+        queries = to_host(matrix)
+        if self.index.params.metric == "cosine":
+            queries = normalize(queries)
+        return refine_candidates(self.index, self.index.quantization.rotate(queries), candidates, k)
+
     def _run(
         self,
         queries: Any,
         k: int,
         n_probes: int,
+        refine: int,
         exclude: ItemFilter | None,
         allow: ItemFilter | None,
     ) -> Results:
@@ -240,13 +305,13 @@ class GpuSearcher:
         with self._lock:
             kept = self._searches_of_stream()
             if exclude is None and allow is None and len(matrix) <= MAX_CAPTURED_BATCH:
-                captured = self._captured(kept, graph_batch(len(matrix)), k, n_probes)
+                captured = self._captured(kept, graph_batch(len(matrix)), k, n_probes, refine)
                 if captured is not None:
                     return captured.search(matrix)
             id_lists = isinstance(exclude, IdLists) or isinstance(allow, IdLists)
-            filters = self._filters(exclude, allow)
+            filters = self._filters(exclude, allow, by_ranks=refine > 0)
             results = Results.empty(self.device, len(matrix), k)
-            pipeline = self._pipeline(kept, len(matrix), k, n_probes, id_lists)
+            pipeline = self._pipeline(kept, len(matrix), k, n_probes, refine, id_lists)
             pipeline.run(matrix, results, filters)
             return results
 
@@ -260,12 +325,12 @@ class GpuSearcher:
         return self._streams[stream]
 
     def _captured(
-        self, kept: KeptSearches, batch: int, k: int, n_probes: int
+        self, kept: KeptSearches, batch: int, k: int, n_probes: int, refine: int
     ) -> CapturedSearch | None:
         """The graph for ``batch`` queries; None where they do not fit in the workspace at once."""
 
         def capture() -> CapturedSearch | None:
-            plan = self.plan(batch, k, n_probes)
+            plan = self.plan(batch, k, n_probes, refine=refine)
             if plan.captured_batch is None:
                 return None
             needed = captured_bytes(plan, self.index.dim, batch, k)
@@ -273,23 +338,33 @@ class GpuSearcher:
             device, index = self.device, self._on_device
             return CapturedSearch(device, index, plan, batch, k, n_probes, mask, workspace)
 
-        return kept.graph((batch, k, n_probes), capture)
+        return kept.graph((batch, k, n_probes, refine), capture)
 
     def _pipeline(
-        self, kept: KeptSearches, batch: int, k: int, n_probes: int, id_lists: bool
+        self,
+        kept: KeptSearches,
+        batch: int,
+        k: int,
+        n_probes: int,
+        refine: int,
+        id_lists: bool,
     ) -> Pipeline:
         def cut() -> Pipeline:
-            plan = self.plan(batch, k, n_probes, id_lists=id_lists)
+            plan = self.plan(batch, k, n_probes, refine=refine, id_lists=id_lists)
             pieces = kept.workspace(plan.workspace_bytes).pieces()
             return Pipeline(self.device, self._on_device, plan, k, n_probes, pieces)
 
-        return kept.pipeline((batch, k, n_probes, id_lists), cut)
+        return kept.pipeline((batch, k, n_probes, refine, id_lists), cut)
 
-    def _filters(self, exclude: ItemFilter | None, allow: ItemFilter | None) -> Filters:
+    def _filters(
+        self, exclude: ItemFilter | None, allow: ItemFilter | None, *, by_ranks: bool
+    ) -> Filters:
+        """``by_ranks``: lists are of ranks, as a second look's candidates are."""
         sets = [each if isinstance(each, ItemSet) else None for each in (exclude, allow)]
         lists = [each if isinstance(each, IdLists) else None for each in (exclude, allow)]
         mask = self._eligible_mask(*sets)
-        return Filters(mask, *(part for each in lists for part in self._sorted_lists(each)))
+        parts = (part for each in lists for part in self._sorted_lists(each, by_ranks))
+        return Filters(mask, *parts)
 
     def _eligible_mask(self, exclude: ItemSet | None, allow: ItemSet | None) -> Any:
         # A mask belongs to the stream that it is made on, as its memory does.
@@ -305,12 +380,15 @@ class GpuSearcher:
                 self._masks.popitem(last=False)
             return self._masks[key]
 
-    def _sorted_lists(self, lists: IdLists | None) -> tuple[Any, Any]:
+    def _sorted_lists(self, lists: IdLists | None, by_ranks: bool) -> tuple[Any, Any]:
         """Offsets and values of ``lists`` on the device, each row sorted."""
         if lists is None:
             return None, None
         xp = self.device.xp
         offsets, values = xp.asarray(lists.offsets), xp.asarray(lists.values)
+        if by_ranks:
+            assert self._on_device.vectors is not None
+            values = self._on_device.vectors.ranks_of(xp, values)
         rows = xp.searchsorted(offsets[1:], xp.arange(len(values)), side="right")
         return offsets, values[xp.lexsort(xp.stack((values, rows)))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,12 +105,16 @@ def compile_kernels(
 
 
 def compile_every_kernel(
-    compiler: Compiler, architectures: Sequence[int] | None = None
+    compiler: Compiler,
+    architectures: Sequence[int] | None = None,
+    files: Collection[str] | None = None,
 ) -> tuple[dict[Kernel, Resources], list[str]]:
-    """All that ``every_kernel`` lists, for every architecture or those; and all warnings."""
+    """All that ``every_kernel`` lists, for every architecture or those, of every file or those; and
+    all warnings."""
     architectures = architectures or architectures_of(compiler)
+    wanted = [each for each in every_kernel() if files is None or each[0] in files]
     names: dict[str, list[str]] = {}
-    for file, name in every_kernel():
+    for file, name in wanted:
         names.setdefault(file, []).append(name)
     programs = [(file, arch) for file in names for arch in architectures]
     # A file at a time would leave a processor idle at the end: those that take longest come first.
@@ -121,7 +125,7 @@ def compile_every_kernel(
     resources = {
         Kernel(architecture, file, name): done[file, architecture].resources[name]
         for architecture in architectures
-        for file, name in every_kernel()
+        for file, name in wanted
     }
     return resources, [warning for report in done.values() for warning in report.warnings]
 

@@ -32,10 +32,17 @@ class ReplannedSearcher(GpuSearcher):
         super().__init__(index, device)
 
     def plan(
-        self, batch: int, k: int, n_probes: int | None = None, *, id_lists: bool = False
+        self,
+        batch: int,
+        k: int,
+        n_probes: int | None = None,
+        *,
+        refine: int | None = None,
+        id_lists: bool = False,
     ) -> SearchPlan:
         """The plan with ``changes``, its sizes in agreement."""
-        plan = replace(super().plan(batch, k, n_probes, id_lists=id_lists), **self.changes)
+        planned = super().plan(batch, k, n_probes, refine=refine, id_lists=id_lists)
+        plan = replace(planned, **self.changes)
         shape = self._on_device.shape
         in_bulk = shape.fixed_point and not id_lists and self._has_two_lists(n_probes)
         if plan.bulk is not None and not in_bulk:
@@ -43,7 +50,10 @@ class ReplannedSearcher(GpuSearcher):
         lut_bytes = lut_shared_bytes(shape.code_bytes, plan.lut_layout)
         chunk = min(plan.chunk, batch)
         held, lists = min(k, shape.n_items), self._check_n_probes(n_probes)
-        per_query = workspace_bytes_per_query(shape, held, lists, plan.n_parts, plan.bulk)
+        refined = plan.n_candidates > 0
+        per_query = workspace_bytes_per_query(
+            shape, plan.n_candidates or held, lists, plan.n_parts, plan.bulk, refined=refined
+        )
         return replace(
             plan,
             lut_bytes=lut_bytes,

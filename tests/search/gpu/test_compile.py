@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from merlin_poeem import ItemSet
+from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES
 from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES
 from merlin_poeem.search.gpu.kernels import FOLDER, every_kernel
 from merlin_poeem.search.gpu.shared_memory import (
@@ -132,6 +133,20 @@ def test_there_is_a_table_of_every_compiler() -> None:
     assert len(make_kernels.releases()) == len(UNPACKED) + 1
 
 
+def test_one_file_leaves_the_rows_of_others() -> None:
+    _, table = make_kernels.read(make_kernels.releases()[0])
+    others = {kernel: of for kernel, of in table.items() if kernel.file != "merge.cu"}
+    changed = {
+        kernel: replace(of, registers=of.registers + 1)
+        for kernel, of in table.items()
+        if kernel.file == "merge.cu"
+    }
+    for before in (table, others):
+        merged = make_kernels.merged(before, ["merge.cu"], changed)
+        assert merged == others | changed
+        assert list(merged) == list(table)
+
+
 def test_every_kernel_is_listed() -> None:
     listed = {(file, name.partition("<")[0]) for file, name in every_kernel()}
     assert len(set(every_kernel())) == len(every_kernel())
@@ -177,6 +192,11 @@ def test_searches_ask_for_the_listed_kernels() -> None:
         with np.errstate(all="ignore"):
             searcher = ReplannedSearcher(wide, device, **BULK)
             searcher.search_padded(random_queries(wide, LARGE_TILE_BATCH), k=5)
+    for metric, dtype in product(("cosine", "l2"), VECTOR_DTYPES):
+        refined = random_index(metric, vectors=dtype)
+        with np.errstate(all="ignore"):
+            searcher = ReplannedSearcher(refined, device, lut_layout="spread")
+            searcher.search_padded(random_queries(refined, 3), k=5, refine=2)
     assert device.asked == set(every_kernel())
 
 

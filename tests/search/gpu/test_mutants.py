@@ -26,6 +26,7 @@ from tests.index_factories import (
     random_index,
     random_item_set,
     random_queries,
+    with_random_vectors,
 )
 from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
 from tests.search.gpu.emulation.device import ORDERS, EmulatedDevice, Order
@@ -262,6 +263,88 @@ FAULTS = {
     "items of the lane before": Fault(
         "in bulk", "rescore.cu", "of_lane + step) <= number", "of_lane + step) < number"
     ),
+    # The second look.
+    "looked at before all candidates are there": barrier(
+        "second look", "refine.cu", "shared.count = n;\n  ", "\n  const unsigned lane ="
+    ),
+    "vectors of one scale": Fault(
+        "second look", "refine.cu", "scale = __ldg(vector_scales + rank);", "scale = 0.01f;"
+    ),
+    "scale of the vector before": Fault(
+        "second look, l2",
+        "refine.cu",
+        "__ldg(vector_scales + rank)",
+        "__ldg(vector_scales + (rank > 0 ? rank - 1 : 0))",
+    ),
+    "products without their scale": Fault(
+        "second look", "refine.cu", "fmaf(sum, scale, 0.0f)", "sum"
+    ),
+    "queries from another origin": Fault(
+        "second look, l2", "queries.cu", "if (origin != nullptr) sum -= origin[i];", ""
+    ),
+    "the end of a row is not read": Fault(
+        "second look",
+        "refine.cu",
+        "quad < n_quads; quad += step",
+        "quad < n_quads - 1; quad += step",
+    ),
+    "the last step of a wide row is not read": Fault(
+        "second look, wide",
+        "refine.cu",
+        "quad < n_quads; quad += step",
+        "quad < step; quad += step",
+    ),
+    "what the query has beyond its dimensions": Fault(
+        "second look, l2",
+        "refine.cu",
+        "= i < dim ? queries[i] : 0.0f;",
+        "= queries[i < dim ? i : 0];",
+    ),
+    "one of two float16 of a word": Fault(
+        "second look, wide", "refine.cu", "static_cast<unsigned short>(word >> 16)", "0"
+    ),
+    "int8 without their sign": Fault(
+        "second look", "refine.cu", "word ^ 0x80808080u, 0x4b000000u", "word, 0x4b000000u"
+    ),
+    "lanes of a vector are not all summed up": Fault(
+        "second look", "refine.cu", "int apart = n_lanes / 2", "int apart = n_lanes / 4"
+    ),
+    "the vector in the row, not of the rank": Fault(
+        "second look", "refine.cu", "const size_t rank = best.rows[i];", "const size_t rank = i;"
+    ),
+    "ids in the order of candidates": Fault(
+        "second look",
+        "refine.cu",
+        "best.rows[i] = static_cast<unsigned>(candidates[i])",
+        "best.rows[i] = static_cast<unsigned>(candidates[i] > 0 ? candidates[i] - 1 : 0)",
+    ),
+    "ties of a second look by falling id": Fault(
+        "second look, ties",
+        "refine.cu",
+        "item_ids[rows[i]] < item_ids",
+        "item_ids[rows[i]] > item_ids",
+    ),
+    "one candidate fewer": Fault(
+        "second look, few",
+        "refine.cu",
+        "const unsigned n = candidate_counts[query];",
+        "const unsigned n = max(1, candidate_counts[query]) - 1;",
+    ),
+    "one candidate more": Fault(
+        "second look, few",
+        "refine.cu",
+        "const unsigned n = candidate_counts[query];",
+        "const unsigned n = candidate_counts[query] + 1;",
+    ),
+    "as many as asked for, whatever there are": Fault(
+        "second look, few",
+        "refine.cu",
+        "shared.count = n;\n  __syncthreads();\n  const",
+        "shared.count = n_candidates;\n  __syncthreads();\n  const",
+    ),
+    "candidates of the first query": Fault(
+        "second look", "refine.cu", "candidates += query * n_candidates;", ""
+    ),
     "codes of a group's first half": Fault(
         "in bulk, wide",
         "tiles.cu",
@@ -302,7 +385,27 @@ def searches() -> dict[str, Search]:
     odd = random_index("l2", n_items=1500, n_lists=301, n_repeated=0)
     wide = random_index(n_items=1000, pq_dim=20, pq_len=2)
     segments = random_index("cosine", pq_dim=12, pq_len=1)
+    # Rows that end inside 16 bytes, of several lanes; wide ones take the lanes two steps.
+    odd_dim = {"n_items": 1500, "pq_dim": 3, "pq_len": 11}
+    seen, far = (random_index(m, vectors="int8", **odd_dim) for m in ("cosine", "l2"))
+    wide_rows = random_index(pq_dim=4, pq_len=25, vectors="float16")
+    alike = with_random_vectors(same, "int8")
+    of_seen = random_queries(seen, 3)
     return {
+        "second look": Search(seen, of_seen, one, {"k": 60, "n_probes": 8, "refine": 5}),
+        "second look, l2": Search(
+            far, random_queries(far, 3), one, {"k": 60, "n_probes": 8, "refine": 5}
+        ),
+        "second look, wide": Search(
+            wide_rows, random_queries(wide_rows, 3), one, {"k": 30, "n_probes": 8, "refine": 4}
+        ),
+        "second look, few": Search(
+            seen,
+            of_seen,
+            one,
+            {"k": 60, "n_probes": 6, "refine": 5, "allow": [seen.item_ids[:40]] * 3},
+        ),
+        "second look, ties": Search(alike, queries, one, {"k": 230, "n_probes": 8, "refine": 6}),
         "long": long,
         "in parts": replace(long, changes=parts, arguments={"k": 250, "n_probes": 5}),
         "short parts": replace(long, changes=parts, arguments={"k": 600, "n_probes": 2}),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu.card import Card
 from merlin_poeem.search.gpu.device_index import DeviceIndex
+from merlin_poeem.search.gpu.device_vectors import QUAD_BYTES, DeviceVectors
 from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES, TILE_ITEMS, IndexShape
 from merlin_poeem.search.gpu.kept_searches import KEPT_SEARCHES
 from merlin_poeem.search.gpu.kernels import kernel_source
@@ -123,13 +124,22 @@ class Sketch:
         return launch
 
 
-def run_sketch(card: Card, index: IndexShape, plan: SearchPlan, k: int, n_probes: int) -> Sketch:
+def sketched_vectors(index: IndexShape, is_half: bool) -> DeviceVectors:
+    row_bytes = round_up(index.dim * (2 if is_half else 1), QUAD_BYTES)
+    values = np.broadcast_to(np.uint8(0), (1, row_bytes))
+    return DeviceVectors(values, scales=None, sorted_ids=None, ranks=None, is_half=is_half)
+
+
+def run_sketch(
+    card: Card, index: IndexShape, plan: SearchPlan, k: int, n_probes: int, is_half: bool = True
+) -> Sketch:
     """The launches of ``plan`` for a full chunk and a last one of one query."""
     device = Sketch(card)
     fields = dict.fromkeys(DeviceIndex.__dataclass_fields__)
     table = np.broadcast_to(np.float32(0), (index.dim, index.n_lists))
     book = np.broadcast_to(np.float32(0), (index.byte_len, BOOK_ROWS, index.code_bytes))
-    on_device = DeviceIndex(**{**fields, "shape": index, "list_table": table, "book": book})
+    arrays = {"list_table": table, "book": book, "vectors": sketched_vectors(index, is_half)}
+    on_device = DeviceIndex(**{**fields, "shape": index, **arrays})
     pieces = SketchedPieces(device)
     pipeline = Pipeline(device, on_device, plan, k, n_probes, pieces)  # type: ignore[arg-type]
     n = plan.chunk + 1
@@ -160,17 +170,28 @@ class SketchedPieces:
     st.integers(1, MAX_K),
     st.integers(1, 65536),
     st.sampled_from([1 << 16, 1 << 20, WORKSPACE]),
+    st.integers(0, 8),
+    st.booleans(),
 )
 def test_every_plan_keeps_the_limits(
-    card: Card, index: IndexShape, batch: int, k: int, n_probes: int, workspace: int
+    card: Card,
+    index: IndexShape,
+    batch: int,
+    k: int,
+    n_probes: int,
+    workspace: int,
+    refine: int,
+    is_half: bool,
 ) -> None:
-    n_probes = min(n_probes, index.n_lists)
+    n_probes, k = min(n_probes, index.n_lists), max(1, k // max(1, refine))
     try:
-        plan = plan_search(card, index, batch, k, n_probes, workspace)
+        plan = plan_search(card, index, batch, k, n_probes, workspace, refine=refine)
     except ValueError as error:
         assert_names_need_and_limit(str(error), card, workspace)
         return
-    device = run_sketch(card, index, plan, k, n_probes)
+    device = run_sketch(card, index, plan, k, n_probes, is_half)
+    assert plan.n_candidates == min(refine * k, index.n_items)
+    k = plan.n_candidates or k
     assert device.allocated <= plan.workspace_bytes <= workspace
     assert plan.workspace_bytes - device.allocated <= MAX_ARRAYS * ALIGNMENT
     assert 1 <= plan.chunk <= batch
@@ -285,6 +306,13 @@ def test_codes_too_wide_for_the_card() -> None:
 def test_k_beyond_the_kernels() -> None:
     with pytest.raises(ValueError, match="k: expected at most 2048 on the GPU, got 2049"):
         plan_search(H100, shape(), 1, 2049, 8, WORKSPACE)
+
+
+def test_candidates_beyond_the_kernels() -> None:
+    with pytest.raises(ValueError, match=r"refine, k: .* at most 2048 on the GPU, got 3 \* 683"):
+        plan_search(H100, shape(), 1, 683, 8, WORKSPACE, refine=3)
+    plan = plan_search(H100, shape(n_items=2000), 1, 683, 8, WORKSPACE, refine=3)
+    assert plan.n_candidates == 2000
 
 
 def test_workspace_for_less_than_one_query() -> None:

@@ -1,10 +1,13 @@
 """No kernel reads or writes outside an array or its shared memory: AddressSanitizer looks on."""
 
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 import pytest
 
+from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES
+from merlin_poeem.search.gpu.searcher import GpuSearcher
 from tests.index_factories import (
     assert_answers,
     random_id_lists,
@@ -41,6 +44,20 @@ def search_all() -> None:
             arguments["allow"] = random_id_lists(index, 3, 400, seed=3)
         searcher = ReplannedSearcher(index, EmulatedDevice(sanitize=True), **changes)
         assert_answers(index, searcher.search(queries, **arguments), queries, **arguments)
+    look_again()
+
+
+def look_again() -> None:
+    """Rows that end inside 16 bytes; all items, the last one's among them."""
+    for metric, dtype in product(("cosine", "l2"), VECTOR_DTYPES):
+        index = random_index(metric, n_items=300, pq_dim=3, pq_len=11, vectors=dtype)
+        queries = random_queries(index, 3)
+        searcher = GpuSearcher(index, EmulatedDevice(sanitize=True))
+        for search in (
+            {"k": 150, "n_probes": 8, "refine": 2},
+            {"k": 5, "refine": 3, "exclude": random_id_lists(index, 3, 150)},
+        ):
+            assert_answers(index, searcher.search(queries, **search), queries, **search)
 
 
 def read_past_an_array() -> None:

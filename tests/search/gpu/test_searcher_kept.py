@@ -69,7 +69,7 @@ def test_places_left_over_hold_nothing_whatever_was_there(searcher: GpuSearcher)
         assert_answers(searcher.index, searcher.search(queries, k=5), queries, k=5)
         (kept,) = searcher._streams.values()
         rounded = graph_batch(batch)
-        captured = kept.graph((rounded, 5, searcher.index.params.n_probes), pytest.fail)
+        captured = kept.graph((rounded, 5, searcher.index.params.n_probes, 0), pytest.fail)
         np.testing.assert_array_equal(captured.queries[:batch], queries)
         assert np.isnan(captured.queries[batch:]).all()
 
