@@ -10,7 +10,7 @@ from merlin_poeem.arrays import Int64
 from merlin_poeem.blocks.export.export import Frames, export_index, item_vectors, query_vectors
 from merlin_poeem.blocks.model.towers import find_quantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
-from merlin_poeem.quantization.params import positive_int
+from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.ragged import IdLists
 from merlin_poeem.search.searcher import open_searcher
 
@@ -35,6 +35,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         *,
         k: int = 20,
         n_probes: int = 1,
+        refine: int = 0,
         exclude: Any = None,
         backend: str = "auto",
         item_id_column: str | None = None,
@@ -50,8 +51,9 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         relevant, exclude
             Per query, the ids of the items it should find, and of those it must not be shown (such
             as the training items); an :class:`~merlin_poeem.IdLists` or a sequence of rows.
-        k, n_probes, backend
-            As of :class:`~merlin_poeem.Searcher`.
+        k, n_probes, refine, backend
+            As of :class:`~merlin_poeem.Searcher`. With ``refine`` above 0 the index stores the
+            vectors of its items, in float16.
         item_id_column
             The column of ``items`` that ``relevant`` and ``exclude`` speak of; None is the one
             tagged as item id.
@@ -63,6 +65,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         self.relevant = IdLists.of("relevant", relevant, len(relevant))
         self.exclude = None if exclude is None else IdLists.of("exclude", exclude, len(relevant))
         self.k, self.n_probes = positive_int("k", k), positive_int("n_probes", n_probes)
+        self.refine = count("refine", refine)
         self.backend = backend
         self.item_id_column = item_id_column
         self.batch_size = batch_size
@@ -90,10 +93,18 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         if not quantizer.is_started.numpy():
             return
         index = export_index(
-            self.model, self.items, batch_size=self.batch_size, id_column=self.item_id_column
+            self.model,
+            self.items,
+            store_vectors="float16" if self.refine else None,
+            batch_size=self.batch_size,
+            id_column=self.item_id_column,
         )
         found = open_searcher(index, self.backend).search(
-            queries, k=self.k, n_probes=self.n_probes, exclude=self.exclude
+            queries,
+            k=self.k,
+            n_probes=self.n_probes,
+            refine=self.refine,
+            exclude=self.exclude,
         )
         logs[f"quantized_recall_at_{self.k}"] = recall_at_k(found, self.relevant, self.k)
         logs["max_over_mean_list"] = list_balance(index).max_over_mean
