@@ -214,6 +214,9 @@ class BytesPerItem:
     scale: float
     """Its scale: a byte, or 0 in an index without."""
 
+    vectors: float
+    """Its stored vector, values and scale; or 0 in an index without."""
+
     item_id: float
     """Its id, int64."""
 
@@ -224,7 +227,7 @@ class BytesPerItem:
     @property
     def total(self) -> float:
         """The sum."""
-        return self.codes + self.scale + self.item_id + self.shared
+        return self.codes + self.scale + self.vectors + self.item_id + self.shared
 
 
 def bytes_per_item(index: Index) -> BytesPerItem:
@@ -242,6 +245,7 @@ def bytes_per_item(index: Index) -> BytesPerItem:
     return BytesPerItem(
         codes=index.packed_codes.nbytes / index.n_items,
         scale=0.0 if index.scales is None else index.scales.nbytes / index.n_items,
+        vectors=0.0 if index.vectors is None else index.vectors.nbytes / index.n_items,
         item_id=index.item_ids.nbytes / index.n_items,
         shared=sum(array.nbytes for array in shared if array is not None) / index.n_items,
     )

@@ -22,6 +22,7 @@ from merlin_poeem.evaluate import (
     recall_at_k,
 )
 from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.quantization.stored_vectors import VectorDtype
 from merlin_poeem.search import reference
 from tests.index_factories import random_index, random_queries
 
@@ -283,6 +284,17 @@ def test_bytes_per_item_are_those_on_disk(
     arrays = [np.load(file) for file in (tmp_path / "index").glob("*.npy")]
     assert got.total == pytest.approx(sum(array.nbytes for array in arrays) / len(index))
     assert bytes_per_item(load_index(tmp_path / "index")) == got
+
+
+@pytest.mark.parametrize(("dtype", "n_bytes"), [("float16", 2 * 16 + 4), ("int8", 16 + 4)])
+def test_bytes_of_stored_vectors(dtype: VectorDtype, n_bytes: int, tmp_path: Path) -> None:
+    index = random_index(vectors=dtype)
+    got, without = bytes_per_item(index), bytes_per_item(index.without_vectors())
+    assert (got.vectors, without.vectors) == (n_bytes, 0)
+    assert got.total == pytest.approx(without.total + n_bytes)
+    save_index(index, tmp_path / "index")
+    arrays = [np.load(file) for file in (tmp_path / "index").glob("*.npy")]
+    assert got.total == pytest.approx(sum(array.nbytes for array in arrays) / len(index))
 
 
 def test_empty_index_has_no_balance() -> None:

@@ -67,11 +67,16 @@ def main() -> None:
     parser.add_argument("--similar-to", action="append", default=[], metavar="TITLE")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--n-probes", type=int, help="lists visited; else the index's own number")
+    parser.add_argument(
+        "--refine", type=int, help="times k items are looked at again by their vectors"
+    )
     arguments = parser.parse_args()
     index = load_index(arguments.index)
     _table(index)
     if arguments.n_probes is not None:
         index = index.with_n_probes(arguments.n_probes)
+    if arguments.refine is not None:
+        index = index.with_refine(arguments.refine)
     searcher = open_searcher(index)
     print(f"{index}, searched with {searcher.backend}")
     if arguments.queries is not None:

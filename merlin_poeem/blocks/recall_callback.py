@@ -16,7 +16,7 @@ from merlin_poeem.blocks.export.export import (
 )
 from merlin_poeem.blocks.model.towers import find_quantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
-from merlin_poeem.quantization.params import positive_int
+from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.ragged import IdLists
 from merlin_poeem.search.searcher import open_searcher
 
@@ -41,6 +41,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         *,
         k: int = 20,
         n_probes: int | None = None,
+        refine: int = 0,
         exclude: Any = None,
         backend: str = "auto",
         item_id_column: str | None = None,
@@ -56,8 +57,9 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         relevant, exclude
             Per query, the ids of the items it should find, and of those it must not be shown (such
             as the training items); an :class:`~merlin_poeem.IdLists` or a sequence of rows.
-        k, backend
-            As of :class:`~merlin_poeem.Searcher`.
+        k, refine, backend
+            As of :class:`~merlin_poeem.Searcher`. With ``refine`` above 0 the index stores the
+            vectors of its items, in float16.
         n_probes
             As of :func:`~merlin_poeem.blocks.export_index`.
         item_id_column
@@ -72,6 +74,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         self.exclude = None if exclude is None else IdLists.of("exclude", exclude, len(relevant))
         self.k = positive_int("k", k)
         self.n_probes = None if n_probes is None else positive_int("n_probes", n_probes)
+        self.refine = count("refine", refine)
         self.backend = backend
         self.item_id_column = item_id_column
         self.batch_size = batch_size
@@ -105,11 +108,12 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
             self.model,
             self.items,
             n_probes=self.n_probes,
+            store_vectors="float16" if self.refine else None,
             batch_size=self.batch_size,
             id_column=self.item_id_column,
         )
         searcher = open_searcher(index, self.backend)
-        found = searcher.search(queries, k=self.k, exclude=self.exclude)
+        found = searcher.search(queries, k=self.k, refine=self.refine, exclude=self.exclude)
         logs[f"quantized_recall_at_{self.k}"] = recall_at_k(found, self.relevant, self.k)
         logs["max_over_mean_list"] = list_balance(index).max_over_mean
 

@@ -57,11 +57,11 @@ def save_cuvs(
     """Write ``index`` as a cuVS IVF-PQ file, atomically; a file at ``path`` is replaced.
 
     cuVS then holds the same centroids, codebook, codes and rotation, and returns the items' own
-    ids. ``item_table``, ``info`` and ``list_lengths`` have no place in the file, nor has the
-    default ``n_probes``, which is cuVS' search parameter. Under ``l2`` cuVS returns squared
-    distances, lowest first: the negative of our scores. It chooses lists by ⟨q, c⟩ in the raw
-    space, by centroids rotated back, so that of lists which score alike to float32's rounding it
-    may visit another.
+    ids. ``item_table``, ``info``, ``list_lengths`` and ``vectors`` have no place in the file and
+    are left out, as is the default ``n_probes``, which is cuVS' search parameter. Under ``l2`` cuVS
+    returns squared distances, lowest first: the negative of our scores. It chooses lists by ⟨q, c⟩
+    in the raw space, by centroids rotated back, so that of lists which score alike to float32's
+    rounding it may visit another.
 
     Parameters
     ----------

@@ -32,9 +32,9 @@ def to_faiss(index: Index, *, metric: Metric | None = None, without_scales: bool
     """``index`` as an ``IndexIVFPQ``, inside an ``IndexPreTransform`` where there is a rotation.
 
     Holds the same arrays and the items' own ids; ``nprobe`` is the index's default ``n_probes``.
-    ``item_table`` and ``info`` have no place in a Faiss index, nor has ``list_lengths``: Faiss
-    chooses lists by ⟨q, c⟩. Under ``l2``, Faiss returns squared distances, lowest first: the
-    negative of our scores.
+    ``item_table``, ``info`` and ``vectors`` have no place in a Faiss index and are left out, as is
+    ``list_lengths``: Faiss chooses lists by ⟨q, c⟩. Under ``l2``, Faiss returns squared distances,
+    lowest first: the negative of our scores.
 
     Parameters
     ----------

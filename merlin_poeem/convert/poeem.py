@@ -74,8 +74,8 @@ def write_poeem(
     ``item_norm`` is the squared norm of an item's reconstruction, with which Poeem's
     ``metric_type`` 0 is the true squared L2 distance; for an index with the cosine metric it is the
     norm itself, with which ``metric_type`` 2 gives the order of the cosine. It is kept above 0, as
-    Poeem drops rows where it is 0. ``n_probes``, ``info``, list lengths and the item table have no
-    place in the file.
+    Poeem drops rows where it is 0. ``n_probes``, ``info``, list lengths, stored vectors and the
+    item table have no place in the file and are left out.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""Item vectors of a Dask frame into codes, on the workers; only codes are ever gathered."""
+"""Item vectors of a Dask frame into codes, on the workers.
+
+What is gathered are codes, and vectors as an index stores them where that is asked for.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,24 @@ import pandas as pd
 from merlin_poeem.arrays import Float32, Int64
 from merlin_poeem.distributed.checks import meta_of
 from merlin_poeem.frames.columns import column_of, columns_of_vectors, read_ids, read_vectors
-from merlin_poeem.index.index import Index, check_agreement, encode_items
+from merlin_poeem.index.index import (
+    Index,
+    check_agreement,
+    encode_items,
+    origin_of,
+    stored_vectors,
+)
 from merlin_poeem.quantization.fit import MAX_POINTS_PER_CENTROID, fit
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.stored_vectors import (
+    StoredVectors,
+    VectorDtype,
+    check_vector_dtype,
+)
 
 SCALE = "scale"
+VECTOR_SCALE = "scale_of_vector"
 
 Vectors = str | Sequence[str]
 
@@ -29,12 +44,15 @@ def encode_ddf(
     *,
     item_id: str = "item_id",
     vectors: Vectors = "embedding",
+    store_vectors: VectorDtype | None = None,
 ) -> Any:
     """The codes of every item as a Dask frame of pandas partitions, encoded where the vectors are.
 
     Columns ``item_id`` int64, ``list_id`` int32, ``code_0`` to ``code_<pq_dim − 1>`` (uint8, or
-    uint16 above 8 bits) and, where the quantization has scales, ``scale`` (uint8). Nothing is
-    computed yet. An id that repeats in one partition is an error then; one that several partitions
+    uint16 above 8 bits) and, where the quantization has scales, ``scale`` (uint8). With
+    ``store_vectors`` there are ``vector_0`` to ``vector_<dim − 1>`` of that dtype and
+    ``scale_of_vector`` (float32), the items' vectors as an index stores them. Nothing is computed
+    yet. An id that repeats in one partition is an error then; one that several partitions
     have is not looked for.
 
     Parameters
@@ -45,6 +63,8 @@ def encode_ddf(
         The column of integer ids.
     vectors
         As of :func:`~merlin_poeem.search_frame`, in the raw space.
+    store_vectors
+        As of :meth:`Index.from_vectors <merlin_poeem.Index.from_vectors>`.
 
     Raises
     ------
@@ -55,7 +75,7 @@ def encode_ddf(
         that are null, ragged, not finite or not ``dim`` wide.
     """
     meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
-    encode = _Encoder(params, quantization, item_id, vectors)
+    encode = _Encoder(params, quantization, item_id, vectors, store_vectors)
     # As one task, which the others depend on: a quantization may have megabytes.
     shared = dask.delayed(encode, traverse=False)
     return ddf.map_partitions(_encode, shared, meta=encode(meta)).clear_divisions()
@@ -68,6 +88,7 @@ def index_ddf(
     *,
     item_id: str = "item_id",
     vectors: Vectors = "embedding",
+    store_vectors: VectorDtype | None = None,
     info: dict[str, Any] | None = None,
 ) -> Index:
     """The index of the items of ``ddf``: encoded on the workers, grouped here.
@@ -77,13 +98,19 @@ def index_ddf(
     with their number of rows.
 
     This process holds the codes of all items and copies that grouping them takes, about
-    ``4 * (12 + pq_dim)`` bytes an item at 8 bits a code, and never a float vector.
+    ``4 * (12 + pq_dim)`` bytes an item at 8 bits a code; with ``store_vectors`` the vectors as they
+    are stored and copies of those; and never a vector in float32.
 
     Parameters and errors as of :func:`encode_ddf`, all raised here, and ``ValueError`` naming ids
     that occur more than once, in one partition or in several.
     """
-    codes = encode_ddf(ddf, params, quantization, item_id=item_id, vectors=vectors).compute()
-    return Index.from_codes(params, quantization, item_codes_of(codes), info=info)
+    codes = encode_ddf(
+        ddf, params, quantization, item_id=item_id, vectors=vectors, store_vectors=store_vectors
+    ).compute()
+    kept = None
+    if store_vectors is not None:
+        kept = vectors_of(codes, origin_of(params, quantization))
+    return Index.from_codes(params, quantization, item_codes_of(codes), vectors=kept, info=info)
 
 
 def fit_ddf(
@@ -120,12 +147,16 @@ def fit_ddf(
     return fit(params, gathered, rotation=rotation, item_scales=item_scales, seed=seed)
 
 
-def codes_frame(item_codes: ItemCodes) -> pd.DataFrame:
-    """``item_codes`` as the columns that :func:`encode_ddf` tells of."""
+def codes_frame(item_codes: ItemCodes, vectors: StoredVectors | None = None) -> pd.DataFrame:
+    """``item_codes`` and ``vectors`` as the columns that :func:`encode_ddf` tells of."""
     codes = {f"code_{j}": item_codes.codes[:, j] for j in range(item_codes.codes.shape[1])}
     scales = {} if item_codes.scales is None else {SCALE: item_codes.scales}
     ids = {"item_id": item_codes.item_ids, "list_id": item_codes.list_ids}
-    return pd.DataFrame({**ids, **codes, **scales})
+    stored: dict[str, Any] = {}
+    if vectors is not None:
+        stored = {f"vector_{j}": vectors.values[:, j] for j in range(vectors.values.shape[1])}
+        stored[VECTOR_SCALE] = vectors.scales
+    return pd.DataFrame({**ids, **codes, **scales, **stored})
 
 
 def item_codes_of(frame: pd.DataFrame) -> ItemCodes:
@@ -135,20 +166,39 @@ def item_codes_of(frame: pd.DataFrame) -> ItemCodes:
     return ItemCodes(frame["item_id"].to_numpy(), frame["list_id"].to_numpy(), codes, scales)
 
 
+def vectors_of(frame: pd.DataFrame, origin: Float32 | None) -> StoredVectors:
+    """The vectors of :func:`codes_frame`, which count from ``origin``."""
+    values = frame[[name for name in frame if name.startswith("vector_")]].to_numpy()
+    return StoredVectors(np.ascontiguousarray(values), frame[VECTOR_SCALE].to_numpy(), origin)
+
+
 class _Encoder:
     """Encodes one partition; on a frame without rows, it gives the columns and their dtypes."""
 
     def __init__(
-        self, params: IVFPQParams, quantization: Quantization, item_id: str, vectors: Vectors
+        self,
+        params: IVFPQParams,
+        quantization: Quantization,
+        item_id: str,
+        vectors: Vectors,
+        store_vectors: VectorDtype | None,
     ) -> None:
         check_agreement(params, quantization)
+        if store_vectors is not None:
+            check_vector_dtype(store_vectors)
         self._params, self._quantization = params, quantization
         self._item_id, self._vectors = item_id, vectors
+        self._store_vectors = store_vectors
 
     def __call__(self, frame: Any) -> pd.DataFrame:
         item_ids = read_ids(frame, self._item_id)
         vectors = read_vectors(frame, self._vectors, dim=self._quantization.dim)
-        return codes_frame(encode_items(self._params, self._quantization, item_ids, vectors))
+        item_codes = encode_items(self._params, self._quantization, item_ids, vectors)
+        kept = None
+        if self._store_vectors is not None:
+            of = self._params, self._quantization
+            kept = stored_vectors(*of, vectors, self._store_vectors)
+        return codes_frame(item_codes, kept)
 
 
 def _encode(frame: Any, encoder: _Encoder) -> pd.DataFrame:

@@ -59,6 +59,7 @@ def like_rows(
     row_id: str = "id",
     vectors: str = "features",
     n_probes: int | None = None,
+    refine: int | None = None,
 ) -> Any:
     """The nearest items of each row, never the row itself: ``row_id, rank, item_id, score``.
 
@@ -78,15 +79,22 @@ def like_rows(
         query_id=row_id,
         exclude="itself",
         n_probes=n_probes,
+        refine=refine,
     )
 
 
 def like_items(
-    searcher: Searcher, item_ids: Any, *, k: int, n_probes: int | None = None
+    searcher: Searcher,
+    item_ids: Any,
+    *,
+    k: int,
+    n_probes: int | None = None,
+    refine: int | None = None,
 ) -> pd.DataFrame:
     """The nearest items of each item held, never itself: ``like, rank, item_id, score``.
 
     The queries are the items' own reconstructions, decoded from the index: no vectors are needed.
+    ``refine`` compares these with the vectors of an index that holds some.
 
     Raises ``TypeError`` or ``ValueError`` on ids that the index does not hold, and as
     :func:`~merlin_poeem.search_frame`.
@@ -96,4 +104,12 @@ def like_items(
     item_ids = as_item_ids("item_ids", item_ids)
     decoded = pd.Series(list(searcher.index.decode(item_ids)), dtype=object)
     frame = pd.DataFrame({"like": item_ids, "embedding": decoded})
-    return like_rows(searcher, frame, k=k, row_id="like", vectors="embedding", n_probes=n_probes)
+    return like_rows(
+        searcher,
+        frame,
+        k=k,
+        row_id="like",
+        vectors="embedding",
+        n_probes=n_probes,
+        refine=refine,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import read_id_lists, read_vectors
 from merlin_poeem.frames.results import Form, check_form, query_ids_of
-from merlin_poeem.quantization.params import positive_int
+from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, is_flat
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.searcher import Searcher
@@ -19,9 +19,9 @@ from merlin_poeem.search.searcher import Searcher
 class SearchOptions:
     """The arguments of :func:`~merlin_poeem.search_frame`, which says what each means.
 
-    Raises ``TypeError`` or ``ValueError`` on a ``k`` below 1, an unknown ``form``, or ``exclude``
-    and ``allow`` that are neither columns nor item ids; what only an index or a frame can tell is
-    checked with it.
+    Raises ``TypeError`` or ``ValueError`` on a ``k`` below 1, a ``refine`` below 0, an unknown
+    ``form``, or ``exclude`` and ``allow`` that are neither columns nor item ids; what only an index
+    or a frame can tell is checked with it.
     """
 
     k: int
@@ -32,10 +32,13 @@ class SearchOptions:
     allow: Any = None
     """As ``exclude``."""
     n_probes: int | None = None
+    refine: int | None = None
     form: Form = "long"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", positive_int("k", self.k))
+        if self.refine is not None:
+            object.__setattr__(self, "refine", count("refine", self.refine))
         check_form(self.form)
         for name in ("exclude", "allow"):
             object.__setattr__(self, name, column_or_set(name, getattr(self, name)))
@@ -99,6 +102,7 @@ class Queries:
             self.vectors,
             k=options.k,
             n_probes=options.n_probes,
+            refine=options.refine,
             exclude=self.exclude,
             allow=self.allow,
         )

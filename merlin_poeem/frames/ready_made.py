@@ -14,6 +14,7 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.index.item_table import check_column_names, check_item_table, nullable_dtype
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric
+from merlin_poeem.quantization.stored_vectors import VectorDtype, check_vector_dtype
 from merlin_poeem.quantization.suggested_params import suggest_params
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def index_frame(
     metric: Metric | None = None,
     rotation: bool = False,
     seed: int = 0,
+    store_vectors: VectorDtype | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Index:
     """Train a quantization on the vectors of ``frame`` and encode them: a row becomes an item.
@@ -55,6 +57,8 @@ def index_frame(
         slower.
     seed
         Of the rows to train on, 64 per list or codeword, and of what is drawn from them.
+    store_vectors
+        As of :meth:`Index.from_vectors <merlin_poeem.Index.from_vectors>`.
     info
         JSON values stored with the index.
 
@@ -72,6 +76,8 @@ def index_frame(
     """
     if params is not None and metric is not None:
         raise ValueError(f"metric: expected None beside params, got {metric!r}")
+    if store_vectors is not None:
+        check_vector_dtype(store_vectors)  # before the training
     item_ids = read_ids(frame, item_id)
     check_unique(f"column {item_id!r}", item_ids)
     matrix = read_vectors(frame, vectors)
@@ -82,7 +88,15 @@ def index_frame(
     # Here, as the rows of a sample have other numbers.
     check_values(f"column {vectors!r}", matrix, largest_value(params.metric))
     quantization = fit(params, _sample(matrix, params, seed), rotation=rotation, seed=seed)
-    return Index.from_vectors(params, quantization, item_ids, matrix, item_table=table, info=info)
+    return Index.from_vectors(
+        params,
+        quantization,
+        item_ids,
+        matrix,
+        store_vectors=store_vectors,
+        item_table=table,
+        info=info,
+    )
 
 
 def with_vectors(frame: Any, column: str = "features", into: str | None = None) -> Any:

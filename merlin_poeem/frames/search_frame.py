@@ -28,6 +28,7 @@ def search_frame(
     exclude: Any = None,
     allow: Any = None,
     n_probes: int | None = None,
+    refine: int | None = None,
     form: Form = "long",
 ) -> Any:
     """Search for every row of ``frame``; a frame of the same kind comes back, pandas or cuDF.
@@ -36,7 +37,7 @@ def search_frame(
 
     Parameters
     ----------
-    k, n_probes
+    k, n_probes, refine
         As in :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
     vectors
         A list column of vectors, a column of JSON arrays, or the names of ``dim`` columns of
@@ -75,6 +76,7 @@ def search_frame(
         exclude=exclude,
         allow=allow,
         n_probes=n_probes,
+        refine=refine,
         form=form,
     )
     return search_with(searcher, frame, options)

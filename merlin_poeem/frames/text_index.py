@@ -29,6 +29,7 @@ from merlin_poeem.index.loading import load_index
 from merlin_poeem.index.saving import save_index
 from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
+from merlin_poeem.quantization.stored_vectors import VectorDtype
 from merlin_poeem.search.searcher import open_searcher
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class TextIndex:
         item_table: Sequence[str] = (),
         params: IVFPQParams | None = None,
         project_to: int | None = None,
+        store_vectors: VectorDtype | None = None,
         n_partitions: int | None = None,
         seed: int = 0,
         backend: str = "auto",
@@ -90,6 +92,8 @@ class TextIndex:
         project_to
             Width of a Gaussian random projection of the vectors, drawn with ``seed`` and stored;
             None projects nothing.
+        store_vectors
+            As of :func:`~merlin_poeem.index_frame`, of the vectors after the projection.
         n_partitions
             Of a pandas frame: encode it in that many Dask partitions.
 
@@ -131,12 +135,18 @@ class TextIndex:
             item_table=columns,
             metric="cosine" if params is None else None,
             seed=seed,
+            store_vectors=store_vectors,
             info={INFO: {"probe": _to_json(probe), "projection": _to_json(projection)}},
         )
         return cls(index, encoder, backend=backend)
 
     def search(
-        self, texts: str | Sequence[str], *, k: int, n_probes: int | None = None
+        self,
+        texts: str | Sequence[str],
+        *,
+        k: int,
+        n_probes: int | None = None,
+        refine: int | None = None,
     ) -> pd.DataFrame:
         """The ``k`` nearest texts of each: ``query, rank, item_id, score`` and the item table.
 
@@ -151,7 +161,13 @@ class TextIndex:
             queries, self.encoder, text="query", into=VECTORS, projection=self.projection
         )
         found = search_frame(
-            self.searcher, embedded, k=k, vectors=VECTORS, query_id="query", n_probes=n_probes
+            self.searcher,
+            embedded,
+            k=k,
+            vectors=VECTORS,
+            query_id="query",
+            n_probes=n_probes,
+            refine=refine,
         )
         return with_items(found, self.index)
 

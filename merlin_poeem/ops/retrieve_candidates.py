@@ -19,6 +19,7 @@ from merlin_poeem.frames.search_frame import search_with
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.ops.saved_tower import copy_tower, fingerprint_of_tower, open_tower
 from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.search.request import check_refine
 from merlin_poeem.search.searcher import open_saved_searcher
 
 _RESULTS = {"item_id": "ids", "score": "scores", "count": "count"}
@@ -68,13 +69,17 @@ class RetrieveCandidates(IndexOperator):
         The directory of a query tower saved by ``save_query_tower``
         (:mod:`merlin_poeem.blocks.export.query_tower`), of the model that the index was
         exported from. It is copied with the workflow, as the index is. Needs TensorFlow.
+    refine : int, default None
+        The best ``refine * k`` items by their codes are scored again by the vectors that the index
+        holds; 0: none are. None takes the index's own default.
 
     Raises
     ------
     StaleIndexError
         The index was exported from another query tower: the model has been trained on since.
     ValueError
-        Also where the index says nothing about the model that it is from, beside a ``query_tower``.
+        Also where the index says nothing about the model that it is from, beside a ``query_tower``,
+        and on a ``refine`` above 0 where it holds no vectors.
     """
 
     def __init__(
@@ -87,12 +92,14 @@ class RetrieveCandidates(IndexOperator):
         prefix: str = "candidate",
         allow: Any = None,
         query_tower: str | os.PathLike[str] | None = None,
+        refine: int | None = None,
     ) -> None:
         super().__init__(index_path)
         self.k = positive_int("k", k)
         if n_probes is not None:
             n_probes = check_n_probes(n_probes, self.index.n_lists)
         self.n_probes = n_probes
+        self.refine = None if refine is None else check_refine(self.index, refine)
         self.exclude = column_or_set("exclude", exclude)
         self.allow = column_or_set("allow", allow)
         self.backend = backend
@@ -140,6 +147,7 @@ class RetrieveCandidates(IndexOperator):
             exclude=self.exclude,
             allow=self.allow,
             n_probes=self.n_probes,
+            refine=self.refine,
             form="list",
         )
         if self.tower_path is None:

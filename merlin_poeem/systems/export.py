@@ -40,6 +40,8 @@ EXECUTOR = "executor_model"
 CONFIG_FILE = "config.pbtxt"
 VERSION = 1
 SIGNATURE = "serving_default"
+OPTIONS = ("k", "n_probes", "refine")
+"""Of a request to a SavedModel, one number for all its rows."""
 
 
 class Repository(NamedTuple):
@@ -81,7 +83,7 @@ def export_ensemble(
     name
         Of the model that requests are sent to.
     **search
-        As of ``QueryPoeem``: ``k``, ``n_probes``, ``exclude``, ``backend`` …
+        As of ``QueryPoeem``: ``k``, ``n_probes``, ``refine``, ``exclude``, ``backend`` …
 
     Raises
     ------
@@ -117,9 +119,10 @@ def export_saved_model(
     """Export query tower and search as one SavedModel, for Triton's TensorFlow backend alone.
 
     It is of stock operations, see :class:`~merlin_poeem.blocks.IVFPQTopK`: where it is served
-    nothing else is installed. Requests hold the tower's columns, ``k`` and ``n_probes``, (1,)
-    int32, and ``exclude__values``, int64, and ``exclude__offsets``, int32, where offsets (1,)
-    exclude nothing. They get ``scores`` and ``identifiers`` (n, k), and ``counts`` (n,), as
+    nothing else is installed. Requests hold the tower's columns, ``k``, ``n_probes`` and
+    ``refine``, (1,) int32, and ``exclude__values``, int64, and ``exclude__offsets``, int32, where
+    offsets (1,) exclude nothing; ``refine`` is 0 where the index holds no vectors. They get
+    ``scores`` and ``identifiers`` (n, k), and ``counts`` (n,), as
     :class:`~merlin_poeem.blocks.IVFPQTopK` returns them: beyond its count a row is filled up.
 
     Parameters
@@ -164,15 +167,14 @@ def _save_search(tower: tf.keras.layers.Layer, layer: IVFPQTopK, target: Path) -
     specs = {name: spec for feature in features for name, spec in feature.specs().items()}
     query_vectors = serving_function(tower, features)
     options = Feature("exclude", "int64", None).specs()
-    options |= {name: tf.TensorSpec((1,), tf.int32, name) for name in ("k", "n_probes")}
+    options |= {name: tf.TensorSpec((1,), tf.int32, name) for name in OPTIONS}
 
     def search(features: dict[str, tf.Tensor], options: dict[str, tf.Tensor]) -> dict[str, Any]:
         exclude = options["exclude__values"], tf.cast(options["exclude__offsets"], tf.int64)
         found = layer(
             query_vectors(features)[OUTPUT],
-            k=options["k"][0],
-            n_probes=options["n_probes"][0],
             exclude=exclude,
+            **{name: options[name][0] for name in OPTIONS},
         )
         return dict(found._asdict())
 

@@ -18,6 +18,7 @@ from merlin_poeem.index.copies import copy_index, fingerprint_of
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.params import check_n_probes, positive_int
 from merlin_poeem.search.ragged import Candidates, IdLists, offsets_of
+from merlin_poeem.search.request import check_refine
 from merlin_poeem.search.searcher import Searcher, open_saved_searcher
 
 MOST_CANDIDATES = 2**31 - 1
@@ -48,13 +49,16 @@ class QueryPoeem(BaseOperator):
         Candidates wanted per row.
     n_probes : int, default None
         Lists visited per row; None takes the index's own default.
+    refine : int, default None
+        The best ``refine * k`` items by their codes are scored again by the vectors that the index
+        holds; 0: none are. None takes the index's own default.
     exclude, allow : str, default None
         Ragged columns of integer item ids that their row must not get, or the only ones that it
         may. In a request offsets (1,), that is of no row, stand for no filter.
-    k_column, n_probes_column : str, default None
-        Integer columns that choose ``k`` and ``n_probes``: in a request (n,), one a row, or (1,),
-        the same for all rows, or (0,), those of the operator. Rows that want the same are searched
-        together.
+    k_column, n_probes_column, refine_column : str, default None
+        Integer columns that choose ``k``, ``n_probes`` and ``refine``: in a request (n,), one a
+        row, or (1,), the same for all rows, or (0,), those of the operator. Rows that want the same
+        are searched together.
     backend : str, default "auto"
         As in :func:`~merlin_poeem.open_searcher`, chosen where the model is loaded;
         it is logged, and ``searcher.backend`` names it.
@@ -69,7 +73,8 @@ class QueryPoeem(BaseOperator):
     FileNotFoundError
         There is nothing at ``index_path``.
     ValueError
-        What is there is no index, or damaged; ``k`` or ``n_probes`` out of range.
+        What is there is no index, or damaged; ``k``, ``n_probes`` or ``refine`` out of range, or
+        ``refine`` above 0 where the index holds no vectors.
     TypeError
         A column that is not named by a text.
     """
@@ -85,6 +90,8 @@ class QueryPoeem(BaseOperator):
         n_probes_column: str | None = None,
         backend: str = "auto",
         prefix: str = "candidate",
+        refine: int | None = None,
+        refine_column: str | None = None,
     ) -> None:
         super().__init__()
         self.index_path = str(Path(index_path).resolve())
@@ -94,10 +101,12 @@ class QueryPoeem(BaseOperator):
         self.k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         self.n_probes = check_n_probes(n_probes, index.n_lists)
+        self.refine = index.refine if refine is None else check_refine(index, refine)
         self.exclude = _column_name("exclude", exclude)
         self.allow = _column_name("allow", allow)
         self.k_column = _column_name("k_column", k_column)
         self.n_probes_column = _column_name("n_probes_column", n_probes_column)
+        self.refine_column = _column_name("refine_column", refine_column)
         self.backend = backend
         self.prefix = prefix
         self._searcher: Searcher | None = None
@@ -142,12 +151,15 @@ class QueryPoeem(BaseOperator):
             "exclude": _read_lists("exclude", transformable, self.exclude, len(queries)),
             "allow": _read_lists("allow", transformable, self.allow, len(queries)),
         }
+        options = {
+            "k": (self.k_column, self.k),
+            "n_probes": (self.n_probes_column, self.n_probes),
+            "refine": (self.refine_column, self.refine),
+        }
         wanted = np.stack(
             [
-                _read_option("k", transformable, self.k_column, self.k, len(queries)),
-                _read_option(
-                    "n_probes", transformable, self.n_probes_column, self.n_probes, len(queries)
-                ),
+                _read_option(name, transformable, column, default, len(queries))
+                for name, (column, default) in options.items()
             ],
             axis=1,
         )
@@ -222,7 +234,7 @@ class QueryPoeem(BaseOperator):
     def _option_columns(self) -> dict[str, bool]:
         """The columns beside the vectors, and whether they hold lists."""
         columns = {self.exclude: True, self.allow: True}
-        columns |= {self.k_column: False, self.n_probes_column: False}
+        columns |= dict.fromkeys((self.k_column, self.n_probes_column, self.refine_column), False)
         return {name: is_list for name, is_list in columns.items() if name is not None}
 
     def _vector_of(self, names: list[str]) -> str:
@@ -292,19 +304,19 @@ def _search(
     wanted: Int64,
     filters: dict[str, Any],
 ) -> Candidates:
-    """Rows that want the same ``k`` and ``n_probes``, (n, 2) int64, are searched together."""
+    """Rows that want the same ``k``, ``n_probes`` and ``refine``, (n, 3) int64, go together."""
     if not len(queries):
         return searcher.search(queries, k=1, **filters)
     kinds, kind_of = np.unique(wanted, axis=0, return_inverse=True)
     if len(kinds) == 1:
-        k, n_probes = kinds[0].tolist()
-        return searcher.search(queries, k=k, n_probes=n_probes, **filters)
+        k, n_probes, refine = kinds[0].tolist()
+        return searcher.search(queries, k=k, n_probes=n_probes, refine=refine, **filters)
     order = np.argsort(kind_of, kind="stable")
     parts = []
     for kind, rows in enumerate(np.split(order, np.cumsum(np.bincount(kind_of))[:-1])):
-        k, n_probes = kinds[kind].tolist()
+        k, n_probes, refine = kinds[kind].tolist()
         own = {name: _take_lists(lists, rows) for name, lists in filters.items()}
-        parts.append(searcher.search(queries[rows], k=k, n_probes=n_probes, **own))
+        parts.append(searcher.search(queries[rows], k=k, n_probes=n_probes, refine=refine, **own))
     found = Candidates(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS)
     )

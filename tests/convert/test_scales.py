@@ -51,6 +51,14 @@ def test_scales_are_lost_only_where_told(
     assert (tmp_path / "file").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
+@pytest.mark.parametrize("write", [write_faiss, save_cuvs, write_poeem])
+def test_stored_vectors_are_left_out(write: Callable[..., None], tmp_path: Path) -> None:
+    index = random_index(scales=False, vectors="float16").with_refine(4)
+    write(index, tmp_path / "file")
+    write(index.without_vectors(), tmp_path / "plain")
+    assert (tmp_path / "file").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("write", "read"),
     [(write_faiss, read_faiss), (write_poeem, read_poeem)],

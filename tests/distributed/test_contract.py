@@ -20,6 +20,7 @@ from hypothesis import given, settings  # noqa: E402
 from merlin_poeem import Candidates, IdLists, Index, Searcher  # noqa: E402
 from merlin_poeem.arrays import as_vectors  # noqa: E402
 from merlin_poeem.distributed import search_ddf, shard_index  # noqa: E402
+from merlin_poeem.quantization.stored_vectors import VectorDtype  # noqa: E402
 from merlin_poeem.search.item_set import as_item_filter  # noqa: E402
 from tests.index_factories import random_index, random_queries  # noqa: E402
 from tests.search import test_contract as contract  # noqa: E402
@@ -38,6 +39,9 @@ test_no_queries = contract.test_no_queries
 test_default_n_probes_is_the_index_s = contract.test_default_n_probes_is_the_index_s
 test_id_lists_of_every_form = contract.test_id_lists_of_every_form
 test_bad_input = contract.test_bad_input
+test_each_look_changes_the_answer = contract.test_each_look_changes_the_answer
+test_a_second_look_at_few_items = contract.test_a_second_look_at_few_items
+test_a_second_look_at_no_vectors_is_an_error = contract.test_a_second_look_at_no_vectors_is_an_error
 
 N_SHARDS = 3
 
@@ -58,6 +62,7 @@ class ShardedSearcher:
         *,
         k: Any,
         n_probes: Any = None,
+        refine: Any = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
@@ -81,6 +86,7 @@ class ShardedSearcher:
                 dd.from_delayed(parts, meta=frame[:0]),
                 k=k,
                 n_probes=n_probes,
+                refine=refine,
                 form="list",
                 backend=self.backend,
                 **filters,
@@ -116,6 +122,25 @@ def test_answers(
     filters: str,
 ) -> None:
     contract.test_answers(open_index, metric, scales, pq_bits, rotation, filters)
+
+
+@pytest.mark.parametrize(
+    ("metric", "scales", "dtype", "rotation", "filters"),
+    [
+        ("inner_product", True, "int8", True, "both"),
+        ("cosine", False, "float16", False, "exclude"),
+        ("l2", False, "float16", True, "allow"),
+    ],
+)
+def test_answers_of_a_second_look(
+    open_index: Callable[[Index], Searcher],
+    metric: str,
+    scales: bool,
+    dtype: VectorDtype,
+    rotation: bool,
+    filters: str,
+) -> None:
+    contract.test_answers_of_a_second_look(open_index, metric, scales, dtype, rotation, filters)
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])

@@ -49,7 +49,8 @@ from merlin_poeem.distributed.merge import merge_candidates  # noqa: E402
 from merlin_poeem.distributed.shards import MANIFEST_FILE  # noqa: E402
 from merlin_poeem.frames.queries import Queries, SearchOptions  # noqa: E402
 from merlin_poeem.quantization.fit import import_faiss  # noqa: E402
-from merlin_poeem.quantization.params import METRICS  # noqa: E402
+from merlin_poeem.quantization.params import METRICS, Metric  # noqa: E402
+from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES, VectorDtype  # noqa: E402
 from tests.index_factories import random_id_lists, random_index, random_queries  # noqa: E402
 
 N, K = 30, 5
@@ -167,6 +168,26 @@ class TestSearch:
         found = search_ddf(tmp_path / "shards", ddf, backend=backend, **asked)
         assert_same(found, one_process(index, frame, backend, **asked))
 
+    @pytest.mark.parametrize(("backend", "metric"), EXACT)
+    @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
+    def test_shards_look_again_as_one_to_the_bit(
+        self, backend: str, metric: str, dtype: VectorDtype, tmp_path: Path
+    ) -> None:
+        index = random_index(metric, n_items=200, n_repeated=150, rotation=True, vectors=dtype)
+        index = index.with_refine(3)
+        frame = query_frame(index)
+        shard_index(index, 3, tmp_path / "shards")
+        save_index(index, tmp_path / "whole")
+        ddf = in_partitions(frame, *BOUNDS)
+        answers = []
+        for refine in (None, 0, 2):
+            asked = {"k": 11, "n_probes": 5, "refine": refine, "exclude": "seen"}
+            expected = one_process(index, frame, backend, **asked)
+            for of in ("shards", "whole"):
+                assert_same(search_ddf(tmp_path / of, ddf, backend=backend, **asked), expected)
+            answers.append(expected["score"].tolist())
+        assert answers[0] != answers[1] != answers[2] != answers[0]
+
     def test_frames_of_no_rows(self, saved: dict[str, Path], frame: pd.DataFrame) -> None:
         for of in saved:
             found = search_ddf(saved[of], in_partitions(frame[:0], 0), k=K, backend="reference")
@@ -186,6 +207,8 @@ class TestSearch:
             ({"form": "wide"}, ValueError, "form: expected long or list, got 'wide'"),
             ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
             ({"n_probes": 9}, ValueError, "n_probes: expected at most n_lists = 8, got 9"),
+            ({"refine": 2}, ValueError, "refine: expected 0, as the index holds no vectors"),
+            ({"refine": -1}, ValueError, "refine: expected at least 0, got -1"),
             ({"backend": "cpu"}, ValueError, "backend: expected one of .*auto; got 'cpu'"),
         ],
     )
@@ -436,6 +459,32 @@ class TestEncode:
             np.testing.assert_array_equal(got.packed_codes, whole.packed_codes)
             np.testing.assert_array_equal(got.scales, whole.scales)
             assert got.info == {"a": 1}
+
+    @pytest.mark.parametrize("dtype", VECTOR_DTYPES)
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_stored_vectors_of_one_process(
+        self,
+        items: pd.DataFrame,
+        vectors: np.ndarray,
+        quantization: Quantization,
+        metric: Metric,
+        dtype: VectorDtype,
+    ) -> None:
+        params, trained = replace(PARAMS, metric=metric), replace(quantization, scale_range=None)
+        ddf = in_partitions(items, 1000, 1000, 3100)
+        got = index_ddf(ddf, params, trained, store_vectors=dtype).vectors
+        item_ids = items["item_id"].to_numpy()
+        whole = Index.from_vectors(params, trained, item_ids, vectors, store_vectors=dtype).vectors
+        np.testing.assert_array_equal(got.values, whole.values)
+        np.testing.assert_array_equal(got.scales, whole.scales)
+        assert got.dtype == dtype
+        assert (got.origin is None) == (metric != "l2")
+        # Nothing of float32 travels but a number an item.
+        travels = encode_ddf(ddf, params, trained, store_vectors=dtype)
+        assert set(travels.dtypes[-9:-1]) == {np.dtype(dtype)}
+        assert travels.select_dtypes("float32").columns.tolist() == ["scale_of_vector"]
+        with pytest.raises(ValueError, match="store_vectors: expected float16 or int8, got 'f8'"):
+            index_ddf(ddf, params, trained, store_vectors="f8")
 
     @pytest.mark.parametrize("scales", [True, False])
     def test_codes_stay_a_dask_frame(

@@ -213,6 +213,27 @@ class TestItems:
         assert len(like_rows(searcher, one, k=300)) == 299
         assert len(like_items(searcher, one["id"].to_numpy(), k=300, n_probes=1)) < 299
 
+    def test_vectors_are_stored_and_looked_at(
+        self, frame: pd.DataFrame, vectors: np.ndarray
+    ) -> None:
+        index = index_frame(frame, PARAMS, store_vectors="float16")
+        assert index_frame(frame, PARAMS).vectors is None
+        searcher, parsed, ids = open_searcher(index), with_vectors(frame), frame["id"].to_numpy()
+        exact = exact_search(ids, vectors, vectors, k=6, exclude=ids[:, None].tolist())
+        best = exact.item_ids.reshape(len(ids), 6)[:, 0]
+        # A second look at everything is exact search; an index with vectors takes it by default.
+        looked = like_rows(searcher, parsed, k=1, refine=len(ids))
+        assert (looked["item_id"].to_numpy() == best).all()
+        plain = like_rows(searcher, parsed, k=1, refine=0)
+        assert (plain["item_id"].to_numpy() == best).mean() < 1
+        assert like_rows(searcher, parsed, k=1).equals(like_rows(searcher, parsed, k=1, refine=4))
+        decoded = [like_items(searcher, ids, k=3, refine=refine) for refine in (0, 4)]
+        assert not decoded[0].equals(decoded[1])
+
+    def test_vectors_of_another_dtype(self, frame: pd.DataFrame) -> None:
+        with pytest.raises(ValueError, match="store_vectors: expected float16 or int8, got 'f8'"):
+            index_frame(frame, PARAMS, store_vectors="f8")
+
     def test_titles_after_a_save(self, index: Index, frame: pd.DataFrame, tmp_path: Any) -> None:
         save_index(index, tmp_path / "films.index")
         loaded = load_index(tmp_path / "films.index")

@@ -95,6 +95,20 @@ def test_rows_of_unequal_length(searcher: Any, index: Index, queries: np.ndarray
     assert long["rank"].tolist() == [r for n in lists["count"] for r in range(1, n + 1)]
 
 
+def test_a_second_look(queries: np.ndarray) -> None:
+    index = random_index(vectors="int8").with_refine(3)
+    searcher, frame = open_searcher(index, "reference"), frame_of(queries)
+    found = [search_frame(searcher, frame, k=5, refine=refine) for refine in (None, 0, 2)]
+    for got, refine in zip(found, (3, 0, 2), strict=True):
+        expected = searcher.search(queries, k=5, refine=refine)
+        np.testing.assert_array_equal(got["item_id"], expected.item_ids)
+        np.testing.assert_array_equal(got["score"], expected.scores)
+    assert len({tuple(got["item_id"]) for got in found}) == 3
+    for wrong in (-1, 2.0):
+        with pytest.raises((TypeError, ValueError), match="refine: expected"):
+            search_frame(searcher, frame, k=5, refine=wrong)
+
+
 def test_the_frame_s_index_names_the_queries(searcher: Any, queries: np.ndarray) -> None:
     frame = frame_of(queries)
     frame.index = pd.Index([f"u{i}" for i in range(N)], name="who")

@@ -97,6 +97,13 @@ class TestSearch:
         exact = exact_search(ids, vectors, vectors, k=5, metric="cosine")
         assert agreement(built.searcher.search(vectors, k=5), exact, 5) > 0.9
 
+    def test_stored_vectors_are_looked_at(self) -> None:
+        built = TextIndex.build(headlines(), ENCODER, project_to=8, store_vectors="int8")
+        assert built.index.vectors.values.shape == (len(TEXTS), 8)
+        found = [built.search(TEXTS, k=5, refine=refine) for refine in (None, 0, 4)]
+        pd.testing.assert_frame_equal(found[0], found[2])
+        assert found[1]["score"].tolist() != found[2]["score"].tolist()
+
     def test_one_text(self, built: TextIndex) -> None:
         pd.testing.assert_frame_equal(
             built.search(TEXTS[7], k=2, n_probes=1), built.search([TEXTS[7]], k=2, n_probes=1)

@@ -29,7 +29,12 @@ from merlin_poeem.blocks.export.query_tower import save_query_tower
 from merlin_poeem.blocks.model.towers import query_tower_of
 from merlin_poeem.ops import AssignCodes, RetrieveCandidates
 from tests.blocks import toy
-from tests.index_factories import random_id_lists, random_index, random_queries
+from tests.index_factories import (
+    random_id_lists,
+    random_index,
+    random_queries,
+    with_random_vectors,
+)
 
 N, K = 30, 5
 
@@ -290,6 +295,18 @@ class TestRetrieveCandidates:
         expected = search_frame(searcher, frame, k=K, n_probes=4, exclude="seen", form="list")
         assert_candidates(got, expected)
 
+    def test_a_second_look(self, frame: pd.DataFrame, index: Index, tmp_path: Path) -> None:
+        index = with_random_vectors(index, "float16").with_refine(3)
+        save_index(index, tmp_path / "index")
+        searcher, answers = open_searcher(index, "reference"), []
+        for refine in (None, 0, 2):
+            op = RetrieveCandidates(tmp_path / "index", k=K, backend="reference", refine=refine)
+            got = run(nvt.Workflow(["embedding"] >> op), in_partitions(frame, 7))
+            expected = search_frame(searcher, frame, k=K, refine=refine, form="list")
+            assert_candidates(got, expected)
+            answers.append([row.tolist() for row in expected["score"]])
+        assert answers[0] != answers[1] != answers[2] != answers[0]
+
     def test_fewer_than_k_are_not_padded(
         self, index: Index, index_path: Path, frame: pd.DataFrame
     ) -> None:
@@ -390,6 +407,8 @@ class TestRetrieveCandidates:
             RetrieveCandidates(index_path, k=0)
         with pytest.raises(ValueError, match="n_probes: expected at most n_lists = 8, got 9"):
             RetrieveCandidates(index_path, k=1, n_probes=9)
+        with pytest.raises(ValueError, match="refine: expected 0, as the index holds no vectors"):
+            RetrieveCandidates(index_path, k=1, refine=4)
 
     def test_refuses_two_columns_of_vectors(self, index_path: Path, frame: pd.DataFrame) -> None:
         workflow = nvt.Workflow(["embedding", "user"] >> RetrieveCandidates(index_path, k=K))

@@ -155,6 +155,18 @@ def test_each_look_changes_the_answer(open_index: Callable[[Index], Searcher]) -
     assert (asked[4].scores >= asked[3].scores).all()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_second_look_at_few_items(open_index: Callable[[Index], Searcher], metric: str) -> None:
+    for n_items in (0, 1):
+        index = random_index(metric, n_items=n_items, vectors="float16")
+        searcher, queries = open_index(index), random_queries(index, 3)
+        got = check(searcher, queries, k=5, n_probes=8, refine=4)
+        assert got.counts.tolist() == [n_items] * 3
+        got = check(searcher, queries, k=5, n_probes=8, refine=4, allow=[[], [1], []])
+        assert got.counts.tolist() == [0] * 3
+        assert len(check(searcher, random_queries(index, 0), k=5, refine=4)) == 0
+
+
 def test_a_second_look_at_no_vectors_is_an_error(
     open_index: Callable[[Index], Searcher],
 ) -> None:
@@ -605,11 +617,13 @@ def searches(draw: st.DrawFn) -> tuple[Index, np.ndarray, dict[str, object]]:
         encodes_residual=draw(st.booleans()),
         filled_lists=draw(st.integers(1, n_lists)),
         scales=draw(st.booleans()),
+        vectors=draw(st.none() | st.sampled_from(VECTOR_DTYPES)),
     )
     n_queries = draw(st.integers(0, 5))
     search: dict[str, object] = {
         "k": draw(st.integers(1, 70)),
         "n_probes": draw(st.none() | st.integers(1, n_lists)),
+        "refine": draw(st.none() | st.integers(0, 5 if index.has_vectors else 0)),
     }
     for name in ("exclude", "allow"):
         if draw(st.booleans()):

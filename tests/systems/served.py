@@ -16,7 +16,13 @@ from merlin_poeem import Candidates, IdLists, Index, ItemSet, save_index
 from merlin_poeem.search.item_set import as_item_filter
 from merlin_poeem.systems import QueryPoeem
 
-OPTIONS = {"exclude": "seen", "allow": "in_stock", "k_column": "k", "n_probes_column": "n_probes"}
+OPTIONS = {
+    "exclude": "seen",
+    "allow": "in_stock",
+    "k_column": "k",
+    "n_probes_column": "n_probes",
+    "refine_column": "refine",
+}
 
 
 def vector_schema(dim: int, dtype: Any = np.float32) -> Schema:
@@ -73,6 +79,7 @@ class ServedSearcher:
         *,
         k: int,
         n_probes: int | None = None,
+        refine: int | None = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
@@ -82,6 +89,7 @@ class ServedSearcher:
             "in_stock": flat(_by_row("allow", allow, len(queries)), len(queries)),
             "k": np.array([k]),
             "n_probes": np.array([] if n_probes is None else [n_probes], np.int64),
+            "refine": np.array([]).astype(int) if refine is None else np.array([refine]),
         }
         return answer_of(self.ensemble.transform(TensorTable(table)))
 

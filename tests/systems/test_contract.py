@@ -25,6 +25,8 @@ test_no_queries = contract.test_no_queries
 test_default_n_probes_is_the_index_s = contract.test_default_n_probes_is_the_index_s
 test_id_lists_of_every_form = contract.test_id_lists_of_every_form
 test_bad_input = contract.test_bad_input
+test_each_look_changes_the_answer = contract.test_each_look_changes_the_answer
+test_a_second_look_at_few_items = contract.test_a_second_look_at_few_items
 
 
 @pytest.fixture
@@ -43,6 +45,14 @@ def open_index() -> Callable[[Index], Searcher]:
 )
 def test_answers(open_index, metric, scales, filters) -> None:
     contract.test_answers(open_index, metric, scales, pq_bits=8, rotation=True, filters=filters)
+
+
+@pytest.mark.parametrize(
+    ("metric", "scales", "dtype", "filters"),
+    [("cosine", True, "float16", "both"), ("l2", False, "int8", "none")],
+)
+def test_answers_of_a_second_look(open_index, metric, scales, dtype, filters) -> None:
+    contract.test_answers_of_a_second_look(open_index, metric, scales, dtype, True, filters)
 
 
 @settings(max_examples=20)

@@ -62,7 +62,8 @@ def vectors(model) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def index_path(model, folder: Path) -> Path:
-    save_index(export_index(model, ITEMS, n_probes=2), folder / "items.index")
+    index = export_index(model, ITEMS, n_probes=2, store_vectors="float16")
+    save_index(index, folder / "items.index")
     return folder / "items.index"
 
 
@@ -198,25 +199,28 @@ def test_the_executor_names_a_tensor_that_is_missing(server, repository):
 
 
 def test_one_saved_model(model, index_path, index, vectors, tmp_path):
+    assert index.refine == 4  # an export with vectors looks again, in the ensemble above too
     repository = export_saved_model(model, index_path, tmp_path / "repository")
     server = Server(repository.path).load()
     assert server.configs == repository.configs
     np.testing.assert_array_equal(query_vectors(model, USERS)[1], vectors)
     lists = IdLists.from_rows(SEEN)
-    given = {
-        **features(),
-        "k": np.array([500], np.int32),
-        "n_probes": np.array([3], np.int32),
-        "exclude__values": lists.values,
-        "exclude__offsets": lists.offsets.astype(np.int32),
-    }
-    found = server.infer(repository.model_name, given)
-    truth = reference.search(index, vectors, k=500, n_probes=3, exclude=SEEN)
-    scores, item_ids = truth.padded(found["scores"].shape[1], fill_id=2**63 - 1)
-    assert (truth.counts < 200).any()
-    np.testing.assert_array_equal(found["counts"], truth.counts)
-    np.testing.assert_array_equal(found["identifiers"], item_ids)
-    np.testing.assert_allclose(found["scores"], scores, rtol=1e-5, atol=1e-5)
+    for k, refine in ((500, 0), (500, 1), (5, 4)):
+        given = {
+            **features(),
+            "k": np.array([k], np.int32),
+            "n_probes": np.array([3], np.int32),
+            "refine": np.array([refine], np.int32),
+            "exclude__values": lists.values,
+            "exclude__offsets": lists.offsets.astype(np.int32),
+        }
+        found = server.infer(repository.model_name, given)
+        truth = reference.search(index, vectors, k=k, n_probes=3, refine=refine, exclude=SEEN)
+        scores, item_ids = truth.padded(found["scores"].shape[1], fill_id=2**63 - 1)
+        assert k == 5 or (truth.counts < 200).any()
+        np.testing.assert_array_equal(found["counts"], truth.counts)
+        np.testing.assert_array_equal(found["identifiers"], item_ids)
+        np.testing.assert_allclose(found["scores"], scores, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_is_exported_as_its_saved_tower(model, index_path, tmp_path):

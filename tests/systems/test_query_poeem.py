@@ -40,7 +40,8 @@ N_QUERIES, K = 12, 7
 
 @pytest.fixture(scope="module")
 def index() -> Index:
-    return random_index("cosine", rotation=True)
+    """With vectors, that a search which asks for nothing does not look at."""
+    return random_index("cosine", rotation=True, vectors="float16")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def request(queries: np.ndarray, **changes: Any) -> TensorTable:
         "in_stock": flat(None, len(queries)),
         "k": np.empty(0, np.int64),
         "n_probes": np.empty(0, np.int32),
+        "refine": np.empty(0, np.int32),
     }
     return TensorTable({**plain, **changes})
 
@@ -85,19 +87,16 @@ def test_a_request_that_chooses_nothing_gets_the_operators_own(served, index, qu
     assert (got.item_ids >= FIRST_ID).all()
 
 
-def test_each_row_has_its_own_k_and_n_probes(served, index, queries):
+def test_each_row_has_its_own_k_n_probes_and_refine(served, index, queries):
     ks = np.array([1, 400, 5, 5, 7, 1, 400, 5, 2, 3, 7, 7])
     probes = np.array([1, 8, 2, 2, 4, 8, 8, 3, 1, 1, 4, 4], np.int32)
+    refine = np.array([0, 0, 3, 3, 1, 2, 0, 5, 4, 4, 1, 0])
     seen = random_id_lists(index, N_QUERIES, 200)
-    got = answer_of(
-        served.transform(
-            request(queries, k=ks, n_probes=probes, seen=flat(seen, N_QUERIES)),
-        )
-    )
+    chosen = {"k": ks, "n_probes": probes, "refine": refine, "seen": flat(seen, N_QUERIES)}
+    got = answer_of(served.transform(request(queries, **chosen)))
     for i in range(N_QUERIES):
-        truth = reference.search(
-            index, queries[[i]], k=ks[i], n_probes=probes[i], exclude=[seen[i]]
-        )
+        asked = {"k": ks[i], "n_probes": probes[i], "refine": refine[i], "exclude": [seen[i]]}
+        truth = reference.search(index, queries[[i]], **asked)
         np.testing.assert_array_equal(got[i][1], truth.item_ids)
         np.testing.assert_allclose(got[i][0], truth.scores, rtol=1e-5, atol=1e-5)
     assert len(set(got.counts.tolist())) > 4
@@ -256,6 +255,8 @@ def test_an_index_that_was_replaced_is_not_exported(index, index_path, tmp_path)
         ({"k": np.array([1.0])}, TypeError, "k: expected an integer a row, got float64"),
         ({"k": np.array([1, 2, 3])}, ValueError, "k: expected 2 values, one a row, or one for all"),
         ({"n_probes": np.array([1, 9])}, ValueError, "at most n_lists = 8, got 9"),
+        ({"refine": np.array([-1])}, ValueError, "refine: expected at least 0, got -1"),
+        ({"refine": np.array([1.0])}, TypeError, "refine: expected an integer a row, got float64"),
         ({"seen": flat([[1]], 1)}, ValueError, "exclude: expected 2 lists, one a query; got 1"),
         (
             {"seen": flat([[1.5], []], 2)},
@@ -281,7 +282,9 @@ def test_a_column_that_is_missing_is_named(served, queries):
         served.transform(table)
 
 
-@pytest.mark.parametrize("option", ["exclude", "allow", "k_column", "n_probes_column"])
+@pytest.mark.parametrize(
+    "option", ["exclude", "allow", "k_column", "n_probes_column", "refine_column"]
+)
 def test_columns_are_named_by_texts(index_path, option):
     with pytest.raises(TypeError, match=f"{option}: expected the name of a .*, got list"):
         QueryPoeem(index_path, **{option: [5, 6]})
@@ -336,3 +339,21 @@ def test_wrong_arguments(index_path, tmp_path):
         QueryPoeem(index_path, k=0)
     with pytest.raises(ValueError, match="at most n_lists = 8"):
         QueryPoeem(index_path, n_probes=9)
+    with pytest.raises(ValueError, match="refine: expected at least 0, got -1"):
+        QueryPoeem(index_path, refine=-1)
+    save_index(random_index(), tmp_path / "without")
+    with pytest.raises(ValueError, match="refine: expected 0, as the index holds no vectors"):
+        QueryPoeem(tmp_path / "without", refine=2)
+
+
+def test_refine_of_the_operator_and_of_the_index(index, index_path, queries, tmp_path):
+    save_index(index.with_refine(3), tmp_path / "looks")
+    for path, options, refine in (
+        (index_path, {}, 0),
+        (index_path, {"refine": 2}, 2),
+        (tmp_path / "looks", {}, 3),
+        (tmp_path / "looks", {"refine": 0}, 0),
+    ):
+        ensemble = make_ensemble(path, index.dim, k=K, **options)
+        got = answer_of(ensemble.transform(TensorTable({"query_vector": queries})))
+        assert_same(got, reference.search(index, queries, k=K, refine=refine))

@@ -85,6 +85,18 @@ def test_recommend_by_title(
     save_index(index, tmp_path / "films.index")
     recommend.main()
     assert f"Like {titles[0]}\n   1. Film" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--refine", "2"])
+    with pytest.raises(ValueError, match="refine: expected 0 or None in an index without vectors"):
+        recommend.main()
+    vectors = np.stack([index.decode([item_id])[0] for item_id in index.item_ids])
+    looks = index.with_vectors(index.item_ids, -vectors)  # whose best are the others' worst
+    save_index(looks, tmp_path / "films.index")
+    for refine in (2, 0):
+        monkeypatch.setattr(sys, "argv", [*command, "--refine", str(refine)])
+        recommend.main()
+        scores = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "[" in line]
+        assert all(score.startswith("-") == (refine > 0) for score in scores)
+    monkeypatch.setattr(sys, "argv", command)
     save_index(index_frame(films), tmp_path / "films.index")
     with pytest.raises(ValueError, match="index: expected an item table with titles, got none"):
         recommend.main()

@@ -1,7 +1,8 @@
 """From a saved model to codes over Dask: each worker process loads the item tower once.
 
 What travels to a worker is the model's path and the fingerprint of its files; what comes back are
-codes. The item tower's vectors never leave the worker that computed them.
+codes, and vectors as an index stores them where that is asked for. What the item tower makes in
+float32 never leaves the worker that computed it.
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ from merlin.io import Dataset
 from merlin.schema import Tags
 
 from merlin_poeem.blocks.export.export import (
+    EncodedItems,
     check_columns,
     checked_info,
-    encode_with_scales,
+    encode,
     index_of,
     tagged_column,
 )
 from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.distributed.checks import meta_of
-from merlin_poeem.distributed.encode import codes_frame, item_codes_of
-from merlin_poeem.index.index import Index
+from merlin_poeem.distributed.encode import codes_frame, item_codes_of, vectors_of
+from merlin_poeem.index.index import Index, origin_of
 from merlin_poeem.quantization.item_codes import ItemCodes
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
+from merlin_poeem.quantization.stored_vectors import (
+    StoredVectors,
+    VectorDtype,
+    check_vector_dtype,
+)
 
 EXACT_SCALE = "exact_scale"
 
@@ -80,6 +87,7 @@ def export_index_ddf(
     *,
     n_probes: int | None = None,
     item_scales: bool = True,
+    store_vectors: VectorDtype | None = None,
     batch_size: int = 4096,
     id_column: str | None = None,
     item_table: pd.DataFrame | None = None,
@@ -89,19 +97,23 @@ def export_index_ddf(
 
     The same index, whatever the partitions: of rows that repeat an id, the first counts. This
     process holds the codes of all items and a number more an item, its exact scale, as the range
-    of scales is known only once all are; and no vectors. Parameters and errors as of
+    of scales is known only once all are; and no vectors, save for those that ``store_vectors`` asks
+    for, as they are stored. Parameters and errors as of
     :func:`encode_items_ddf` and ``export_index``.
     """
     info = checked_info(info)
     saved = _Saved.at(model_path)
-    codes = _encode(saved, items, batch_size, id_column).compute()
+    codes = _encode(saved, items, batch_size, id_column, store_vectors).compute()
     if not len(codes):
         raise ValueError("items: expected at least one row, got none")
     codes = codes.drop_duplicates("item_id")
+    towers = Towers.of(_open(saved))
+    origin = origin_of(towers.quantizer.params, towers.quantizer.quantization())
+    vectors = None if store_vectors is None else vectors_of(codes, origin)
     return index_of(
-        Towers.of(_open(saved)),
-        item_codes_of(codes),
-        codes[EXACT_SCALE].to_numpy() if item_scales else None,
+        towers,
+        EncodedItems(item_codes_of(codes), codes[EXACT_SCALE].to_numpy(), vectors),
+        item_scales=item_scales,
         n_probes=n_probes,
         item_table=item_table,
         info=info,
@@ -121,24 +133,45 @@ class _Saved:
         return cls(str(path), _fingerprint_of(path))
 
 
-def _encode(saved: _Saved, items: Any, batch_size: int, id_column: str | None) -> Any:
+def _encode(
+    saved: _Saved,
+    items: Any,
+    batch_size: int,
+    id_column: str | None,
+    store_vectors: VectorDtype | None = None,
+) -> Any:
+    if store_vectors is not None:
+        check_vector_dtype(store_vectors)
     ddf = items.to_ddf() if isinstance(items, Dataset) else items
     meta, batch_size = meta_of(ddf), positive_int("batch_size", batch_size)
     towers = Towers.of(_open(saved))
     schema = towers.item.schema
     id_column = id_column or tagged_column(schema, Tags.ITEM_ID)
     check_columns(meta, [*schema.column_names, id_column])
-    params = towers.quantizer.params
+    quantizer = towers.quantizer
+    kept = _Kept(quantizer.params, quantizer.coarse_centroids.shape[1], store_vectors)
     return ddf.map_partitions(
-        _encode_partition, saved, batch_size, id_column, params, meta=_no_codes(params)
+        _encode_partition, saved, batch_size, id_column, kept, meta=_frame_of(kept.of_no_items())
     ).clear_divisions()
 
 
-def _no_codes(params: IVFPQParams) -> pd.DataFrame:
-    # As the quantizer trains 4 or 8 bits a code.
-    codes = np.empty((0, params.pq_dim), np.uint8)
-    none = ItemCodes(np.empty(0, np.int64), np.empty(0, np.int32), codes)
-    return codes_frame(none).assign(**{EXACT_SCALE: np.empty(0)})
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of an item."""
+
+    params: IVFPQParams
+    dim: int
+    store_vectors: VectorDtype | None
+
+    def of_no_items(self) -> EncodedItems:
+        # As the quantizer trains 4 or 8 bits a code.
+        codes = np.empty((0, self.params.pq_dim), np.uint8)
+        none = ItemCodes(np.empty(0, np.int64), np.empty(0, np.int32), codes)
+        vectors = None
+        if self.store_vectors is not None:
+            values = np.empty((0, self.dim), self.store_vectors)
+            vectors = StoredVectors(values, np.empty(0, np.float32))
+        return EncodedItems(none, np.empty(0), vectors)
 
 
 def _encode_partition(
@@ -146,15 +179,20 @@ def _encode_partition(
     saved: _Saved,
     batch_size: int,
     id_column: str,
-    params: IVFPQParams,
+    kept: _Kept,
 ) -> pd.DataFrame:
     if not len(frame):
-        return _no_codes(params)
+        return _frame_of(kept.of_no_items())
     model = _open(saved)
     # One at a time: while it encodes, the quantizer passes float vectors through.
     with _lock:
-        item_codes, scales = encode_with_scales(Towers.of(model), frame, batch_size, id_column)
-    return codes_frame(item_codes).assign(**{EXACT_SCALE: scales})
+        encoded = encode(Towers.of(model), frame, batch_size, id_column, kept.store_vectors)
+    return _frame_of(encoded)
+
+
+def _frame_of(encoded: EncodedItems) -> pd.DataFrame:
+    frame = codes_frame(encoded.item_codes, encoded.vectors)
+    return frame.assign(**{EXACT_SCALE: encoded.scales})
 
 
 def _open(saved: _Saved) -> tf.keras.Model:

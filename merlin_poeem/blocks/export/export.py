@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -30,10 +30,15 @@ from merlin_poeem.blocks.model.freshness import (
 from merlin_poeem.blocks.model.towers import Towers, query_tower_of
 from merlin_poeem.frames.columns import column_of, read_ids
 from merlin_poeem.frames.cudf_calls import is_cudf, to_pandas
-from merlin_poeem.index.index import Index
+from merlin_poeem.index.index import Index, stored_vectors
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
-from merlin_poeem.quantization.params import Metric, positive_int
+from merlin_poeem.quantization.params import IVFPQParams, positive_int
+from merlin_poeem.quantization.stored_vectors import (
+    StoredVectors,
+    VectorDtype,
+    check_vector_dtype,
+)
 from merlin_poeem.quantization.suggested_params import suggest_n_probes
 
 Frames: TypeAlias = Dataset | pd.DataFrame
@@ -43,12 +48,26 @@ Ids: TypeAlias = NDArray[Any]
 logger = logging.getLogger(__name__)
 
 
+class EncodedItems(NamedTuple):
+    """What is kept of items, each of which the item tower has seen once."""
+
+    item_codes: ItemCodes
+    """Without scales."""
+
+    scales: coding.Float64
+    """(n,) float64, exact: the range of their table is known only once all items are."""
+
+    vectors: StoredVectors | None
+    """The float vectors as an index stores them, where that was asked for."""
+
+
 def export_index(
     model: tf.keras.Model,
     items: Frames,
     *,
     n_probes: int | None = None,
     item_scales: bool = True,
+    store_vectors: VectorDtype | None = None,
     batch_size: int = 4096,
     id_column: str | None = None,
     item_table: pd.DataFrame | None = None,
@@ -58,6 +77,9 @@ def export_index(
 
     With ``item_scales``, items get a scale each, a byte more, from their float vectors (see
     :class:`~merlin_poeem.Quantization`): scores are then nearer to the model's own.
+    ``store_vectors``, ``"float16"`` or ``"int8"``, keeps the float vectors themselves for a second
+    look, 2 bytes or 1 a dimension and 4 an item, as of :meth:`Index.from_vectors
+    <merlin_poeem.Index.from_vectors>`; they are made small batch by batch.
 
     Parameters and errors as of :func:`encode_items`; ``n_probes``, ``item_table`` and ``info`` as
     of :class:`~merlin_poeem.IVFPQParams` and :class:`~merlin_poeem.Index`. ``n_probes`` None takes
@@ -68,11 +90,10 @@ def export_index(
     """
     info = checked_info(info)
     towers = Towers.of(model)
-    item_codes, scales = encode_with_scales(towers, items, batch_size, id_column)
     return index_of(
         towers,
-        item_codes,
-        scales if item_scales else None,
+        encode(towers, items, batch_size, id_column, store_vectors),
+        item_scales=item_scales,
         n_probes=n_probes,
         item_table=item_table,
         info=info,
@@ -108,7 +129,7 @@ def encode_items(
         the column and the first such row, counted from 0 in its partition; vectors that are not
         finite; a quantizer missing or not last in the tower.
     """
-    return encode_with_scales(Towers.of(model), items, batch_size, id_column)[0]
+    return encode(Towers.of(model), items, batch_size, id_column).item_codes
 
 
 def item_vectors(
@@ -154,9 +175,9 @@ def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
 
 def index_of(
     towers: Towers,
-    item_codes: ItemCodes,
-    scales: coding.Float64 | None,
+    encoded: EncodedItems,
     *,
+    item_scales: bool,
     n_probes: int | None,
     item_table: pd.DataFrame | None,
     info: dict[str, Any],
@@ -164,15 +185,16 @@ def index_of(
     """The index of items that the towers' quantizer encoded, with the towers' fingerprints.
 
     ``n_probes`` is as of :func:`chosen_n_probes`.
-
-    ``scales`` (n,) float64 are those of :func:`encode_with_scales`; None leaves items without.
     """
+    item_codes, scales, vectors = encoded
     params, quantization = towers.quantizer.params, towers.quantizer.quantization()
-    if scales is not None:
+    if item_scales:
         quantization = replace(quantization, scale_range=coding.fit_scale_range(scales))
         item_codes = replace(item_codes, scales=coding.nearest_scales(quantization, scales))
     info = {**info, INFO_KEY: fingerprints_of(towers)}
-    index = Index.from_codes(params, quantization, item_codes, item_table=item_table, info=info)
+    index = Index.from_codes(
+        params, quantization, item_codes, vectors=vectors, item_table=item_table, info=info
+    )
     return index.with_n_probes(chosen_n_probes(n_probes, len(index), index.n_lists))
 
 
@@ -190,31 +212,37 @@ def chosen_n_probes(n_probes: int | None, n_items: int, n_lists: int) -> int:
     return n_probes
 
 
-def encode_with_scales(
-    towers: Towers, items: Frames, batch_size: int, id_column: str | None
-) -> tuple[ItemCodes, coding.Float64]:
-    """The codes of all ``items``, and their exact scales (n,) float64.
-
-    Exact, as the range that the table of scales has is known only once all items are.
-    """
-    quantization, metric = towers.quantizer.quantization(), towers.quantizer.params.metric
+def encode(
+    towers: Towers,
+    items: Frames,
+    batch_size: int,
+    id_column: str | None,
+    store_vectors: VectorDtype | None = None,
+) -> EncodedItems:
+    """Codes and exact scales of all ``items``, and their vectors where they are to be stored."""
+    if store_vectors is not None:
+        check_vector_dtype(store_vectors)
+    quantization, params = towers.quantizer.quantization(), towers.quantizer.params
+    coded, stored = [], []
     with towers.quantizer.float_mode():
-        parts = [
-            (item_ids, *_coded(quantization, metric, vectors))
-            for item_ids, vectors in _item_batches(towers, items, batch_size, id_column)
-        ]
-    if not parts:
+        for item_ids, vectors in _item_batches(towers, items, batch_size, id_column):
+            coded.append((item_ids, *_coded(quantization, params, vectors)))
+            if store_vectors is not None:
+                stored.append(stored_vectors(params, quantization, vectors, store_vectors))
+    if not coded:
         raise ValueError("items: expected at least one row, got none")
-    *columns, scales = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return ItemCodes(*columns), scales
+    *columns, scales = (np.concatenate(column) for column in zip(*coded, strict=True))
+    return EncodedItems(
+        ItemCodes(*columns), scales, StoredVectors.joined(stored) if stored else None
+    )
 
 
 def _coded(
-    quantization: Quantization, metric: Metric, vectors: Float32
+    quantization: Quantization, params: IVFPQParams, vectors: Float32
 ) -> tuple[NDArray[Any], NDArray[Any], coding.Float64]:
     """List ids, codes and exact scales of (n, dim) vectors of the item tower."""
     list_ids, codes = coding.encode(quantization, vectors)
-    if metric == "cosine":
+    if params.metric == "cosine":
         vectors = normalize(vectors)
     return list_ids, codes, coding.exact_scales(quantization, vectors, list_ids, codes)
 

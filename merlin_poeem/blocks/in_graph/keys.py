@@ -25,14 +25,18 @@ def keys_of(scores: tf.Tensor, ranks: tf.Tensor) -> tf.Tensor:
     return high + tf.cast(_LOW_BITS - ranks, tf.int64)
 
 
+def ranks_of(state: GraphState, keys: tf.Tensor) -> tf.Tensor:
+    """Int32, of the items that keys stand for; of ``NO_KEY`` that of no row, the last."""
+    ranks = _LOW_BITS - tf.bitwise.bitwise_and(keys, tf.constant(2**32 - 1, tf.int64))
+    return tf.where(tf.equal(keys, NO_KEY), state.n_items, tf.cast(ranks, tf.int32))
+
+
 def results_of(state: GraphState, keys: tf.Tensor) -> CountedTopK:
     """The results that (n_queries, k) keys stand for."""
     is_result = tf.not_equal(keys, NO_KEY)
     high = tf.cast(tf.bitwise.right_shift(keys, tf.constant(32, tf.int64)), tf.int32)
     scores = tf.where(is_result, tf.bitcast(_ordered(high), tf.float32), -np.inf)
-    ranks = _LOW_BITS - tf.bitwise.bitwise_and(keys, tf.constant(2**32 - 1, tf.int64))
-    n_items = tf.cast(state.n_items, tf.int64)
-    item_ids = tf.gather(state.sorted_ids, tf.where(is_result, ranks, n_items))
+    item_ids = tf.gather(state.sorted_ids, ranks_of(state, keys))
     return CountedTopK(scores, item_ids, tf.reduce_sum(tf.cast(is_result, tf.int64), axis=1))
 
 

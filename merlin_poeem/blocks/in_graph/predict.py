@@ -44,7 +44,12 @@ from merlin_poeem.search.ragged import Candidates
 
 
 def top_k_encoder(
-    model: tf.keras.Model, index: Index, *, k: int = 10, n_probes: int | None = None
+    model: tf.keras.Model,
+    index: Index,
+    *,
+    k: int = 10,
+    n_probes: int | None = None,
+    refine: int | None = None,
 ) -> mm.TopKEncoder:
     """The query tower of ``model`` and the search of ``index`` in one model.
 
@@ -55,7 +60,7 @@ def top_k_encoder(
     ----------
     model
         A two-tower model, V1 or V2, that ``index`` was exported from.
-    k, n_probes
+    k, n_probes, refine
         What a call takes that names none; None is the index's own.
 
     Raises
@@ -63,11 +68,11 @@ def top_k_encoder(
     StaleIndexError
         The index was exported from other weights.
     TypeError, ValueError
-        Another kind of model, an index that does not say what it was exported from, or ``k`` or
-        ``n_probes`` out of range.
+        Another kind of model, an index that does not say what it was exported from, ``k``,
+        ``n_probes`` or ``refine`` out of range, or a ``refine`` above 0 and no vectors.
     """
     check_fresh(index, model)
-    layer = IVFPQTopK.from_index(index, k=k, n_probes=n_probes)
+    layer = IVFPQTopK.from_index(index, k=k, n_probes=n_probes, refine=refine)
     encoder = mm.TopKEncoder(query_tower_of(model), topk_layer=layer, k=k)
     # Merlin would build the tower again, and a tower of TwoTowerModel then has new, random weights.
     encoder.built = True
@@ -80,6 +85,7 @@ def batch_predict(
     *,
     k: int | None = None,
     n_probes: int | None = None,
+    refine: int | None = None,
     query_id: str | None = None,
     exclude: str | ItemSet | Collection[int] | None = None,
     form: Form = "long",
@@ -98,7 +104,7 @@ def batch_predict(
     frames
         A Merlin dataset, or a pandas or cuDF frame, with the query encoder's columns. cuDF's are
         copied to the host.
-    k, n_probes
+    k, n_probes, refine
         None takes the layer's own.
     query_id
         The column that names the queries in the result, by numbers or texts; None is the column
@@ -121,7 +127,7 @@ def batch_predict(
         The query tower has been trained since the index was exported.
     ValueError
         Columns missing (named), null ids, nulls, NaN or values that are not of the schema's domain
-        (with the column and the first such row), ``k`` or ``n_probes`` out of range.
+        (with the column and the first such row), ``k``, ``n_probes`` or ``refine`` out of range.
     """
     refuse_stand_in(encoder)
     layer = getattr(encoder, "topk_layer", None)
@@ -143,16 +149,18 @@ def batch_predict(
             continue
         query_ids = read_names(frame, query_id)
         given = read_id_lists(frame, excluded) if isinstance(excluded, str) else excluded
-        found = _predict(encoder, frame, batch_size, given, {"k": k, "n_probes": n_probes})
+        options = {"k": k, "n_probes": n_probes, "refine": refine}
+        found = _predict(encoder, frame, batch_size, given, options)
         yield results_frame(pd, form, query_id, query_ids, found)
 
 
 def save_encoder(encoder: mm.TopKEncoder, path: str | os.PathLike[str]) -> None:
     """Save as ``encoder.save`` does, with a second signature, whose search is chosen at call time.
 
-    Signature ``serving_default`` takes the features; ``search`` takes beside them ``k`` and
-    ``n_probes``, () int32, and ``exclude__values`` and ``exclude__offsets``, int64, the layout of
-    Merlin's list columns: offsets (n_queries + 1,), or (1,) to exclude nothing. Both return
+    Signature ``serving_default`` takes the features; ``search`` takes beside them ``k``,
+    ``n_probes`` and ``refine``, () int32, and ``exclude__values`` and ``exclude__offsets``, int64,
+    the layout of Merlin's list columns: offsets (n_queries + 1,), or (1,) to exclude nothing.
+    ``refine`` has to be 0 where the index holds no vectors. Both return
     ``scores``, ``identifiers`` and ``counts``, and run with ``tf.saved_model.load`` alone, where
     neither Merlin nor this library is installed.
 
@@ -170,15 +178,18 @@ def save_encoder(encoder: mm.TopKEncoder, path: str | os.PathLike[str]) -> None:
         features: dict[str, tf.Tensor],
         k: tf.Tensor,
         n_probes: tf.Tensor,
+        refine: tf.Tensor,
         exclude__values: tf.Tensor,
         exclude__offsets: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         exclude = (exclude__values, exclude__offsets)
-        return dict(encoder(features, k=k, n_probes=n_probes, exclude=exclude)._asdict())
+        found = encoder(features, k=k, n_probes=n_probes, refine=refine, exclude=exclude)
+        return dict(found._asdict())
 
     options = (
         tf.TensorSpec((), tf.int32, "k"),
         tf.TensorSpec((), tf.int32, "n_probes"),
+        tf.TensorSpec((), tf.int32, "refine"),
         tf.TensorSpec((None,), tf.int64, "exclude__values"),
         tf.TensorSpec((None,), tf.int64, "exclude__offsets"),
     )

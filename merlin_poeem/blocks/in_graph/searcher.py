@@ -34,15 +34,17 @@ class TensorFlowSearcher:
         *,
         k: int,
         n_probes: int | None = None,
+        refine: int | None = None,
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
         """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
-        request = SearchRequest.of(self.index, queries, k, n_probes, exclude, allow)
+        request = SearchRequest.of(self.index, queries, k, n_probes, refine, exclude, allow)
         scores, item_ids, counts = self.layer.search(
             queries,
             min(request.k, max(1, self.index.n_items)),
             request.n_probes,
+            min(request.refine, self.index.n_items),
             *_flat_ids(request.exclude),
             *_flat_ids(request.allow),
         )

@@ -44,5 +44,6 @@ def request_specs(dim: int) -> list[tf.TensorSpec]:
         tf.TensorSpec((None, dim), tf.float32, "queries"),
         tf.TensorSpec((), tf.int32, "k"),
         tf.TensorSpec((), tf.int32, "n_probes"),
+        tf.TensorSpec((), tf.int32, "refine"),
         *(tf.TensorSpec((None,), tf.int64, name) for name in ids),
     ]

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import Float32, Int32
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization import coding
-from merlin_poeem.quantization.item_codes import N_SCALES, Quantization
+from merlin_poeem.quantization.item_codes import N_SCALES
+from merlin_poeem.quantization.origin import middle_of
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.stored_vectors import VectorDtype
 
 FILL_ID = 2**63 - 1
 """The id in the places of a row that lie beyond its count; the score there is −inf."""
@@ -27,6 +29,7 @@ class Kind:
     twins: bool = False
     scales: bool = False
     list_factors: bool = False
+    vectors: VectorDtype | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +76,17 @@ class GraphState:
     """(n_lists,) float32, where the index has some."""
 
     origin: Any = None
-    """(dim,) float32, under l2, else None: see :func:`_origin`."""
+    """(dim,) float32, under l2, else None: where codes and vectors are counted from."""
 
     twin_of_row: Any = None
     """(n_items,) int32, where items share list and codes: the first row with those of the row."""
+
+    vectors: Any = None
+    """(n_items, dim) float16 or int8, where the index has vectors: see
+    :class:`~merlin_poeem.quantization.stored_vectors.StoredVectors`."""
+
+    vector_scales: Any = None
+    """(n_items,) float32, where the index has vectors."""
 
     @property
     def n_lists(self) -> int:
@@ -124,6 +134,9 @@ def state_specs(
         specs["scale_table"] = tf.TensorSpec((N_SCALES,))
     if kind.list_factors:
         specs["list_factors"] = tf.TensorSpec((params.n_lists,))
+    if kind.vectors is not None:
+        specs["vectors"] = tf.TensorSpec((n_items, dim), kind.vectors)
+        specs["vector_scales"] = tf.TensorSpec((n_items,))
     return specs
 
 
@@ -151,10 +164,12 @@ def arrays_of(index: Index) -> dict[str, NDArray[Any]]:
         arrays["scales"], arrays["scale_table"] = index.scales, quantization.scale_table
     if index.list_factors is not None:
         arrays["list_factors"] = index.list_factors
+    if index.vectors is not None:
+        arrays["vectors"], arrays["vector_scales"] = index.vectors.values, index.vectors.scales
     if metric == "cosine" and index.scales is None:
         arrays["item_terms"] = _item_terms(index, np.zeros(index.dim, np.float32))
     if metric == "l2":
-        origin = _origin(quantization)
+        origin = middle_of(quantization)
         arrays["origin"], arrays["item_terms"] = origin, _item_terms(index, origin)
         if not quantization.encodes_residual:
             arrays["codebook"] = quantization.codebook - origin.reshape(index.params.pq_dim, 1, -1)
@@ -166,13 +181,6 @@ def _twin_of_row(index: Index) -> Int32:
     kinds = np.column_stack([index.list_ids, index.packed_codes.astype(np.int32)])
     _, firsts, kind_of_row = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
     return np.asarray(firsts[kind_of_row.reshape(-1)], np.int32)
-
-
-def _origin(quantization: Quantization) -> Float32:
-    """(dim,) float32, rotated space: the middle of what is scored; l2 does not depend on it."""
-    if quantization.encodes_residual:
-        return np.asarray(quantization.coarse_centroids.mean(axis=0), np.float32)
-    return np.asarray(quantization.codebook.mean(axis=1).reshape(-1), np.float32)
 
 
 def _item_terms(index: Index, origin: Float32) -> Float32:

@@ -12,12 +12,19 @@ from merlin.models.tf.outputs.topk import TopKLayer
 
 from merlin_poeem.blocks.in_graph.given_ids import GivenIds, values_and_offsets
 from merlin_poeem.blocks.in_graph.relevance import relevance
-from merlin_poeem.blocks.in_graph.search import search_function
+from merlin_poeem.blocks.in_graph.search import NO_VECTORS, search_function
 from merlin_poeem.blocks.in_graph.signature import CountedTopK, request_specs
 from merlin_poeem.blocks.in_graph.state import GraphState, Kind, arrays_of, state_specs
 from merlin_poeem.blocks.model.freshness import DIGITS, INFO_KEY, TOWERS, index_fingerprints
 from merlin_poeem.index.index import Index
-from merlin_poeem.quantization.params import IVFPQParams, Metric, check_n_probes, positive_int
+from merlin_poeem.quantization.params import (
+    IVFPQParams,
+    Metric,
+    check_n_probes,
+    count,
+    positive_int,
+)
+from merlin_poeem.quantization.stored_vectors import VectorDtype, check_vector_dtype
 
 MAX_ITEMS = 2**31 - 2
 
@@ -31,7 +38,7 @@ class IVFPQTopK(TopKLayer):
         topk = IVFPQTopK.from_index(index, k=20, n_probes=4)
         encoder = mm.TopKEncoder(query_encoder, topk_layer=topk, k=20)
         encoder(features)  # k and n_probes of the layer
-        encoder(features, k=50, n_probes=8, exclude=seen_items)  # chosen at call time
+        encoder(features, k=50, n_probes=8, refine=4, exclude=seen_items)  # chosen at call time
 
     The answer is that of :mod:`~merlin_poeem.search.reference`: int64 ids, equal scores in order of
     item id. A row with fewer than ``k`` results is filled up with the score −inf and ``FILL_ID``,
@@ -39,7 +46,7 @@ class IVFPQTopK(TopKLayer):
 
     The state is the index: its codes and scales as stored, 16 bytes an item for ids and their
     order, 4 more under l2 and, without scales, cosine, and 4 more where items share list and codes;
-    and the fingerprints of the
+    its vectors as stored, where it has some, and 4 bytes more an item; and the fingerprints of the
     towers that it was exported from. It is all in variables, saved and restored with the model's.
     Memory in a search is bounded for any number of queries, see
     :mod:`~merlin_poeem.blocks.in_graph.search`.
@@ -60,6 +67,8 @@ class IVFPQTopK(TopKLayer):
         twins: bool = False,
         scales: bool = False,
         list_factors: bool = False,
+        vectors: VectorDtype | None = None,
+        refine: int = 0,
         k: int = 10,
         name: str = "ivfpq_top_k",
         **kwargs: Any,
@@ -72,7 +81,7 @@ class IVFPQTopK(TopKLayer):
             Items in the index, and the width of queries.
         n_lists, pq_dim, pq_bits, metric
             As in :class:`~merlin_poeem.IVFPQParams`.
-        n_probes, k
+        n_probes, refine, k
             What a call takes that names none.
         rotation, encodes_residual
             Whether the quantization has a rotation, and whether its codes are of residuals.
@@ -80,6 +89,9 @@ class IVFPQTopK(TopKLayer):
             Whether items share list and codes with others.
         scales, list_factors
             Whether items have scales, and lists factors: see :class:`~merlin_poeem.Index`.
+        vectors
+            What the items' vectors are stored in, ``"float16"`` or ``"int8"``; None: there are
+            none.
         """
         # Keras casts a layer's inputs under mixed precision: scores and codes stay in float32.
         kwargs["dtype"] = "float32"
@@ -90,7 +102,14 @@ class IVFPQTopK(TopKLayer):
         if not 0 <= n_items <= MAX_ITEMS:
             raise ValueError(f"n_items: expected 0 to {MAX_ITEMS}, got {n_items}")
         self.n_items, self.dim, self.n_probes = int(n_items), int(dim), self.params.n_probes
-        self.kind = Kind(bool(rotation), bool(twins), bool(scales), bool(list_factors))
+        self.kind = Kind(
+            bool(rotation),
+            bool(twins),
+            bool(scales),
+            bool(list_factors),
+            None if vectors is None else check_vector_dtype(vectors),
+        )
+        self.refine = self._checked_refine(refine)
         specs = state_specs(self.params, self.dim, self.kind, n_items=self.n_items)
         variables = {
             name: self._variable(name, spec.shape, spec.dtype) for name, spec in specs.items()
@@ -104,11 +123,18 @@ class IVFPQTopK(TopKLayer):
 
     @classmethod
     def from_index(
-        cls, index: Index, *, k: int = 10, n_probes: int | None = None, **kwargs: Any
+        cls,
+        index: Index,
+        *,
+        k: int = 10,
+        n_probes: int | None = None,
+        refine: int | None = None,
+        **kwargs: Any,
     ) -> IVFPQTopK:
-        """A layer that holds ``index``; ``k`` and ``n_probes`` (None: the index's) as defaults.
+        """A layer that holds ``index``, with ``k``, ``n_probes`` and ``refine`` as defaults.
 
-        Raises ``TypeError`` or ``ValueError`` on a ``k`` or ``n_probes`` out of range.
+        None is the index's own. Raises ``TypeError`` or ``ValueError`` on one out of range, and on
+        a ``refine`` above 0 where the index holds no vectors.
         """
         params, arrays = index.params, arrays_of(index)
         layer = cls(
@@ -124,6 +150,8 @@ class IVFPQTopK(TopKLayer):
             twins="twin_of_row" in arrays,
             scales="scales" in arrays,
             list_factors="list_factors" in arrays,
+            vectors=None if index.vectors is None else index.vectors.dtype,
+            refine=index.refine if refine is None else refine,
             k=k,
             **kwargs,
         )
@@ -157,6 +185,7 @@ class IVFPQTopK(TopKLayer):
         testing: bool = False,
         k: Any = None,
         n_probes: Any = None,
+        refine: Any = None,
         exclude: GivenIds = None,
         allow: GivenIds = None,
     ) -> CountedTopK | Prediction:
@@ -169,8 +198,9 @@ class IVFPQTopK(TopKLayer):
         targets, testing
             In evaluation the one right item id of each query; a ``Prediction`` of the scores and
             of the (n_queries, k) 0/1 relevance then comes back.
-        k, n_probes
-            Integers or () tensors; None takes the layer's own.
+        k, n_probes, refine
+            Integers or () tensors; None takes the layer's own. With ``refine`` above 0 the best
+            ``refine * k`` items by their codes are scored again by the index's vectors.
         exclude, allow
             Item ids never returned, or the only ones that may be: a ragged (n_queries, None), one
             list a query; or a (n_ids,) tensor for all queries; or a pair of values and offsets, as
@@ -179,9 +209,10 @@ class IVFPQTopK(TopKLayer):
         Raises
         ------
         TypeError, ValueError, tf.errors.InvalidArgumentError
-            ``k`` or ``n_probes`` out of range, another width than ``dim``, NaN or infinite
-            queries, another number of id lists than queries, ids that are not integers. What is
-            known only when the graph runs is the last of these.
+            ``k``, ``n_probes`` or ``refine`` out of range, ``refine`` above 0 without vectors,
+            another width than ``dim``, NaN or infinite queries, another number of id lists than
+            queries, ids that are not integers. What is known only when the graph runs is the last
+            of these.
         """
         if isinstance(inputs, tf.RaggedTensor):
             inputs = tf.squeeze(inputs.to_tensor(), axis=1)
@@ -190,10 +221,12 @@ class IVFPQTopK(TopKLayer):
         n_queries = tf.shape(inputs, tf.int64)[0]
         k = self._k if k is None else k
         n_probes = self.n_probes if n_probes is None else n_probes
+        refine = self.refine if refine is None else refine
         scores, item_ids, counts = self.search(
             inputs,
             k if tf.is_tensor(k) else positive_int("k", k),
             n_probes if tf.is_tensor(n_probes) else check_n_probes(n_probes, self.params.n_lists),
+            refine if tf.is_tensor(refine) else self._checked_refine(refine),
             *values_and_offsets("exclude", exclude, n_queries),
             *values_and_offsets("allow", allow, n_queries),
         )
@@ -216,12 +249,19 @@ class IVFPQTopK(TopKLayer):
             "n_items": self.n_items,
             "dim": self.dim,
             "n_probes": self.n_probes,
+            "refine": self.refine,
             "encodes_residual": self.state.encodes_residual,
             **asdict(self.kind),
         }
         for name in ("dtype", "trainable"):
             del config[name]
         return config
+
+    def _checked_refine(self, refine: Any) -> int:
+        checked = count("refine", refine)
+        if checked and self.kind.vectors is None:
+            raise ValueError(f"{NO_VECTORS}; got {checked}")
+        return checked
 
     def _search_of(self, variables: dict[str, tf.Variable]) -> Any:
         of_kind = search_function(

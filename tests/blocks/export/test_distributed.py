@@ -23,6 +23,7 @@ from merlin_poeem.blocks.export.distributed import (
     export_index_ddf,
 )
 from merlin_poeem.distributed import shard_index
+from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES, VectorDtype
 from tests.blocks import toy
 
 N_ITEMS = toy.N_ITEMS
@@ -86,6 +87,35 @@ def test_the_index_of_the_live_model(
     assert len(shard_index(got, 2, tmp_path / "shards")) == 2
 
 
+@pytest.mark.parametrize("dtype", VECTOR_DTYPES)
+def test_stored_vectors_of_the_live_model(
+    model: Any, saved: Path, items: pd.DataFrame, dtype: VectorDtype
+) -> None:
+    asked: dict[str, Any] = {"id_column": "original", "store_vectors": dtype}
+    with dask.config.set(scheduler="synchronous"):
+        got = export_index_ddf(saved, in_partitions(items, 20, 20, 33), **asked).vectors
+    expected = export_index(model, items, **asked).vectors
+    assert got.dtype == expected.dtype == dtype
+    assert got.values.shape == expected.values.shape
+    # To the rounding of products of matrices with other numbers of rows.
+    steps = {"float16": 2**-11, "int8": 1 / 127}[dtype]
+    np.testing.assert_allclose(got.decoded(), expected.decoded(), atol=1.01 * steps)
+
+
+def test_only_what_is_stored_travels(saved: Path, items: pd.DataFrame) -> None:
+    ddf = export_distributed._encode(
+        export_distributed._Saved.at(saved), in_partitions(items[:9], 4, 4), 3, None, "float16"
+    )
+    with dask.config.set(scheduler="synchronous"):
+        parts = dask.compute(*ddf.to_delayed())
+    for part in parts:
+        pd.testing.assert_series_equal(part.dtypes, ddf.dtypes)
+        vectors = [name for name in part if name.startswith("vector_")]
+        assert vectors == [f"vector_{j}" for j in range(len(vectors))]
+        assert set(part.dtypes[vectors]) == {np.dtype(np.float16)}
+        assert part.select_dtypes("float32").columns.tolist() == ["scale_of_vector"]
+
+
 def test_codes_stay_a_dask_frame(saved: Path, items: pd.DataFrame) -> None:
     found = encode_items_ddf(saved, in_partitions(items[:9], 4, 4), batch_size=3)
     codes = [f"code_{j}" for j in range(4)]
@@ -111,6 +141,8 @@ def test_bad_input(saved: Path, items: pd.DataFrame, tmp_path: Path) -> None:
         pytest.raises(ValueError, match="items: expected at least one row, got none"),
     ):
         export_index_ddf(saved, in_partitions(items[:0]))
+    with pytest.raises(ValueError, match="store_vectors: expected float16 or int8, got 'float64'"):
+        export_index_ddf(saved, in_partitions(items), store_vectors="float64")
     with pytest.raises(OSError, match="absent"):
         encode_items_ddf(tmp_path / "absent", in_partitions(items))
 

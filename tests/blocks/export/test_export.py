@@ -1,4 +1,4 @@
-"""Scales of an export; and of cuDF items, by their stand-in, what pandas items give."""
+"""Scales and vectors of an export; and of cuDF items, by their stand-in, what pandas items give."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from merlin_poeem.arrays import normalize
 from merlin_poeem.blocks import encode_items, export_index
 from merlin_poeem.blocks.export import export
 from merlin_poeem.blocks.export.export import item_vectors, partitions
+from merlin_poeem.evaluate import exact_search
+from merlin_poeem.index.index import stored_vectors
 from merlin_poeem.quantization import coding, suggested_params
+from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES, VectorDtype
+from merlin_poeem.search import reference
 from tests.blocks import toy
 from tests.device_arrays import make_cupy
 
@@ -85,6 +89,48 @@ def test_without_n_probes_they_are_suggested_and_a_line_says_so(
     caplog.clear()
     assert export_index(model, items, n_probes=3).params.n_probes == 3
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("dtype", VECTOR_DTYPES)
+def test_stored_vectors_are_the_float_vectors(
+    model: Any, items: pd.DataFrame, dtype: VectorDtype
+) -> None:
+    item_ids, vectors = item_vectors(model, items)
+    index = export_index(model, items, store_vectors=dtype, batch_size=7)
+    plain = export_index(model, items)
+    assert (index.refine, plain.refine) == (4, 0)
+    expected = plain.with_vectors(item_ids, vectors, dtype).vectors
+    assert index.vectors.dtype == dtype
+    # To the rounding of products of matrices with other numbers of rows.
+    steps = {"float16": 2**-11, "int8": 1 / 127}[dtype]
+    np.testing.assert_allclose(index.vectors.decoded(), expected.decoded(), atol=1.01 * steps)
+    np.testing.assert_array_equal(index.packed_codes, plain.packed_codes)
+    # A second look at all items is exact search.
+    queries = vectors[:9]
+    found = reference.search(index, queries, k=5, n_probes=index.n_lists, refine=N_ITEMS)
+    exact = exact_search(item_ids, vectors, queries, k=5, metric="cosine")
+    np.testing.assert_allclose(found.scores, exact.scores, atol=2 * steps)
+    assert plain.vectors is None
+
+
+def test_vectors_are_never_all_in_float32(
+    model: Any, items: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def counted(params: Any, quantization: Any, vectors: Any, dtype: Any) -> Any:
+        sizes.append(len(vectors))
+        return stored_vectors(params, quantization, vectors, dtype)
+
+    monkeypatch.setattr(export, "stored_vectors", counted)
+    export_index(model, items, store_vectors="int8", batch_size=7)
+    assert max(sizes) == 7
+    assert sum(sizes) == N_ITEMS
+
+
+def test_another_dtype_of_vectors_is_refused(model: Any, items: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="store_vectors: expected float16 or int8, got 'float32'"):
+        export_index(model, items, store_vectors="float32")
 
 
 def test_codes_alone_have_no_scales(model: Any, items: pd.DataFrame) -> None:

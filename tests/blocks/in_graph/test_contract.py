@@ -96,7 +96,11 @@ def open_index(
         arrays = [quantization.coarse_centroids, index.item_ids, index.packed_codes]
         arrays += [array for array in (index.scales, index.list_factors) if array is not None]
         key = repr(index).encode() + b"".join(array.tobytes() for array in arrays)
+        if index.vectors is not None:
+            arrays = [index.vectors.values, index.vectors.scales]
+            key += index.vectors.dtype.encode() + b"".join(array.tobytes() for array in arrays)
         key += bytes([quantization.rotation is not None, quantization.encodes_residual])
+        key += bytes([index.refine])
         if key not in searchers:
             searchers[key] = TensorFlowSearcher(index)
         return searchers[key]
@@ -135,8 +139,19 @@ def test_answers_once_saved(open_saved: Callable[[Index], Any], scaled: tuple[st
     contract.test_empty_index(open_saved, "l2")
 
 
+@pytest.mark.parametrize(
+    ("scaled", "dtype"), [(("inner_product", True), "int8"), (("l2", False), "float16")]
+)
+def test_answers_of_a_second_look_once_saved(
+    open_saved: Callable[[Index], Any], scaled: tuple[str, bool], dtype: str
+) -> None:
+    contract.test_answers_of_a_second_look(open_saved, *scaled, dtype, True, filters="both")
+
+
 def test_item_sets_and_defaults_once_saved(open_saved: Callable[[Index], Any]) -> None:
     contract.test_item_set_is_its_ids_for_every_query(open_saved, "cosine")
     contract.test_default_n_probes_is_the_index_s(open_saved)
+    contract.test_each_look_changes_the_answer(open_saved)
+    contract.test_a_second_look_at_few_items(open_saved, "cosine")
     contract.test_only_empty_lists_are_visited(open_saved)
     contract.test_no_queries(open_saved)

@@ -43,7 +43,8 @@ FEATURES = {"user_id": tf.constant(np.arange(N_USERS)[:, None])}
 
 @pytest.fixture(scope="module")
 def index() -> Index:
-    return random_index("cosine", rotation=True, n_probes=3)
+    """With vectors, that a search which asks for nothing does not look at."""
+    return random_index("cosine", rotation=True, n_probes=3, vectors="float16")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,10 @@ def test_the_encoder_searches_and_takes_its_options_at_call_time(encoder, index,
     truth = reference.search(index, queries, k=300, n_probes=4, exclude=seen)
     assert (truth.counts < 300).any()
     assert_same(found, truth)
+    found = encoder(FEATURES, k=9, n_probes=4, refine=3, exclude=ragged)
+    truth = reference.search(index, queries, k=9, n_probes=4, refine=3, exclude=seen)
+    assert_same(found, truth)
+    assert_same(encoder(FEATURES, refine=tf.constant(2)), refined(index, queries, 2))
     sold_out = index.item_ids[::2]
     layer = encoder.topk_layer
     found = layer(queries, exclude=tf.constant(sold_out), allow=ragged)
@@ -101,14 +106,64 @@ def test_the_encoder_searches_and_takes_its_options_at_call_time(encoder, index,
     assert layer.search.experimental_get_tracing_count() == 1
 
 
+def refined(index: Index, queries: np.ndarray, refine: int) -> Candidates:
+    """Which differs from a search that looks once."""
+    looked = reference.search(index, queries, k=K, refine=refine)
+    plain = reference.search(index, queries, k=K, refine=0)
+    assert not np.array_equal(looked.item_ids, plain.item_ids)
+    return looked
+
+
+def test_refine_of_the_layer_and_of_the_index(index, queries):
+    looks = index.with_refine(3)
+    for made_of, options, refine in ((looks, {}, 3), (index, {"refine": 2}, 2)):
+        layer = IVFPQTopK.from_index(made_of, k=K, **options)
+        assert layer.get_config()["refine"] == layer.refine == refine
+        assert_same(layer(queries), refined(index, queries, refine))
+    plain = IVFPQTopK.from_index(looks, k=K, refine=0)
+    assert_same(plain(queries), reference.search(index, queries, k=K))
+    stored = {weight.name: weight.dtype for weight in plain.weights if "vectors" in weight.name}
+    assert set(stored.values()) == {tf.float16}
+    assert sum(w.shape.num_elements() * w.dtype.size for w in plain.weights) < 300 * len(index)
+
+
+def test_a_layer_without_vectors_cannot_look_again():
+    index = random_index()
+    message = "refine: expected 0, as the index holds no vectors"
+    with pytest.raises(ValueError, match=f"{message}; got 4"):
+        IVFPQTopK.from_index(index, refine=4)
+    layer, queries = IVFPQTopK.from_index(index, k=3), random_queries(index, 2)
+    assert not any("vector" in weight.name for weight in layer.weights)
+    with pytest.raises(ValueError, match=f"{message}; got 2"):
+        layer(queries, refine=2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        layer(queries, refine=tf.constant(2))
+    with pytest.raises(ValueError, match="store_vectors: expected float16 or int8, got 'float32'"):
+        IVFPQTopK(3, 4, 2, 2, vectors="float32")
+
+
 def test_queries_in_several_blocks(monkeypatch):
     monkeypatch.setattr(graph_search, "BLOCK_BYTES", 5 * 80 * graph_search.SCAN_BYTES)
     # Another kind of index than all others here: traced anew.
     index = random_index("cosine", n_lists=9)
     queries, lists = random_queries(index, 23), random_id_lists(index, 23, 50)
     searcher = TensorFlowSearcher(index)
-    assert graph_search.queries_per_block(searcher.layer.state, tf.constant(4), tf.constant(8)) < 6
+    assert graph_search.queries_per_block(searcher.layer.state, *map(tf.constant, (4, 8, 0))) < 6
     contract.check(searcher, queries, k=4, n_probes=8, exclude=lists, allow=lists[::-1])
+
+
+def test_a_second_look_in_several_blocks(monkeypatch):
+    monkeypatch.setattr(graph_search, "BLOCK_BYTES", 5 * 80 * graph_search.SCAN_BYTES)
+    index = random_index("l2", n_lists=9, vectors="int8")
+    queries, lists = random_queries(index, 23), random_id_lists(index, 23, 50)
+    searcher = TensorFlowSearcher(index)
+    state = searcher.layer.state
+    plain, looking = (
+        graph_search.queries_per_block(state, *map(tf.constant, (4, 8, refine)))
+        for refine in (0, 9)
+    )
+    assert looking < plain < 6
+    contract.check(searcher, queries, k=4, n_probes=8, refine=9, exclude=lists)
 
 
 def test_the_graph_holds_stock_operations_only(encoder):
@@ -167,6 +222,7 @@ def test_keras_loads_what_was_saved(encoder, saved, index, queries):
     assert_same(loaded(FEATURES), reference.search(index, queries, k=K))
     found = loaded(FEATURES, k=20, n_probes=4)
     assert_same(found, reference.search(index, queries, k=20, n_probes=4))
+    assert_same(loaded(FEATURES, refine=3), refined(index, queries, 3))
     config = encoder.topk_layer.get_config()
     assert IVFPQTopK.from_config(config).get_config() == config
 
@@ -197,14 +253,15 @@ np.savez(sys.argv[3], *(plain[n] for n in ("scores", "identifiers", "counts")),
 
 def test_the_saved_model_runs_without_merlin(saved, index, queries, seen, tmp_path):
     lists = IdLists.from_rows(seen)
-    inputs = {"k": np.int32(300), "n_probes": np.int32(3), "user_id": FEATURES["user_id"].numpy()}
+    chosen = {"k": np.int32(30), "n_probes": np.int32(3), "refine": np.int32(2)}
+    inputs = {**chosen, "user_id": FEATURES["user_id"].numpy()}
     given, found = tmp_path / "given.npz", tmp_path / "found.npz"
     np.savez(given, exclude__values=lists.values, exclude__offsets=lists.offsets, **inputs)
     arguments = [str(saved), str(given), str(found)]
     subprocess.run([sys.executable, "-I", "-c", SCRIPT, *arguments], check=True, timeout=120)
     arrays = [array for _, array in sorted(np.load(found).items())]
     assert_same(arrays[:3], reference.search(index, queries, k=K))
-    truth = reference.search(index, queries, k=300, n_probes=3, exclude=seen)
+    truth = reference.search(index, queries, k=30, n_probes=3, refine=2, exclude=seen)
     assert_same(arrays[3:], truth)
 
 
@@ -219,7 +276,7 @@ def test_save_encoder_needs_inputs(index):
 def test_batch_predict(encoder, index, queries, seen, form):
     users = USERS.assign(seen=seen)
     dataset = Dataset(users, schema=SCHEMA, npartitions=3) if form == "long" else users
-    options = {"k": 250, "n_probes": 3}
+    options = {"k": 70, "n_probes": 3, "refine": 2}
     frames = batch_predict(encoder, dataset, exclude="seen", form=form, batch_size=7, **options)
     frame = pd.concat(frames, ignore_index=True)
     truth = reference.search(index, queries, exclude=seen, **options)
@@ -282,6 +339,8 @@ def test_batch_predict_wants_our_layer(index):
         ({"k": 0}, ValueError, "k: expected at least 1, got 0"),
         ({"k": tf.constant(0)}, tf.errors.InvalidArgumentError, "k: expected at least 1"),
         ({"n_probes": tf.constant(9)}, tf.errors.InvalidArgumentError, "at most n_lists = 8"),
+        ({"refine": -1}, ValueError, "refine: expected at least 0, got -1"),
+        ({"refine": tf.constant(-1)}, tf.errors.InvalidArgumentError, "refine: expected at least"),
         (
             {"exclude": tf.ragged.constant([[1]], dtype=tf.int64)},
             tf.errors.InvalidArgumentError,

@@ -206,6 +206,24 @@ def test_callback_searches_with_the_suggested_probes_and_says_so_once(caplog):
     assert sum("n_probes: 4 of 4 lists" in message for message in caplog.messages) == 1
 
 
+def test_callback_looks_again():
+    held_out = interactions()[:N_USERS]
+    users, relevant = USERS.loc[held_out["user_id"]], held_out[["item_id"]].to_numpy()
+    model = v2(make_quantizer(warmup=1))
+    train(model)
+    recalls = []
+    for refine in (0, N_ITEMS):
+        callback = QuantizedRecall(users, ITEMS, relevant, k=3, n_probes=4, refine=refine)
+        callback.set_model(model)
+        callback.on_epoch_end(0, logs := {})
+        recalls.append((logs["float_recall_at_3"], logs["quantized_recall_at_3"]))
+    # All items looked at again by their own vectors are those of exact search.
+    assert recalls[1][0] == pytest.approx(recalls[1][1], abs=1 / N_USERS)
+    assert recalls[0][1] != recalls[1][1]
+    with pytest.raises(ValueError, match="refine: expected at least 0, got -1"):
+        QuantizedRecall(users, ITEMS, relevant, refine=-1)
+
+
 def test_temperature_acts_on_both_models():
     for build in (v1, v2):
         losses = []
