@@ -80,7 +80,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true", help="a small catalog, few settings")
     options = parser.parse_args(arguments)
-    usual = (30_000, 128, 500, 3) if options.quick else (570_000, 1024, 1000, 9)
+    usual = (20_000, 128, 500, 3) if options.quick else (570_000, 1024, 1000, 9)
     for name, value in zip(("n_items", "n_lists", "queries", "rounds"), usual, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)

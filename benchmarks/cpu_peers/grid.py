@@ -13,7 +13,7 @@ PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 EXPANSIONS = (1, 1.25, 1.5, 2, 3, 4, 6)
 # Excluded items that a query of those without such a filter leaves room for: of all of them, shares
 # of the queries whose excluded items are no more.
-SHARES = (0.5, 0.9, 1.0)
+SHARES = (0.9, 1.0)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,17 @@ def _quantizations(
     if material.learned is not None:
         yield "joint", material.learned.params, material.learned.quantization, 0.0
         return
+    for form, rotation in {"not rotated": False, "rotated": True}.items():
+        if not (grid.is_quick and rotation):
+            yield form, *_fitted(material, rotation)
+
+
+@lru_cache(maxsize=2)
+def _fitted(material: Material, rotation: bool) -> tuple[IVFPQParams, Quantization, float]:
+    """Once for the codes alone and for those with vectors beside them."""
     params = IVFPQParams(n_lists=material.n_lists, pq_dim=material.code_bytes)
-    rotations = {"not rotated": False, "rotated": True}
-    for form, rotation in list(rotations.items())[: 1 if grid.is_quick else None]:
-        quantization, seconds = timed(fit, params, material.vectors, rotation=rotation)
-        yield form, params, quantization, seconds
+    quantization, seconds = timed(fit, params, material.vectors, rotation=rotation)
+    return params, quantization, seconds
 
 
 def _encode(

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 from benchmarks.cpu_peers import __main__ as command
 from benchmarks.cpu_peers.at_target import at_target
 from benchmarks.cpu_peers.built import Built
-from benchmarks.cpu_peers.choose import Point, front
+from benchmarks.cpu_peers.choose import Point, front, near_the_front
 from benchmarks.cpu_peers.grid import Grid
 from benchmarks.cpu_peers.material import NO_ROW, Material, made_up, of_trial
 from benchmarks.cpu_peers.methods import open_methods
@@ -203,6 +203,12 @@ def test_the_front_is_what_nothing_faster_finds() -> None:
     found = [(0.9, 3.0), (0.5, 1.0), (0.501, 2.0), (0.8, 4.0), (0.7, 1.5), (0.95, 9.0)]
     points = [Point(None, {}, share, seconds) for share, seconds in found]
     assert [point.found for point in front(points)] == [0.5, 0.7, 0.9, 0.95]
+
+
+def test_what_is_far_behind_gets_no_second_look() -> None:
+    found = [(0.9, 3.0), (0.5, 1.0), (0.9, 4.4), (0.9, 4.5), (0.8, 4.6), (0.95, 9.0)]
+    points = [Point(None, {}, share, seconds) for share, seconds in found]
+    assert [point.seconds for point in near_the_front(points)] == [3.0, 1.0, 4.4, 9.0]
 
 
 def row(family: str, found: float, seconds: list[float]) -> dict[str, Any]:
