@@ -48,7 +48,7 @@ def plot(material: Material, rows: Sequence[Row], target: float, path: Path) -> 
     """Each metric against queries per second, a line a method."""
     metrics = list(material.reported.right)
     figure, panels = plt.subplots(
-        1, len(metrics), figsize=(9 * len(metrics), 7), layout="constrained", squeeze=False
+        1, len(metrics), figsize=(10 * len(metrics), 7), layout="constrained", squeeze=False
     )
     for axes, metric in zip(panels[0], metrics, strict=True):
         _draw(axes, rows, metric)
@@ -57,7 +57,8 @@ def plot(material: Material, rows: Sequence[Row], target: float, path: Path) -> 
     panels[0][0].axhline(target, linestyle=":", color="grey", linewidth=1)
     n_items, dim = material.vectors.shape
     figure.suptitle(f"{material.name}: {n_items:,} × {dim}; grey: exact search and the target")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    named = panels[0][0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", ncols=3, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
