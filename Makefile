@@ -21,6 +21,9 @@ PYTEST_ARGS ?=
 # More of what trains: --tasks, --variants, --seeds; QUICK=1 takes little data and one seed.
 QUALITY_ARGS ?=
 QUICK       ?=
+# One of benchmarks.quality.training, in the place of a made-up catalog.
+TRIAL       ?=
+CPU_ARGS    ?=
 # Processes that tests run in; a file stays in one, with what it has trained or compiled.
 PYTEST_JOBS ?= 2
 GPU_PYTHON  ?= python
@@ -73,6 +76,10 @@ bench-quality: .venv/merlin/.ready .venv/current/.ready ## train, then judge bes
 .PHONY: bench-search
 bench-search: .venv/$(BENCH_ENV)/.ready ## search speed with recall, into results/search.json: [BENCH_ENV=merlin|current]
 	.venv/$(BENCH_ENV)/bin/python -m benchmarks.search
+
+.PHONY: bench-cpu
+bench-cpu: .venv/current/.ready ## recall against queries/s beside Faiss, ScaNN and usearch, into results/cpu_peers/: [TRIAL=folder of a trained trial] [QUICK=1] [CPU_ARGS=--methods ours faiss --threads 2]
+	.venv/current/bin/python -m benchmarks.cpu_peers $(if $(TRIAL),--trial "$(TRIAL)") $(if $(QUICK),--quick) $(CPU_ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: ## speed, latency and recall on this machine's GPU, into results/search_gpu.json: [GPU_PYTHON=python] [GPU_ARGS=...]

@@ -110,6 +110,11 @@ class StoredVectors:
         return self.values.dtype.name
 
     @property
+    def row_scales(self) -> Float32:
+        """(n,) float32: ``scales``, 1 where there are none."""
+        return np.ones(len(self), np.float32) if self.scales is None else self.scales
+
+    @property
     def nbytes(self) -> int:
         """Of values and scales."""
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)

@@ -165,7 +165,7 @@ def arrays_of(index: Index) -> dict[str, NDArray[Any]]:
     if index.list_factors is not None:
         arrays["list_factors"] = index.list_factors
     if index.vectors is not None:
-        arrays["vectors"], arrays["vector_scales"] = index.vectors.values, index.vectors.scales
+        arrays["vectors"], arrays["vector_scales"] = index.vectors.values, index.vectors.row_scales
     if metric == "cosine" and index.scales is None:
         arrays["item_terms"] = _item_terms(index, np.zeros(index.dim, np.float32))
     if metric == "l2":

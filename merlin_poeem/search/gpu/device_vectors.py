@@ -84,7 +84,7 @@ def open_vectors(index: Index, device: Device) -> DeviceVectors | None:
         values[start : start + rows] = xp.asarray(part)
     return DeviceVectors(
         values=values,
-        scales=xp.asarray(vectors.scales[order]),
+        scales=xp.asarray(vectors.row_scales[order]),
         sorted_ids=xp.asarray(index.item_ids[order]),
         ranks=xp.asarray(ranks),
         is_half=vectors.dtype == "float16",
