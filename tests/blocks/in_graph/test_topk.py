@@ -189,6 +189,18 @@ def test_equal_scores_of_different_lists_come_by_id():
         np.testing.assert_array_equal(found.item_ids.reshape(3, 40), [np.arange(-32, 8)] * 3)
 
 
+@pytest.mark.parametrize(("metric", "dtype"), [("inner_product", "int8"), ("l2", "float16")])
+def test_equal_vectors_have_equal_scores_wherever_they_lie(metric, dtype):
+    # A width that fills no registers, and more candidates than one thread takes.
+    index = random_index(metric, n_items=3000, pq_dim=3, pq_len=7)
+    alike = np.repeat(random_queries(index, 1, seed=7), len(index), axis=0)
+    index = index.with_vectors(index.item_ids, alike, dtype)
+    queries = random_queries(index, 31)
+    found = IVFPQTopK.from_index(index, k=40)(queries, n_probes=8, refine=75)
+    assert (found.scores.numpy() == found.scores.numpy()[:, :1]).all()
+    np.testing.assert_array_equal(found.identifiers, [np.sort(index.item_ids)[:40]] * 31)
+
+
 def test_evaluate(encoder, index, queries):
     found = reference.search(index, queries, k=K)
     positions = np.arange(N_USERS) % (K + 1)  # the last of them is a miss
