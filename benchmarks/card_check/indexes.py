@@ -8,16 +8,31 @@ from typing import Any
 import numpy as np
 
 from merlin_poeem import Index
+from merlin_poeem.quantization.stored_vectors import VectorDtype
 from tests.index_factories import random_index, random_queries
 
 N_LISTS, N_PROBES = 24, 8
 
 
 @cache
-def small_index(metric: str = "inner_product", *, n_items: int = 3000, pq_dim: int = 8) -> Index:
-    """Of 24 lists, two of them empty; its codes take ``pq_dim`` bytes of 4 dimensions each."""
+def small_index(
+    metric: str = "inner_product",
+    *,
+    n_items: int = 3000,
+    pq_dim: int = 8,
+    pq_len: int = 4,
+    vectors: VectorDtype | None = None,
+) -> Index:
+    """Of 24 lists, two of them empty; its codes take ``pq_dim`` bytes of ``pq_len`` dimensions."""
     return random_index(
-        metric, n_items=n_items, n_lists=N_LISTS, n_probes=N_PROBES, pq_dim=pq_dim, rotation=True
+        metric,
+        n_items=n_items,
+        n_lists=N_LISTS,
+        n_probes=N_PROBES,
+        pq_dim=pq_dim,
+        pq_len=pq_len,
+        rotation=True,
+        vectors=vectors,
     )
 
 

@@ -47,6 +47,12 @@ class Opened:
         return build_device_index(self.catalog, code_bytes=size.code_bytes, n_lists=size.n_lists)
 
     @cached_property
+    def index_with_vectors(self) -> Index:
+        """The same, with the items' float16 vectors, which a search looks at where it is told."""
+        vectors = to_host(self.catalog.vectors)
+        return self.index.with_vectors(self.catalog.item_ids(), vectors).with_refine(0)
+
+    @cached_property
     def query_sets(self) -> list[Any]:
         """Batches on the device."""
         sets = range(QUERY_SETS)
@@ -57,15 +63,18 @@ class Opened:
         """(n, dim) float32 on the host."""
         return self.catalog.queries(JUDGED_QUERIES, part=QUERY_SETS)
 
-    def searcher(self, way: str, device: Device | None = None) -> GpuSearcher:
+    def searcher(
+        self, way: str, device: Device | None = None, *, with_vectors: bool = False
+    ) -> GpuSearcher:
         """Ours as it is, or made to scan or to search in bulk."""
         device = self.device if device is None else device
-        key = way, id(device)
+        key = way, id(device), with_vectors
         if key not in self._searchers:
+            index = self.index_with_vectors if with_vectors else self.index
             self._searchers[key] = (
-                GpuSearcher(self.index, device)
+                GpuSearcher(index, device)
                 if way == "planned"
-                else ForcedSearcher(self.index, device, bulk=way == "bulk")
+                else ForcedSearcher(index, device, bulk=way == "bulk")
             )
         return self._searchers[key]
 
@@ -74,17 +83,18 @@ class Opened:
 
         Of batches as large as ``point``'s, so that they go its way.
         """
-        k, n_probes = point.k, point.n_probes
+        k, n_probes, refine = point.k, point.n_probes, point.refine
         judged = self.judged_queries[: MOST_JUDGED_BATCHES * point.batch]
         hits = self._search(searcher, point, judged)
         exact = IdLists.from_rows(list(self._exact_ids[: len(judged), :k]))
         checked = judged[:CHECKED_QUERIES]
-        right = reference.search(self.index, checked, k=k, n_probes=n_probes)
+        index = searcher.index
+        right = reference.search(index, checked, k=k, n_probes=n_probes, refine=refine)
         expected = right.padded(k, fill_id=-1)
         return {
             "recall": recall_at_k(hits[1], exact, k),
             "agreement": overlap(hits, expected),
-            "error": find_error(self.index, checked, hits, expected),
+            "error": find_error(index, checked, hits, expected, refine > 0),
         }
 
     def _search(self, searcher: GpuSearcher, point: Point, judged: Any) -> Hits:
@@ -94,7 +104,9 @@ class Opened:
             part = judged[start : start + point.batch]
             queries = self.query_sets[0][: point.batch].copy()
             queries[: len(part)] = self.device.xp.asarray(part)
-            results = searcher.search_padded(queries, k=point.k, n_probes=point.n_probes)
+            results = searcher.search_padded(
+                queries, k=point.k, n_probes=point.n_probes, refine=point.refine
+            )
             arrays = results.scores, results.item_ids
             parts.append([to_host(array)[: len(part)].copy() for array in arrays])
         scores, item_ids = (np.concatenate(each) for each in zip(*parts, strict=True))

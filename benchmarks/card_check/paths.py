@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,24 @@ from benchmarks.card_check.ways import WAYS, Open, changed
 from merlin_poeem import Candidates, Index
 from merlin_poeem.arrays import largest_value, to_host
 from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from tests.index_factories import assert_answers, random_id_lists, random_item_set
 from tests.search.gpu.openers import BULK
 
 N_QUERIES = 20
 # Emulated, these show that the step works; tests/search shows the rest.
-EMULATED = ("graph", "bulk", "bulk, item sets", "NaN and infinite queries: bulk")
+EMULATED = (
+    "graph",
+    "bulk",
+    "bulk, item sets",
+    "second look, l2, int8: graph",
+    "NaN and infinite queries: bulk",
+)
 # Code bytes of one to three segments of a LUT row, and bulk tiles of every held size.
 WIDTHS = (4, 12, 16, 24, 32, 44, 64)
+# Dimensions a code byte, of eight: rows of one to eight lanes, of several steps, and odd ones.
+ROW_LENS = (1, 2, 8, 16, 37)
 LARGE_VALUES = (1e15, 1e20, 1e38, 3e38)
 
 Search = dict[str, Any]
@@ -66,7 +76,30 @@ def _cases(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
         yield f"{n_probes} probes", partial(answer, device, WAYS["scan"], index, search)
     for batch in (1, 33, 300):
         yield f"batch {batch}", partial(answer, device, GpuSearcher, index, plain, batch)
+    yield from _second_looks(device)
     yield from _odd_cases(device)
+
+
+def _second_looks(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
+    search: Search = {"k": 10, "refine": 4}
+    for metric, dtype in product(METRICS, VECTOR_DTYPES):
+        index = small_index(metric, vectors=dtype)
+        for name in ("graph", "split parts, chunks, unsorted probes", "bulk"):
+            case = partial(answer, device, WAYS[name], index, search)
+            yield f"second look, {metric}, {dtype}: {name}", case
+    for dtype, pq_len in product(VECTOR_DTYPES, ROW_LENS):
+        index = small_index(pq_dim=7, pq_len=pq_len, vectors=dtype)
+        case = partial(answer, device, GpuSearcher, index, search)
+        yield f"second look, {dtype}, {index.dim} dimensions", case
+    index = small_index(vectors="float16")
+    for filters, filtered in _filters(index).items():
+        case = partial(answer, device, GpuSearcher, index, {**search, **filtered})
+        yield f"second look, {filters}", case
+    for k in (1, 128, 512):
+        case = partial(answer, device, GpuSearcher, index, {"k": k, "refine": 4})
+        yield f"second look, k = {k}", case
+    on_host = partial(GpuSearcher, vectors_on_device=False)
+    yield "second look, vectors on the host", partial(answer, device, on_host, index, search)
 
 
 def _odd_cases(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:

@@ -28,9 +28,12 @@ class Point:
     n_probes: int
     k: int
     way: Way = "planned"
+    refine: int = 0
+    """Above 0: with a second look at float16 vectors."""
 
     def __str__(self) -> str:
-        return f"batch {self.batch}, {self.n_probes} probes, k {self.k}, {self.way}"
+        look = f", refine {self.refine}" if self.refine else ""
+        return f"batch {self.batch}, {self.n_probes} probes, k {self.k}, {self.way}{look}"
 
 
 SMALL, LARGE = Size(570_000, 1024), Size(4_300_000, 4096)
@@ -45,6 +48,10 @@ POINTS: dict[Size, list[Point]] = {
         Point(16384, 32, 100, "scan"),
         Point(16384, 32, 100, "bulk"),
         Point(1024, 8, 1000),
+        Point(1024, 8, 100, refine=4),
+        Point(16384, 8, 100, refine=4),
+        Point(1, 8, 100, refine=4),
+        Point(1024, 32, 100, refine=4),
     ],
     LARGE: [
         Point(1, 8, 100),
@@ -60,10 +67,19 @@ POINTS: dict[Size, list[Point]] = {
         Point(1024, 64, 100, "bulk"),
         Point(1, 64, 100),
         Point(1024, 8, 10),
+        Point(16384, 8, 100, refine=4),
+        Point(1024, 8, 100, refine=4),
+        Point(1024, 8, 10, refine=10),
+        Point(1, 8, 100, refine=4),
     ],
 }
 EMULATED_POINTS: dict[Size, list[Point]] = {
-    TINY: [Point(1, 4, 10), Point(12, 4, 10, "scan"), Point(12, 8, 10, "bulk")]
+    TINY: [
+        Point(1, 4, 10),
+        Point(12, 4, 10, "scan"),
+        Point(12, 8, 10, "bulk"),
+        Point(12, 4, 10, refine=4),
+    ]
 }
 
 FIT_PROBES = (1, 2, 4, 8, 16, 32, 64)

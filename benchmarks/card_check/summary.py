@@ -99,8 +99,8 @@ def _times(lines: list[Line]) -> str:
     rows = [line for line in _ends(lines, "timings") if "recall" in line]
     if not rows:
         return ""
-    form = "{:>9} {:>6} {:>4} {:>5} {:<13} {:>10} {:>9} {:>9} {:>8} {:>7} {:>6}  {}"
-    head = ("items", "batch", "prb", "k", "way", "µs", "graph µs", "host µs", "of limit")
+    form = "{:>9} {:>6} {:>4} {:>5} {:>6} {:<13} {:>10} {:>9} {:>9} {:>8} {:>7} {:>6}  {}"
+    head = ("items", "batch", "prb", "k", "refine", "way", "µs", "graph µs", "host µs", "of limit")
     text = ["TIMES", "  " + form.format(*head, "recall", "agree", "kernels, µs")]
     for row in rows:
         text.append(
@@ -110,6 +110,7 @@ def _times(lines: list[Line]) -> str:
                 row["batch"],
                 row["n_probes"],
                 row["k"],
+                row.get("refine", 0),
                 f"{row['way']}: {row['path']}",
                 _micro(row.get("seconds")),
                 _micro(row.get("graph_seconds")),
@@ -168,7 +169,7 @@ def _targets(lines: list[Line]) -> str:
     ours = [
         line
         for line in _ends(lines, "timings")
-        if "recall" in line and line.get("seconds") is not None
+        if "recall" in line and line.get("seconds") is not None and not line.get("refine")
     ]
     peers = [row for line in _ends(lines, "peers") for row in line.get("rows", [])]
     rows = ["TARGETS"]

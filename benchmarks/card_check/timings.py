@@ -85,8 +85,8 @@ class _Timings:
         }
 
     def _measure(self, opened: Opened, point: Point) -> dict[str, Any]:
-        searcher = opened.searcher(point.way)
-        plan = searcher.plan(point.batch, point.k, point.n_probes)
+        searcher = opened.searcher(point.way, with_vectors=point.refine > 0)
+        plan = searcher.plan(point.batch, point.k, point.n_probes, refine=point.refine)
         if point.way == "bulk" and plan.path != "bulk":
             raise Skipped("no bulk plan for this card and search")
         kept: dict[str, Any] = {
@@ -111,15 +111,15 @@ class _Timings:
             return dict.fromkeys(("seconds", "host_seconds", "graph_seconds", "limit_share"))
         xp = self._device.xp
         batches = itertools.cycle([queries[: point.batch] for queries in opened.query_sets])
-        k, n_probes = point.k, point.n_probes
+        k, n_probes, refine = point.k, point.n_probes, point.refine
 
         def search() -> Any:
-            return searcher.search_padded(next(batches), k=k, n_probes=n_probes)
+            return searcher.search_padded(next(batches), k=k, n_probes=n_probes, refine=refine)
 
         seconds = take_turns({"search": (search, True)}, xp)["search"]
         replay_seconds = None
-        if searcher.plan(point.batch, k, n_probes).captured_batch is not None:
-            captured = searcher.capture(point.batch, k, n_probes)
+        if searcher.plan(point.batch, k, n_probes, refine=refine).captured_batch is not None:
+            captured = searcher.capture(point.batch, k, n_probes, refine=refine)
             captured.queries[...] = next(batches)
             replay_seconds = self._replay_seconds(captured)
         rates = Rates.of(xp.cuda.Device().attributes, self._device.card.compute_capability)
@@ -130,7 +130,8 @@ class _Timings:
             "graph_seconds": replay_seconds,
             "host_seconds": self._host_seconds(search),
             "limit_seconds": least,
-            "limit_share": least / seconds,
+            # The model knows no second look.
+            "limit_share": None if refine else least / seconds,
             "queries_per_second": point.batch / seconds,
         }
 
@@ -159,10 +160,11 @@ class _Timings:
 
     def _kernels(self, opened: Opened, point: Point) -> dict[str, Any]:
         """Seconds of each kernel of an uncaptured search, the median."""
-        way = "scan" if point.way == "planned" else point.way
-        planned = opened.searcher("planned").plan(point.batch, point.k, point.n_probes)
-        way = "bulk" if planned.path == "bulk" and point.way == "planned" else way
-        searcher = opened.searcher(way, self._timed_device)
+        way, with_vectors = point.way, point.refine > 0
+        if way == "planned":
+            searcher = opened.searcher("planned", with_vectors=with_vectors)
+            way = searcher.plan(point.batch, point.k, point.n_probes, refine=point.refine).path
+        searcher = opened.searcher(way, self._timed_device, with_vectors=with_vectors)
         return self._kernel_seconds(searcher, opened, point)
 
     def _kernel_seconds(
@@ -174,7 +176,7 @@ class _Timings:
             device.take()
             queries = opened.query_sets[turn % len(opened.query_sets)][: point.batch]
             whole = device.event()
-            searcher.search_padded(queries, k=point.k, n_probes=point.n_probes)
+            searcher.search_padded(queries, k=point.k, n_probes=point.n_probes, refine=point.refine)
             rounds.append({"whole search": device.seconds_since(whole), **device.take()})
         last = rounds[1:] or rounds  # the first one compiles
         names = dict.fromkeys(name for each in last for name in each)

@@ -15,17 +15,19 @@ from merlin_poeem.search.ragged import IdLists
 SCORE_TOLERANCE = 1e-4
 
 
-def find_error(index: Index, queries: Float32, got: Hits, expected: Hits) -> str | None:
+def find_error(
+    index: Index, queries: Float32, got: Hits, expected: Hits, refined: bool = False
+) -> str | None:
     """Where the first n queries of ``got`` are not ``expected`` (n, k); None where only by ties.
 
     At each rank the scores are the same, and an item that is not the expected one has by definition
-    the score that it came with.
+    the score that it came with: that of its codes, or with ``refined`` of its vector.
     """
     got = (got[0][: len(queries)], got[1][: len(queries)])
     return (
         _wrong_count(got, expected)
         or _wrong_score(got, expected)
-        or _wrong_item(index, queries, got, expected)
+        or _wrong_item(index, queries, got, expected, refined)
     )
 
 
@@ -64,9 +66,12 @@ def _wrong_score(got: Hits, expected: Hits) -> str | None:
     return None
 
 
-def _wrong_item(index: Index, queries: Float32, got: Hits, expected: Hits) -> str | None:
+def _wrong_item(
+    index: Index, queries: Float32, got: Hits, expected: Hits, refined: bool
+) -> str | None:
     """A query with another item than the expected one, whose score is not the one it came with."""
     tolerance = _tolerance(expected)
+    scores_of = reference.refined_scores if refined else reference.item_scores
     queries_rot = index.quantization.rotate(queries)
     for row in np.flatnonzero((got[1] != expected[1]).any(axis=1)):
         other = got[1][row] != expected[1][row]
@@ -74,7 +79,7 @@ def _wrong_item(index: Index, queries: Float32, got: Hits, expected: Hits) -> st
         held = got[1][row][got[1][row] >= 0]
         if (rows < 0).any() or len(np.unique(held)) < len(held):
             return f"query {row}: an id that the index does not hold, or one twice"
-        true = reference.item_scores(index, queries_rot[row], rows)
+        true = scores_of(index, queries_rot[row], rows)
         if np.abs(true - got[0][row][other]).max() > tolerance:
             return f"query {row}: an item with the score of another"
     return None

@@ -50,6 +50,11 @@ def test_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bulk = found["1,200 items: batch 12, 8 probes, k 10, bulk"]
     assert (bulk["path"], bulk["graph_seconds"]) == ("bulk", None)
     assert any(name.startswith("find_candidates") for name in bulk["kernels"])
+    refined = found["1,200 items: batch 12, 4 probes, k 10, planned, refine 4"]
+    assert refined["kernels"]["refine<true, false>"] == pytest.approx(1e-3)
+    assert refined["plan"]["n_candidates"] == 40
+    assert refined["recall"] > found["1,200 items: batch 12, 4 probes, k 10, scan"]["recall"]
+    assert refined["limit_share"] is None
     fit = found["1,200 items: time over probes"]
     assert fit["a_seconds"] == pytest.approx(1e-3)
     assert set(found["1,200 items: chunks"]["chunk_seconds"]) == {
