@@ -15,6 +15,7 @@ from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.refit import refit
 from merlin_poeem.quantization.suggested_params import suggest_params
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates, IdLists
@@ -43,6 +44,7 @@ __all__ = [
     "load_flat_index",
     "load_index",
     "open_searcher",
+    "refit",
     "save_index",
     "search_frame",
     "suggest_params",

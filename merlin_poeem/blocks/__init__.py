@@ -7,6 +7,7 @@ from merlin_poeem.blocks.export.export import (
     item_vectors,
     query_vectors,
 )
+from merlin_poeem.blocks.export.settling import settle_codebook
 from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder, top_k_encoder
 from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
@@ -44,6 +45,7 @@ __all__ = [
     "query_vectors",
     "refresh_queries",
     "save_encoder",
+    "settle_codebook",
     "top_k_encoder",
     "tower_fingerprints",
 ]

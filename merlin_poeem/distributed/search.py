@@ -96,7 +96,7 @@ def search_ddf(
     # Of no rows in no items: it checks what was asked for, and has the columns of the answer.
     index = _without_items(load_index(shards[0].path if shards else path))
     found_meta = search_with(ReferenceSearcher(index), meta, options)
-    options = replace(options, refine=index.refine if refine is None else refine)
+    options = replace(options, refine=index.refine_of(options.k) if refine is None else refine)
     # A task of their own, which the others depend on: a set of items may have megabytes.
     shared = dask.delayed(options, traverse=False)
     if shards:

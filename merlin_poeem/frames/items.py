@@ -8,15 +8,16 @@ from merlin_poeem.arrays import as_item_ids, type_name
 from merlin_poeem.frames.columns import read_ids
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.search_frame import search_frame
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.item_table import nullable_dtype
-from merlin_poeem.search.searcher import Searcher
+from merlin_poeem.search.searcher import AnySearcher
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def with_items(found: pd.DataFrame, index: Index) -> pd.DataFrame:
+def with_items(found: pd.DataFrame, index: Index | FlatIndex) -> pd.DataFrame:
     """``found`` joined to the columns of ``index.item_table``, such as titles; rows keep order.
 
     ``found`` is a pandas frame with an int64 ``item_id``, as the long form of
@@ -52,7 +53,7 @@ def with_items(found: pd.DataFrame, index: Index) -> pd.DataFrame:
 
 
 def like_rows(
-    searcher: Searcher,
+    searcher: AnySearcher,
     frame: Any,
     *,
     k: int,
@@ -84,7 +85,7 @@ def like_rows(
 
 
 def like_items(
-    searcher: Searcher,
+    searcher: AnySearcher,
     item_ids: Any,
     *,
     k: int,

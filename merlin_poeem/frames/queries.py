@@ -12,7 +12,7 @@ from merlin_poeem.frames.results import Form, check_form, query_ids_of
 from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, is_flat
 from merlin_poeem.search.ragged import Candidates
-from merlin_poeem.search.searcher import Searcher
+from merlin_poeem.search.searcher import AnySearcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Queries:
         )
         return cls(vectors, exclude, allow, name, ids)
 
-    def search(self, searcher: Searcher, options: SearchOptions) -> Candidates:
+    def search(self, searcher: AnySearcher, options: SearchOptions) -> Candidates:
         """Their candidates: :meth:`Searcher.search`."""
         return searcher.search(
             self.vectors,

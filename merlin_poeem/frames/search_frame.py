@@ -15,11 +15,11 @@ from merlin_poeem.frames.cudf_calls import is_cudf
 from merlin_poeem.frames.queries import Queries, SearchOptions
 from merlin_poeem.frames.results import Form, results_frame
 from merlin_poeem.frames.unvisited import tell_of_unvisited
-from merlin_poeem.search.searcher import Searcher
+from merlin_poeem.search.searcher import AnySearcher
 
 
 def search_frame(
-    searcher: Searcher,
+    searcher: AnySearcher,
     frame: Any,
     *,
     k: int,
@@ -82,7 +82,7 @@ def search_frame(
     return search_with(searcher, frame, options)
 
 
-def search_with(searcher: Searcher, frame: Any, options: SearchOptions) -> Any:
+def search_with(searcher: AnySearcher, frame: Any, options: SearchOptions) -> Any:
     """:func:`search_frame` of options that were put together before."""
     module = library_of(frame)
     on_device = searcher.on_device and is_cudf(frame)

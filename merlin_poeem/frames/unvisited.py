@@ -9,10 +9,11 @@ import numpy as np
 
 from merlin_poeem.arrays import Int64, array_module
 from merlin_poeem.frames.queries import Queries, SearchOptions
+from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates, IdLists
-from merlin_poeem.search.searcher import Searcher
+from merlin_poeem.search.searcher import AnySearcher
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ _told = Event()
 
 
 def tell_of_unvisited(
-    searcher: Searcher, queries: Queries, options: SearchOptions, found: Candidates
+    searcher: AnySearcher, queries: Queries, options: SearchOptions, found: Candidates
 ) -> None:
     """Log, once a process, how many queries got fewer of their allowed items than they could.
 
@@ -28,6 +29,8 @@ def tell_of_unvisited(
     There a list counts in full, with ids that the index does not hold: it is not looked into.
     """
     index = searcher.index
+    if isinstance(index, FlatIndex):
+        return  # which has no lists
     n_probes = index.params.n_probes if options.n_probes is None else options.n_probes
     if _told.is_set() or not isinstance(queries.allow, IdLists) or n_probes == index.n_lists:
         return

@@ -43,6 +43,8 @@ LoadVectors = Callable[[], StoredVectors]
 
 DEFAULT_REFINE = 4
 """Of an index with vectors, whose ``params.refine`` is None."""
+MOST_BY_DEFAULT = 2048
+"""Candidates that are looked at again then: as many as a GPU returns."""
 
 
 def no_list_lengths() -> None:
@@ -293,11 +295,20 @@ class Index:
 
     @property
     def refine(self) -> int:
-        """What a search that names no ``refine`` takes: ``params.refine``, or 4 where that is None
-        and there are ``vectors``."""
+        """``params.refine``, or 4 where that is None and there are ``vectors``."""
         if self.params.refine is not None:
             return self.params.refine
         return DEFAULT_REFINE if self.has_vectors else 0
+
+    def refine_of(self, k: int) -> int:
+        """What a search of ``k`` results that names no ``refine`` takes.
+
+        ``params.refine``; where that is None and there are ``vectors`` 4, or for a ``k`` above 512
+        as many times it as are 2,048 candidates, but no less than once.
+        """
+        if self.params.refine is not None or not self.has_vectors:
+            return self.refine
+        return max(1, min(DEFAULT_REFINE, MOST_BY_DEFAULT // k))
 
     @cached_property
     def item_table(self) -> pd.DataFrame | None:

@@ -35,13 +35,13 @@ def encode(quantization: Quantization, vectors: Float32) -> tuple[Int32, Codes]:
     for start in range(0, len(vectors), rows):
         chunk = slice(start, start + rows)
         x_rot = quantization.rotate(vectors[chunk])
-        list_ids[chunk] = _nearest(x_rot, quantization.coarse_centroids)
+        list_ids[chunk] = nearest(x_rot, quantization.coarse_centroids)
         target = x_rot
         if quantization.encodes_residual:
             target = x_rot - quantization.coarse_centroids[list_ids[chunk]]
         subvectors = target.reshape(-1, quantization.pq_dim, quantization.pq_len)
         for m in range(quantization.pq_dim):
-            codes[chunk, m] = _nearest(subvectors[:, m], quantization.codebook[m])
+            codes[chunk, m] = nearest(subvectors[:, m], quantization.codebook[m])
     return read_only(list_ids), read_only(codes)
 
 
@@ -159,7 +159,8 @@ def _decode_unscaled(quantization: Quantization, list_ids: Int32, codes: Codes) 
     return np.asarray(decoded, np.float32)
 
 
-def _nearest(vectors: Float32, centroids: Float32) -> NDArray[np.int64]:
+def nearest(vectors: Float32, centroids: Float32) -> NDArray[np.int64]:
+    """(n,) int64: the nearest of (k, width) centroids to each of (n, width) vectors; ties lower."""
     # ‖v − c‖² without ‖v‖², which is the same for every c.
     distances = (centroids**2).sum(axis=1) - 2 * vectors @ centroids.T
     return np.asarray(distances.argmin(axis=1), np.int64)

@@ -43,8 +43,8 @@ class IVFPQParams:
 
     refine: int | None = None
     """Of a search that names no ``refine`` of its own: the best ``refine * k`` candidates are
-    scored again by the vectors that the index holds; 0: none are. None: 4 in an index with vectors,
-    0 in others."""
+    scored again by the vectors that the index holds; 0: none are. None: 4 in an index with vectors
+    (fewer for a k above 512), 0 in others."""
 
     def __post_init__(self) -> None:
         for name in ("n_lists", "pq_dim", "pq_bits", "n_probes"):

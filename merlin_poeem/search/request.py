@@ -45,8 +45,8 @@ class SearchRequest:
         """
         n_probes = index.params.n_probes if n_probes is None else n_probes
         n_probes = check_n_probes(n_probes, index.n_lists)
-        refine = index.refine if refine is None else check_refine(index, refine)
         queries, k, *filters = _checked(index, queries, k, exclude, allow)
+        refine = index.refine_of(k) if refine is None else check_refine(index, refine)
         return cls(index.quantization.rotate(queries), k, n_probes, refine, *filters)
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args, overload
+from typing import Any, Literal, Protocol, TypeAlias, get_args, overload
 
 from merlin_poeem.arrays import Float32
 from merlin_poeem.index.copies import MOST_OPEN, open_index
@@ -99,6 +99,9 @@ class FlatSearcher(Protocol):
         ``n_probes`` has to be None, and ``refine`` 0 or None: ``ValueError`` otherwise.
         """
         ...
+
+
+AnySearcher: TypeAlias = Searcher | FlatSearcher
 
 
 class FlatReferenceSearcher:

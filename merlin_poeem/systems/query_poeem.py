@@ -101,7 +101,7 @@ class QueryPoeem(BaseOperator):
         self.k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         self.n_probes = check_n_probes(n_probes, index.n_lists)
-        self.refine = index.refine if refine is None else check_refine(index, refine)
+        self.refine = index.refine_of(self.k) if refine is None else check_refine(index, refine)
         self.exclude = _column_name("exclude", exclude)
         self.allow = _column_name("allow", allow)
         self.k_column = _column_name("k_column", k_column)

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from merlin_poeem import Candidates, IdLists, Index, ItemSet, open_searcher, search_frame
+from merlin_poeem import (
+    Candidates,
+    FlatIndex,
+    IdLists,
+    Index,
+    ItemSet,
+    like_items,
+    open_searcher,
+    search_frame,
+    with_items,
+)
 from merlin_poeem.arrays import array_module
 from merlin_poeem.frames import list_writer, unvisited
 from merlin_poeem.search import reference
@@ -807,6 +817,23 @@ def test_gpu_answers_cudf_on_the_device(
         got = search_frame(gpu, frame, **search)
     assert max(reads) <= 2
     assert_frames_match(got, search_frame(gpu, frame_of(queries, **lists), **search))
+
+
+@pytest.mark.parametrize("backend", ["reference", "faiss"])
+def test_a_flat_index_is_searched_like_another(queries: np.ndarray, backend: str) -> None:
+    vectors = np.random.default_rng(3).standard_normal((50, queries.shape[1])).astype(np.float32)
+    table = pd.DataFrame({"item_id": np.arange(50), "title": [f"title {i}" for i in range(50)]})
+    flat = FlatIndex.from_vectors(np.arange(50), vectors, item_table=table)
+    frame = frame_of(queries, seen=[[0, 1, 2]] * len(queries), held=[[3, 4, 99]] * len(queries))
+    found = search_frame(
+        open_searcher(flat, backend), frame, k=5, exclude="seen", allow="held", query_id="user"
+    )
+    assert found["item_id"].isin([3, 4]).all()
+    assert len(found) == 2 * len(queries)
+    assert with_items(found, flat)["title"].str.startswith("title ").all()
+    near = like_items(open_searcher(flat, backend), [7], k=3)
+    assert 7 not in near["item_id"].tolist()
+    assert len(near) == 3
 
 
 def test_importing_imports_no_frame_library() -> None:

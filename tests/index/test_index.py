@@ -437,6 +437,8 @@ def test_vectors_are_those_that_a_search_compares() -> None:
 def test_refine_by_default() -> None:
     index = make_index(store_vectors="float16")
     assert (index.refine, make_index().refine) == (4, 0)
+    assert [index.refine_of(k) for k in (1, 512, 513, 1024, 1025, 5000)] == [4, 4, 3, 2, 1, 1]
+    assert (make_index().refine_of(1), index.with_refine(9).refine_of(5000)) == (0, 9)
     assert index.with_refine(2).refine == 2
     assert index.with_refine(2).with_n_probes(1).refine == 2
     assert index.with_refine(0).refine == 0

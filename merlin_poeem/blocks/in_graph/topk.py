@@ -151,7 +151,7 @@ class IVFPQTopK(TopKLayer):
             scales="scales" in arrays,
             list_factors="list_factors" in arrays,
             vectors=None if index.vectors is None else index.vectors.dtype,
-            refine=index.refine if refine is None else refine,
+            refine=index.refine_of(positive_int("k", k)) if refine is None else refine,
             k=k,
             **kwargs,
         )

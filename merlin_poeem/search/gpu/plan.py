@@ -112,6 +112,7 @@ def plan_search(
         the card's shared memory, or a workspace in which not even one query fits: each with what is
         needed and what there is.
     """
+    held = k
     # From here on `k` is what the codes are asked for.
     n_candidates = candidates_of(shape, k, refine) if refine else 0
     k = n_candidates or k
@@ -128,7 +129,7 @@ def plan_search(
             shape, k, n_probes, 1, bulk, workspace_limit, refined=n_candidates > 0
         )
         chunk = balanced_chunk(batch, at_once)
-        if not is_bulk_faster(shape, chunk, k, n_probes, bulk):
+        if at_once < 1 or not is_bulk_faster(shape, chunk, k, n_probes, bulk):
             bulk = None
     n_parts = 1
     if bulk is None:
@@ -143,9 +144,17 @@ def plan_search(
             f"n_probes = {n_probes} and k = {k} needs; got {workspace_limit}"
         )
     chunk = balanced_chunk(batch, at_once)
-    # The graph is of the batch rounded up, which has to fit whole.
+    # The graph is of the batch rounded up, which may go another way, and has to fit whole.
     rounded = graph_batch(batch)
-    captured = rounded <= min(MAX_CAPTURED_BATCH, at_once)
+    if rounded == batch:
+        captured = batch <= min(MAX_CAPTURED_BATCH, at_once)
+    else:
+        own = plan_search(
+            *(card, shape, rounded, held, n_probes, workspace_limit),
+            refine=refine,
+            id_lists=id_lists,
+        )
+        captured = own.captured_batch is not None
     return SearchPlan(
         path="scan" if bulk is None else "bulk",
         bulk=bulk,

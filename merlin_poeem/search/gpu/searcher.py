@@ -120,7 +120,7 @@ class GpuSearcher:
         Raises as :meth:`search` does.
         """
         batch, k = positive_int("batch", batch), positive_int("k", k)
-        shape, refine = self._on_device.shape, self._check_refine(refine)
+        shape, refine = self._on_device.shape, self._check_refine(k, refine)
         k = max(1, min(k, shape.n_items))
         if self._looks_on_host(refine):
             k, refine = candidates_of(shape, k, refine), 0
@@ -156,8 +156,9 @@ class GpuSearcher:
         largest = largest_value(self.index.params.metric)
         matrix = as_vectors("queries", _as_device_array(queries), self.index.dim, largest=largest)
         given_on_device = array_module(matrix) is not np
-        k = min(positive_int("k", k), max(1, len(self.index)))
-        n_probes, refine = self._check_n_probes(n_probes), self._check_refine(refine)
+        k = positive_int("k", k)
+        n_probes, refine = self._check_n_probes(n_probes), self._check_refine(k, refine)
+        k = min(k, max(1, len(self.index)))
         exclude = as_item_filter("exclude", exclude, len(matrix))
         allow = as_item_filter("allow", allow, len(matrix))
         if not len(matrix) or not len(self.index):
@@ -198,7 +199,7 @@ class GpuSearcher:
         if matrix.ndim != 2 or matrix.shape[1] != self.index.dim:
             raise ValueError(f"queries: expected shape (n, {self.index.dim}), got {matrix.shape}")
         k, n_probes = positive_int("k", k), self._check_n_probes(n_probes)
-        refine = self._check_refine_on_device(refine)
+        refine = self._check_refine_on_device(k, refine)
         exclude = as_item_filter("exclude", exclude, len(matrix))
         allow = as_item_filter("allow", allow, len(matrix))
         held = min(k, len(self.index))
@@ -225,7 +226,7 @@ class GpuSearcher:
         host.
         """
         self._process.check()
-        refine = self._check_refine_on_device(refine)
+        refine = self._check_refine_on_device(positive_int("k", k), refine)
         plan = self.plan(batch, k, n_probes, refine=refine)
         if plan.captured_batch is None or not len(self.index):
             raise ValueError(
@@ -264,11 +265,11 @@ class GpuSearcher:
         default = self.index.params.n_probes
         return check_n_probes(default if n_probes is None else n_probes, self.index.n_lists)
 
-    def _check_refine(self, refine: int | None) -> int:
-        return self.index.refine if refine is None else check_refine(self.index, refine)
+    def _check_refine(self, k: int, refine: int | None) -> int:
+        return self.index.refine_of(k) if refine is None else check_refine(self.index, refine)
 
-    def _check_refine_on_device(self, refine: int | None) -> int:
-        refine = self._check_refine(refine)
+    def _check_refine_on_device(self, k: int, refine: int | None) -> int:
+        refine = self._check_refine(k, refine)
         if self._looks_on_host(refine):
             raise ValueError(
                 f"refine: expected 0, as the vectors stayed on the host (vectors_on_device=False), "

@@ -1,0 +1,62 @@
+"""settle_codebook: the last step of a training, over the catalog and not over batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from merlin_poeem.arrays import normalize
+from merlin_poeem.blocks.export.export import Frames, item_vectors
+from merlin_poeem.blocks.model.towers import Towers
+from merlin_poeem.quantization.refit import ROUNDS, refit
+
+
+def settle_codebook(
+    model: tf.keras.Model,
+    items: Frames,
+    *,
+    frequencies: Any = None,
+    rounds: int = ROUNDS,
+    batch_size: int = 4096,
+) -> None:
+    """Move the codewords of ``model`` to where they fit ``items`` best; call it before an export.
+
+    In training they follow the batches, and are a little behind the catalog and of few vectors
+    each. Towers, lists and rotation stay; an index that was exported before is stale. What it is
+    worth is in docs/quality.md. Memory is that of all float vectors.
+
+    Parameters
+    ----------
+    model, items, batch_size
+        As of :func:`~merlin_poeem.blocks.export_index`.
+    frequencies
+        (vocabulary,) how often each item id occurs in the training, as of
+        ``PopularityLogQCorrection``: codewords then fit often wanted items better. None: all items
+        alike.
+    rounds
+        As of :func:`~merlin_poeem.refit`.
+
+    Raises
+    ------
+    RuntimeError
+        The quantizer has not started.
+    TypeError, ValueError
+        What ``export_index`` and ``refit`` refuse; item ids beyond ``frequencies``.
+    """
+    quantizer = Towers.of(model).quantizer
+    quantization = quantizer.quantization()
+    item_ids, vectors = item_vectors(model, items, batch_size=batch_size)
+    weights = None
+    if frequencies is not None:
+        frequencies = np.asarray(frequencies)
+        if frequencies.ndim != 1 or item_ids.max() >= len(frequencies):
+            raise ValueError(
+                f"frequencies: expected one for each item id up to {item_ids.max()}, got shape "
+                f"{frequencies.shape}"
+            )
+        weights = frequencies[item_ids]
+    if quantizer.params.metric == "cosine":
+        vectors = normalize(vectors)
+    quantizer.codebook.assign(refit(quantization, vectors, weights=weights, rounds=rounds).codebook)
