@@ -52,6 +52,8 @@ class Job:
     joint_model: Callable[[Any], Model]
     plain_model: Callable[[], Model]
     train: Callable[[Model], Any]
+    settle: Callable[[Model], None] | None
+    """What the workflow does to a joint model between training and export, if anything."""
     queries: pd.DataFrame
     items: pd.DataFrame
     relevance: Relevance
@@ -86,6 +88,8 @@ def run_job(job: Job, name: TrialName) -> Trial:
     else:
         model = job.joint_model(job.new_quantizer(seed=name.seed, **variant.training_options))
     job.train(model)
+    if variant.pq_dim is not None and job.settle is not None:
+        job.settle(model)
     seconds = time.perf_counter() - start
     index = None
     start = time.perf_counter()
@@ -120,6 +124,7 @@ def tutorial_job(seed: int, n_pairs: int, epochs: int = poeem_tutorial.EPOCHS) -
         task.joint_model,
         task.plain_model,
         lambda model: task.train(model, pairs, batch_size=task.BATCH_SIZE, epochs=epochs),
+        None,
         task.QUERIES,
         task.ITEMS,
         Relevance(lists, task.QUERIES["query"].to_numpy() % 100),
@@ -138,6 +143,7 @@ def movielens_job(data: movielens_data.MovieLens) -> Job:
         lambda quantizer: task.joint_model(features, quantizer),
         lambda: task.plain_model(features),
         lambda model: task.train(model, features, **how),
+        lambda model: task.settle(model, features),
         judged.users,
         features.items,
         Relevance.of_each(judged.relevant),
@@ -155,6 +161,7 @@ def gowalla_job(check_ins: gowalla_data.CheckIns, seed: int) -> Job:
         lambda quantizer: gowalla.joint_model(task, quantizer),
         lambda: gowalla.plain_model(task),
         lambda model: gowalla.train(model, task),
+        lambda model: gowalla.settle(model, task),
         task.judged.users,
         task.items,
         Relevance.of_each(task.judged.relevant),

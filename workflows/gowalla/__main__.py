@@ -27,6 +27,7 @@ from workflows.gowalla.towers import (
     Task,
     joint_model,
     new_quantizer,
+    settle,
     train,
 )
 from workflows.results import show_and_save
@@ -42,6 +43,7 @@ def run(
     print(f"Training the towers jointly with their index, {steps} steps.")
     model = joint_model(task, new_quantizer(seed=seed))
     train(model, task, batch_size=batch_size, epochs=epochs)
+    settle(model, task)
     start = time.perf_counter()
     index = export_index(model, task.items, n_probes=DEFAULT_PROBES, info={"seed": seed})
     seconds = time.perf_counter() - start

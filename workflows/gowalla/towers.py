@@ -23,6 +23,7 @@ from merlin_poeem.blocks import (
     IVFPQQuantizer,
     LengthByPopularity,
     QuantizedTwoTowerModel,
+    settle_codebook,
 )
 from workflows.gowalla.data import CheckIns
 from workflows.gowalla.vectors import factorize
@@ -43,6 +44,8 @@ POPULARITY = ColumnSchema("item_popularity", dtype=np.float32, tags=[Tags.ITEM, 
 BATCH_SIZE = 1024
 EPOCHS = 8
 N_LISTS = 1024
+# Chosen by the recall@20 of training visits, .640 as trained and .647 settled (seed 0).
+SETTLING_ROUNDS = 16
 PQ_DIM = 8
 N_PROBES = (1, 4, 16, 40, 100, 1024)
 DEFAULT_PROBES = 40
@@ -156,6 +159,11 @@ def plain_model(task: Task) -> mm.RetrievalModel:
         item_tower=item_tower(),
         **model_parts(task),
     )
+
+
+def settle(model: mm.RetrievalModel, task: Task) -> None:
+    """Move a joint model's codewords to where they fit the places best, often visited ones most."""
+    settle_codebook(model, task.items, frequencies=task.item_frequencies, rounds=SETTLING_ROUNDS)
 
 
 def new_quantizer(

@@ -8,7 +8,12 @@ import merlin.models.tf as mm
 import tensorflow as tf
 from merlin.io import Dataset
 
-from merlin_poeem.blocks import IVFPQQuantizer, QuantizedRecall, QuantizedTwoTowerModel
+from merlin_poeem.blocks import (
+    IVFPQQuantizer,
+    QuantizedRecall,
+    QuantizedTwoTowerModel,
+    settle_codebook,
+)
 from workflows.judged import Judged
 from workflows.movielens.features import Features
 from workflows.training import fit, n_steps, retrieval_task
@@ -17,6 +22,7 @@ DIM = 64
 TEMPERATURE = 0.15
 LEARNING_RATE = 0.005
 N_LISTS = 128
+SETTLING_ROUNDS = 16
 PQ_DIM = 8
 N_PROBES = (1, 4, 8, 16, 32, 128)
 DEFAULT_PROBES = 32
@@ -114,4 +120,12 @@ def train_joint(
     print(f"Training the towers jointly with their index, {steps} steps.")
     model = joint_model(features, quantizer)
     train(model, features, batch_size=batch_size, epochs=epochs, callbacks=(recall,))
+    settle(model, features)
     return model
+
+
+def settle(model: mm.RetrievalModel, features: Features) -> None:
+    """Move a joint model's codewords to where they fit the films best, often rated ones most."""
+    settle_codebook(
+        model, features.items, frequencies=features.item_frequencies, rounds=SETTLING_ROUNDS
+    )
