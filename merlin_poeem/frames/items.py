@@ -94,8 +94,8 @@ def like_items(
 ) -> pd.DataFrame:
     """The nearest items of each item held, never itself: ``like, rank, item_id, score``.
 
-    The queries are the items' own reconstructions, decoded from the index: no vectors are needed.
-    ``refine`` compares these with the vectors of an index that holds some.
+    The queries are the items' own vectors where the index holds them, and else what their codes
+    are decoded as.
 
     Raises ``TypeError`` or ``ValueError`` on ids that the index does not hold, and as
     :func:`~merlin_poeem.search_frame`.
@@ -103,7 +103,12 @@ def like_items(
     import pandas as pd  # here, because importing it takes longer than all else together
 
     item_ids = as_item_ids("item_ids", item_ids)
-    decoded = pd.Series(list(searcher.index.decode(item_ids)), dtype=object)
+    index = searcher.index
+    if isinstance(index, Index) and index.has_vectors:
+        own = index.vectors_of(item_ids)
+    else:
+        own = index.decode(item_ids)
+    decoded = pd.Series(list(own), dtype=object)
     frame = pd.DataFrame({"like": item_ids, "embedding": decoded})
     return like_rows(
         searcher,

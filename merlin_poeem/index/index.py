@@ -350,6 +350,19 @@ class Index:
         """Reconstructions (n, dim) float32, raw space, of items held; ``ValueError`` on others."""
         return coding.decode(self.quantization, *self.coded(self._known_rows(item_ids)))
 
+    def vectors_of(self, item_ids: Any) -> Float32:
+        """Stored vectors (n, dim) float32, raw space, of unit length for cosine, of items held.
+
+        ``ValueError`` on others, and where the index holds no vectors.
+        """
+        rows = self._known_rows(item_ids)
+        if self.vectors is None:
+            raise ValueError("index: expected one with vectors, got one without")
+        decoded = self.vectors.decoded(rows)
+        if self.vectors.origin is not None:
+            decoded += self.vectors.origin
+        return self.quantization.rotate_back(decoded)
+
     def extend(
         self, item_ids: Any, vectors: Float32, *, item_table: pd.DataFrame | None = None
     ) -> Index:

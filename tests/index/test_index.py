@@ -432,6 +432,11 @@ def test_vectors_are_those_that_a_search_compares() -> None:
         if metric == "l2":
             got = got + index.vectors.origin
         np.testing.assert_allclose(index.quantization.rotate_back(got), own, atol=2e-3)
+        np.testing.assert_allclose(index.vectors_of(index.item_ids[::-1]), own[::-1], atol=2e-3)
+        with pytest.raises(ValueError, match="item_ids: expected ids in the index, got 1"):
+            index.vectors_of([5])
+        with pytest.raises(ValueError, match="index: expected one with vectors, got one without"):
+            index.without_vectors().vectors_of(index.item_ids)
 
 
 def test_refine_by_default() -> None:
