@@ -138,10 +138,9 @@ choose_items(const float* __restrict__ scores,            // (n, n_rows)
       const bool may_be = row < stop && own[i] >= best.threshold &&
                           (eligible_mask == nullptr || eligible_mask[row / 32] >> row % 32 & 1u) &&
                           filter.admits(item_ids, row);
-      best.take(may_be, own[i], row);
+      best.take(may_be, own[i], row);  // ends with a barrier
     }
   }
-  __syncthreads();
   if (results != nullptr) {
     best.finish(results + place * k, ids + place * k, counts + place);
   } else {
