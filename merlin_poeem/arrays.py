@@ -193,11 +193,16 @@ def check_unique(name: str, item_ids: Int64) -> None:
 
 
 def normalize(vectors: Float32) -> Float32:
-    """Rows of ``vectors`` (n, dim) scaled to unit length; rows of zeros stay zeros."""
+    """Rows of ``vectors`` (n, dim) scaled to unit length; rows of zeros stay zeros.
+
+    A CuPy array stays on its device.
+    """
+    xp = array_module(vectors)
     # In float64, as float32 squares of values beyond 1e±19 become infinite or zero.
-    squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
-    norms = np.sqrt(squares).astype(np.float32)[:, None]
-    return np.asarray(vectors / np.where(norms > 0, norms, 1), np.float32)
+    squares = xp.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    norms = xp.sqrt(squares).astype(np.float32)[:, None]
+    normalized: Float32 = xp.asarray(vectors / xp.where(norms > 0, norms, 1), np.float32)
+    return normalized
 
 
 def _is_writable(array: Any) -> bool:

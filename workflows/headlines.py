@@ -34,7 +34,8 @@ FILES = ("abcnews-date-text.csv.gz", "abcnews-date-text.csv")
 COLUMNS = ["publish_date", "headline_text"]
 QUERY = "confronting global challenges"
 RESULTS = Path("results")
-TARGET = 0.95
+# Headlines of the index find each other a little more easily than new texts find them.
+TARGET = 0.97
 TUNING_QUERIES = 500
 
 

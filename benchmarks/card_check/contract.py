@@ -11,8 +11,9 @@ from typing import Any
 from benchmarks.card_check.checks import Checks, Skipped
 from benchmarks.card_check.programs import Program, python
 
-TESTS = "tests/search/test_contract.py"
-# What tells each way's tests from the others': CARD_OPENERS of tests/search/gpu/openers.py.
+TESTS = ("tests/search/test_contract.py", "tests/search/test_flat_contract.py")
+# What tells each way's tests from the others': CARD_OPENERS and FLAT_GPU_OPENERS of
+# tests/search/gpu/openers.py.
 WORDS = ("split", "compact", "bulk", "chunks", "stream", "dlpack")
 WAYS = {
     "as planned": f"card and not ({' or '.join(WORDS)})",
@@ -44,7 +45,7 @@ def _skip(reason: str) -> dict[str, Any]:
 
 def _command(words: str) -> list[str]:
     return python(
-        *("-m", "pytest", TESTS, "-k", words, "-v", "-rN", "--tb=short", "--color=no"),
+        *("-m", "pytest", *TESTS, "-k", words, "-v", "-rN", "--tb=short", "--color=no"),
         *("-p", "no:cacheprovider", "-p", "no:xdist"),
     )
 

@@ -18,17 +18,19 @@ from benchmarks.card_check.indexes import (
     with_odd_rows,
 )
 from benchmarks.card_check.ways import WAYS, Open, changed
-from merlin_poeem import Candidates, Index
+from merlin_poeem import Candidates, FlatIndex, Index, ItemSet
 from merlin_poeem.arrays import largest_value, to_host
 from merlin_poeem.quantization.params import METRICS
-from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES
+from merlin_poeem.quantization.stored_vectors import FLAT_DTYPES, VECTOR_DTYPES
 from merlin_poeem.search.gpu.searcher import GpuSearcher
+from tests.flat_factories import assert_flat_answers, flat_queries, random_flat
 from tests.index_factories import assert_answers, random_id_lists, random_item_set
-from tests.search.gpu.openers import BULK
+from tests.search.gpu.openers import BULK, ReplannedFlat
 
 N_QUERIES = 20
 # Emulated, these show that the step works; tests/search shows the rest.
 EMULATED = (
+    "flat, l2, int8",
     "graph",
     "bulk",
     "bulk, item sets",
@@ -77,6 +79,7 @@ def _cases(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
     for batch in (1, 33, 300):
         yield f"batch {batch}", partial(answer, device, GpuSearcher, index, plain, batch)
     yield from _second_looks(device)
+    yield from _flat_cases(device)
     yield from _odd_cases(device)
 
 
@@ -100,6 +103,24 @@ def _second_looks(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
         yield f"second look, k = {k}", case
     on_host = partial(GpuSearcher, vectors_on_device=False)
     yield "second look, vectors on the host", partial(answer, device, on_host, index, search)
+
+
+def _flat_cases(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
+    """Exact search: two blocks of items, vectors of two slabs."""
+    for metric in METRICS:
+        for dtype in FLAT_DTYPES:
+            index = random_flat(metric, dtype, n_items=1500, dim=130)
+            yield f"flat, {metric}, {dtype}", partial(answer_flat, device, index, {"k": 10})
+    index = random_flat(n_items=20000)
+    for k in (1, 1000, 2048):
+        yield f"flat, k = {k}", partial(answer_flat, device, index, {"k": k})
+    lists = [index.item_ids[i::3] for i in range(N_QUERIES)]
+    item_set = ItemSet(index.item_ids[::7])
+    for filters, search in (
+        ("exclude lists", {"k": 10, "exclude": lists}),
+        ("allow set, exclude lists", {"k": 10, "allow": item_set, "exclude": lists}),
+    ):
+        yield f"flat, {filters}", partial(answer_flat, device, index, search)
 
 
 def _odd_cases(device: Any) -> Iterator[tuple[str, partial[dict[str, Any]]]]:
@@ -131,6 +152,15 @@ def answer(
     assert_answers(index, got, queries, **search)
     again = searcher.search(queries, **search)
     np.testing.assert_array_equal(again.item_ids, got.item_ids)
+    return {}
+
+
+def answer_flat(device: Any, index: FlatIndex, search: Search) -> dict[str, Any]:
+    """Raises where the answer is not the definition's, be the scores of a query split or not."""
+    queries = flat_queries(index, N_QUERIES)
+    for changes in ({"n_parts": 1}, {"n_parts": 3}, {"chunk": 7}):
+        searcher = ReplannedFlat(index, device, **changes)
+        assert_flat_answers(index, searcher.search(queries, **search), queries, **search)
     return {}
 
 

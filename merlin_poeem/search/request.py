@@ -61,14 +61,7 @@ class SearchRequest:
         allow: Any,
     ) -> SearchRequest:
         """The same for a flat index, which has neither lists nor codes."""
-        if n_probes is not None:
-            raise ValueError(
-                f"n_probes: expected None, as a flat index has no lists; got {n_probes}"
-            )
-        if refine is not None and count("refine", refine):
-            raise ValueError(
-                f"refine: expected 0 or None, as a flat index scores vectors alone; got {refine}"
-            )
+        check_flat(n_probes, refine)
         queries, k, *filters = _checked(index, queries, k, exclude, allow)
         return cls(queries, k, 0, 0, *filters)
 
@@ -93,6 +86,16 @@ def _checked(
         if isinstance(given, IdLists):
             check_on_host(name, given.values)
     return normalize(queries) if index.metric == "cosine" else queries, k, exclude, allow
+
+
+def check_flat(n_probes: Any, refine: Any) -> None:
+    """``ValueError`` for what a flat index has not: lists to probe, and codes to refine."""
+    if n_probes is not None:
+        raise ValueError(f"n_probes: expected None, as a flat index has no lists; got {n_probes}")
+    if refine is not None and count("refine", refine):
+        raise ValueError(
+            f"refine: expected 0 or None, as a flat index scores vectors alone; got {refine}"
+        )
 
 
 def check_refine(index: Index, refine: Any) -> int:

@@ -8,19 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merlin_poeem import Candidates, FlatIndex, IdLists, ItemSet, open_searcher
+from merlin_poeem import FlatIndex, IdLists, ItemSet, open_searcher
 from merlin_poeem.evaluate import exact_search
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.quantization.stored_vectors import FLAT_DTYPES
-from merlin_poeem.search import reference
 from merlin_poeem.search.faiss import flat as faiss_flat
 from merlin_poeem.search.searcher import FlatSearcher
+from tests.flat_factories import FIRST_ID, assert_flat_answers, flat_queries, random_flat
+from tests.search.gpu.emulation.compiler import COMPILER
+from tests.search.gpu.openers import FLAT_GPU_OPENERS
 
 OPENERS: dict[str, Callable[[FlatIndex], FlatSearcher]] = {
     "reference": lambda index: open_searcher(index, "reference"),
     "faiss": lambda index: open_searcher(index, "faiss"),
+    **FLAT_GPU_OPENERS,
 }
-FIRST_ID = 2**40
+# One way of each backend, for tests that draw their sizes.
+DRAWN = ("reference", "faiss", *(["gpu"] if COMPILER else []))
 FILTERS = {"none": (), "exclude": ("exclude",), "allow": ("allow",), "both": ("exclude", "allow")}
 
 
@@ -30,47 +34,9 @@ def open_index(request: pytest.FixtureRequest) -> Callable[[FlatIndex], FlatSear
     return OPENERS[request.param]
 
 
-def random_flat(
-    metric: str = "inner_product", dtype: str = "float32", *, n_items: int = 300, dim: int = 13
-) -> FlatIndex:
-    """Ids above 2**40 in no order; every fifth item has the vector of one of three others."""
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((n_items, dim)).astype(np.float32)
-    vectors[::5] = vectors[1:4][rng.integers(0, 3, len(vectors[::5]))] if n_items > 4 else 1
-    item_ids = FIRST_ID + 3 * rng.permutation(n_items)
-    return FlatIndex.from_vectors(item_ids, vectors, metric=metric, store_vectors=dtype)  # type: ignore[arg-type]
-
-
-def queries_of(index: FlatIndex, n: int = 12) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((n, index.dim)).astype(np.float32)
-
-
-def check(searcher: FlatSearcher, queries: np.ndarray, **search: Any) -> Candidates:
-    """The answer, once it is shown to be that of the definition, ties by id included."""
+def check(searcher: FlatSearcher, queries: np.ndarray, **search: Any) -> None:
     got = searcher.search(queries, **search)
-    true = reference.search_flat(searcher.index, queries, **search)
-    np.testing.assert_array_equal(got.counts, true.counts)
-    tolerance = 1e-5 * float(np.abs(true.scores).max(initial=1e-30))
-    np.testing.assert_allclose(got.scores, true.scores, rtol=0, atol=tolerance)
-    differ = got.item_ids != true.item_ids
-    # Ids may swap only where scores that are no ties are that close.
-    near = np.abs(np.diff(true.scores, prepend=np.inf)) <= tolerance
-    near |= np.abs(np.diff(true.scores, append=-np.inf)) <= tolerance
-    assert not (differ & ~near).any()
-    vector_of = dict(zip(searcher.index.item_ids.tolist(), rows_of(searcher.index), strict=True))
-    for i in range(len(got)):
-        scores, item_ids = got[i]
-        assert (np.diff(scores) <= 0).all()
-        by_vector: dict[bytes, list[int]] = {}
-        for item_id in item_ids.tolist():
-            by_vector.setdefault(vector_of[item_id], []).append(item_id)
-        for alike in by_vector.values():
-            assert alike == sorted(alike)
-    return got
-
-
-def rows_of(index: FlatIndex) -> list[bytes]:
-    return [row.tobytes() for row in index.vectors.decoded()]
+    assert_flat_answers(searcher.index, got, queries, **search)
 
 
 @pytest.mark.parametrize("filters", FILTERS)
@@ -80,7 +46,7 @@ def test_answers(
     open_index: Callable[[FlatIndex], FlatSearcher], metric: str, dtype: str, filters: str
 ) -> None:
     index = random_flat(metric, dtype)
-    queries, rng = queries_of(index), np.random.default_rng(2)
+    queries, rng = flat_queries(index), np.random.default_rng(2)
     lists = {
         "exclude": [rng.choice(index.item_ids, n) for n in range(0, 240, 20)],
         "allow": [rng.choice(index.item_ids, n) for n in range(240, 0, -20)],
@@ -96,8 +62,8 @@ def test_answers(
 @given(n_items=st.integers(0, 40), n_queries=st.integers(0, 5), k=st.integers(1, 60))
 def test_any_numbers(n_items: int, n_queries: int, k: int) -> None:
     index = random_flat(n_items=n_items, dim=3)
-    for opener in OPENERS.values():
-        check(opener(index), queries_of(index, n_queries), k=k)
+    for name in DRAWN:
+        check(OPENERS[name](index), flat_queries(index, n_queries), k=k)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -106,7 +72,7 @@ def test_answers_are_those_of_exact_search(
 ) -> None:
     vectors = np.random.default_rng(3).standard_normal((200, 9)).astype(np.float32)
     index = FlatIndex.from_vectors(np.arange(200), vectors, metric=metric)  # type: ignore[arg-type]
-    queries = queries_of(index)
+    queries = flat_queries(index)
     truth = exact_search(np.arange(200), vectors, queries, k=10, metric=metric)  # type: ignore[arg-type]
     got = open_index(index).search(queries, k=10)
     np.testing.assert_array_equal(got.item_ids, truth.item_ids)
@@ -118,7 +84,7 @@ def test_many_ties_at_the_cut_come_by_id(
 ) -> None:
     vectors = np.ones((500, 17), np.float32)
     index = FlatIndex.from_vectors(FIRST_ID + np.random.default_rng(0).permutation(500), vectors)
-    got = open_index(index).search(queries_of(index, 3), k=30)
+    got = open_index(index).search(flat_queries(index, 3), k=30)
     assert got.item_ids.tolist() == 3 * index.item_ids[:30].tolist()
 
 
@@ -136,7 +102,7 @@ def test_distances_far_from_zero(
 
 def test_what_is_refused(open_index: Callable[[FlatIndex], FlatSearcher]) -> None:
     searcher = open_index(random_flat())
-    queries = queries_of(searcher.index)
+    queries = flat_queries(searcher.index)
     with pytest.raises(ValueError, match="n_probes: expected None, as a flat index has no lists"):
         searcher.search(queries, k=3, n_probes=1)
     with pytest.raises(ValueError, match="refine: expected 0 or None"):
@@ -156,5 +122,5 @@ def test_faiss_asks_again_until_it_is_certain(monkeypatch: pytest.MonkeyPatch) -
     searcher = open_searcher(index, "faiss")
     exclude = [index.item_ids[i:] for i in range(12)]
     for k in (1, 5, 40):
-        check(searcher, queries_of(index), k=k)
-        check(searcher, queries_of(index), k=k, exclude=exclude)
+        check(searcher, flat_queries(index), k=k)
+        check(searcher, flat_queries(index), k=k, exclude=exclude)

@@ -15,14 +15,14 @@ from merlin_poeem.quantization.origin import middle_of
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.search.gpu.device import Device
 from merlin_poeem.search.gpu.device_vectors import DeviceVectors, open_vectors, vector_bytes
+from merlin_poeem.search.gpu.filters import ItemGroups
 from merlin_poeem.search.gpu.index_shape import (
     TILE_ITEMS,
     IndexShape,
     codes_per_byte,
     index_shape,
 )
-from merlin_poeem.search.gpu.shared_memory import BOOK_ROWS, THREADS, WARPS, check_dim
-from merlin_poeem.search.item_set import ItemSet
+from merlin_poeem.search.gpu.shared_memory import BOOK_ROWS, THREADS, check_dim
 
 UPLOAD_BYTES = 64 << 20
 """Packed codes that are copied to the device at a time."""
@@ -100,27 +100,11 @@ class DeviceIndex:
         """Device memory of all arrays."""
         return sum(int(getattr(value, "nbytes", 0)) for value in vars(self).values())
 
-    def eligible_mask(self, device: Device, exclude: ItemSet | None, allow: ItemSet | None) -> Any:
-        """(n_groups,) uint32, a bit an item: whether a search may return it; None if any."""
-        mask = None
-        for item_set, complement in ((allow, 0), (exclude, 1)):
-            if item_set is not None:
-                mask = self._mark(device, mask, item_set, complement)
-        return mask
-
-    def _mark(self, device: Device, mask: Any, item_set: ItemSet, complement: int) -> Any:
-        ids = device.xp.asarray(item_set.item_ids)
-        marked = device.xp.empty(self.shape.n_groups, np.uint32)
-        device.kernel("layout.cu", "mark_items")(
-            (-(-self.shape.n_groups // WARPS),),
-            (THREADS,),
-            (
-                *(self.item_ids, ids, self.group_offsets, self.row_offsets, mask),
-                *(np.int32(self.shape.n_lists), np.uint32(self.shape.n_groups)),
-                *(np.int64(len(ids)), np.int32(complement), marked),
-            ),
-        )
-        return marked
+    @property
+    def items(self) -> ItemGroups:
+        """What item sets are marked among."""
+        n_groups = self.shape.n_groups
+        return ItemGroups(self.item_ids, self.group_offsets, self.row_offsets, n_groups)
 
 
 def open_on_device(index: Index, device: Device, *, with_vectors: bool = True) -> DeviceIndex:

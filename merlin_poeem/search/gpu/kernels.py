@@ -54,6 +54,11 @@ def refine_name(half: bool, l2: bool) -> str:
     return f"refine<{str(half).lower()}, {str(l2).lower()}>"
 
 
+def score_items_name(value_bytes: int, l2: bool) -> str:
+    """Exact scores by vectors of float32, float16 or int8, by distance, or else by product."""
+    return f"score_items<{value_bytes}, {str(l2).lower()}>"
+
+
 def every_kernel() -> list[tuple[str, str]]:
     """(file, name) of all that opening an index and searching can launch: ``Device.kernel``."""
     widths = range(4, MAX_CODE_BYTES + 1, 4)
@@ -87,6 +92,12 @@ def every_kernel() -> list[tuple[str, str]]:
         ),
         *(("rescore.cu", f"rescore<{width}>") for width in widths),
         *(("refine.cu", refine_name(half, l2)) for half in (True, False) for l2 in (True, False)),
+        *(
+            ("flat.cu", score_items_name(value_bytes, l2))
+            for value_bytes in (4, 2, 1)
+            for l2 in (True, False)
+        ),
+        ("flat.cu", "choose_items"),
     ]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from merlin_poeem.arrays import array_module
 from merlin_poeem.search.gpu.device import Device
+from merlin_poeem.search.ragged import Candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,19 @@ class Results:
 
     def __getitem__(self, queries: slice) -> Results:
         return Results(self.scores[queries], self.item_ids[queries], self.counts[queries])
+
+    def candidates(self) -> Candidates:
+        """The results there are, without the filled places; reads one number from the device."""
+        counts, k = self.counts.astype(np.int64), self.scores.shape[1]
+        if int(counts.min()) == k:
+            return Candidates(counts, self.scores.ravel(), self.item_ids.ravel())
+        found = array_module(counts).arange(k) < counts[:, None]
+        return Candidates(counts, self.scores[found], self.item_ids[found])
+
+
+def nothing_found(xp: ModuleType, n_queries: int) -> Candidates:
+    """No results for each of ``n_queries``, in arrays of ``xp``."""
+    return Candidates(xp.zeros(n_queries, np.int64), xp.empty(0, np.float32), xp.empty(0, np.int64))
 
 
 def results_bytes(n_queries: int, k: int) -> int:

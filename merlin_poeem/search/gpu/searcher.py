@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from copy import copy
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -16,7 +17,8 @@ from merlin_poeem.quantization.params import check_n_probes, positive_int
 from merlin_poeem.search.gpu.captured_search import CapturedSearch, captured_bytes
 from merlin_poeem.search.gpu.device import CupyDevice, Device
 from merlin_poeem.search.gpu.device_index import DeviceIndex, open_on_device
-from merlin_poeem.search.gpu.filters import Filters
+from merlin_poeem.search.gpu.device_queries import as_device_array
+from merlin_poeem.search.gpu.filters import Filters, sorted_lists
 from merlin_poeem.search.gpu.kept_searches import KeptSearches
 from merlin_poeem.search.gpu.own_process import OwnProcess
 from merlin_poeem.search.gpu.pipeline import Pipeline
@@ -27,7 +29,7 @@ from merlin_poeem.search.gpu.plan import (
     graph_batch,
     plan_search,
 )
-from merlin_poeem.search.gpu.results import Results
+from merlin_poeem.search.gpu.results import Results, nothing_found
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.request import check_refine
@@ -37,7 +39,6 @@ WORKSPACE_BYTES = 512 << 20
 # What is kept for searches that come again: bitmaps of item sets, and streams with their searches.
 KEPT_MASKS = 8
 KEPT_STREAMS = 8
-DLPACK_CUDA = 2
 
 
 class GpuSearcher:
@@ -154,7 +155,7 @@ class GpuSearcher:
         """
         self._process.check()
         largest = largest_value(self.index.params.metric)
-        matrix = as_vectors("queries", _as_device_array(queries), self.index.dim, largest=largest)
+        matrix = as_vectors("queries", as_device_array(queries), self.index.dim, largest=largest)
         given_on_device = array_module(matrix) is not np
         k = positive_int("k", k)
         n_probes, refine = self._check_n_probes(n_probes), self._check_refine(k, refine)
@@ -162,16 +163,14 @@ class GpuSearcher:
         exclude = as_item_filter("exclude", exclude, len(matrix))
         allow = as_item_filter("allow", allow, len(matrix))
         if not len(matrix) or not len(self.index):
-            xp = array_module(matrix)
-            none = xp.empty(0, np.float32), xp.empty(0, np.int64)
-            return Candidates(xp.zeros(len(matrix), np.int64), *none)
+            return nothing_found(array_module(matrix), len(matrix))
         if self._looks_on_host(refine):
             n_candidates = candidates_of(self._on_device.shape, k, refine)
             results = self._run(matrix, n_candidates, n_probes, 0, exclude, allow)
             candidates = self._look_again_on_host(matrix, results, k)
             return candidates.to_device(self.device.xp) if given_on_device else candidates
         results = self._run(matrix, k, n_probes, refine, exclude, allow)
-        candidates = _without_filling(self.device.xp, results)
+        candidates = results.candidates()
         return candidates if given_on_device else candidates.to_host()
 
     def search_padded(
@@ -193,7 +192,7 @@ class GpuSearcher:
         """
         self._process.check()
         xp = self.device.xp
-        matrix = xp.asarray(_as_device_array(queries))
+        matrix = xp.asarray(as_device_array(queries))
         if matrix.dtype != np.float32:
             raise TypeError(f"queries: expected float32, got {matrix.dtype}")
         if matrix.ndim != 2 or matrix.shape[1] != self.index.dim:
@@ -283,7 +282,7 @@ class GpuSearcher:
 
     def _look_again_on_host(self, matrix: Any, results: Results, k: int) -> Candidates:
         """The ``k`` best of candidates by the host's vectors; in NumPy, as all it is given is."""
-        candidates = _without_filling(self.device.xp, results).to_host()
+        candidates = results.candidates().to_host()
         queries = to_host(matrix)
         if self.index.params.metric == "cosine":
             queries = normalize(queries)
@@ -364,7 +363,12 @@ class GpuSearcher:
         sets = [each if isinstance(each, ItemSet) else None for each in (exclude, allow)]
         lists = [each if isinstance(each, IdLists) else None for each in (exclude, allow)]
         mask = self._eligible_mask(*sets)
-        parts = (part for each in lists for part in self._sorted_lists(each, by_ranks))
+        xp, vectors = self.device.xp, self._on_device.vectors
+        number_of = None
+        if by_ranks:
+            assert vectors is not None
+            number_of = partial(vectors.ranks_of, xp)
+        parts = (part for each in lists for part in sorted_lists(xp, each, number_of))
         return Filters(mask, *parts)
 
     def _eligible_mask(self, exclude: ItemSet | None, allow: ItemSet | None) -> Any:
@@ -375,46 +379,8 @@ class GpuSearcher:
                 if self._removed is not None:
                     ids = [each.item_ids for each in (self._removed, exclude) if each is not None]
                     exclude = ItemSet(np.concatenate(ids))
-                self._masks[key] = self._on_device.eligible_mask(self.device, exclude, allow)
+                self._masks[key] = self._on_device.items.eligible_mask(self.device, exclude, allow)
             self._masks.move_to_end(key)
             if len(self._masks) > KEPT_MASKS:
                 self._masks.popitem(last=False)
             return self._masks[key]
-
-    def _sorted_lists(self, lists: IdLists | None, by_ranks: bool) -> tuple[Any, Any]:
-        """Offsets and values of ``lists`` on the device, each row sorted."""
-        if lists is None:
-            return None, None
-        xp = self.device.xp
-        offsets, values = xp.asarray(lists.offsets), xp.asarray(lists.values)
-        if by_ranks:
-            assert self._on_device.vectors is not None
-            values = self._on_device.vectors.ranks_of(xp, values)
-        rows = xp.searchsorted(offsets[1:], xp.arange(len(values)), side="right")
-        return offsets, values[xp.lexsort(xp.stack((values, rows)))]
-
-
-def _as_device_array(queries: Any) -> Any:
-    """A device array of another library as CuPy's, over the same memory; others as they are."""
-    if array_module(queries) is not np:
-        return queries
-    if hasattr(queries, "__cuda_array_interface__"):
-        import cupy
-
-        return cupy.asarray(queries)
-    if hasattr(queries, "__dlpack_device__") and queries.__dlpack_device__()[0] == DLPACK_CUDA:
-        import cupy
-
-        return cupy.from_dlpack(queries)
-    return queries
-
-
-def _without_filling(xp: Any, results: Results) -> Candidates:
-    """The results there are, without the filled places; reads one number from the device."""
-    scores, item_ids, counts = results.scores, results.item_ids, results.counts
-    counts = counts.astype(np.int64)
-    k = scores.shape[1]
-    if int(counts.min()) == k:
-        return Candidates(counts, scores.ravel(), item_ids.ravel())
-    found = xp.arange(k) < counts[:, None]
-    return Candidates(counts, scores[found], item_ids[found])

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from merlin_poeem import Index
+from merlin_poeem import FlatIndex, Index
 from merlin_poeem.search.gpu.bulk_plan import BulkPlan
 from merlin_poeem.search.gpu.device import CupyDevice, Device
+from merlin_poeem.search.gpu.flat import FlatGpuSearcher
+from merlin_poeem.search.gpu.flat_plan import MAX_ARRAYS, FlatPlan, bytes_per_query
 from merlin_poeem.search.gpu.plan import (
     SearchPlan,
     workspace_bytes_for_all,
@@ -19,6 +21,7 @@ from merlin_poeem.search.gpu.plan import (
 )
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from merlin_poeem.search.gpu.shared_memory import lut_shared_bytes
+from merlin_poeem.search.gpu.workspace import ALIGNMENT
 from tests.device_arrays import hidden, on_device
 from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
 from tests.search.gpu.emulation.device import EmulatedDevice, Order
@@ -66,6 +69,23 @@ class ReplannedSearcher(GpuSearcher):
         return (self.index.params.n_probes if n_probes is None else n_probes) > 1
 
 
+class ReplannedFlat(FlatGpuSearcher):
+    """The same of a flat index."""
+
+    def __init__(self, index: FlatIndex, device: Device, **changes: Any) -> None:
+        self.changes = changes
+        super().__init__(index, device)
+
+    def plan(self, batch: int, k: int) -> FlatPlan:
+        """The plan with ``changes``, its sizes in agreement."""
+        plan = replace(super().plan(batch, k), **self.changes)
+        n_items, chunk = self.index.n_items, min(plan.chunk, batch)
+        per_query = bytes_per_query(n_items, min(k, n_items), plan.n_parts)
+        return replace(
+            plan, chunk=chunk, workspace_bytes=ALIGNMENT * MAX_ARRAYS + chunk * per_query
+        )
+
+
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER)
 
 
@@ -93,6 +113,17 @@ def opener(order: Order, **changes: Any) -> Callable[[Index], GpuSearcher]:
         if COMPILER is None:
             pytest.skip(NO_COMPILER)
         return ReplannedSearcher(index, EmulatedDevice(order), **changes)
+
+    return open_emulated
+
+
+def flat_opener(order: Order, **changes: Any) -> Callable[[FlatIndex], FlatGpuSearcher]:
+    """The same of a flat index."""
+
+    def open_emulated(index: FlatIndex) -> FlatGpuSearcher:
+        if COMPILER is None:
+            pytest.skip(NO_COMPILER)
+        return ReplannedFlat(index, EmulatedDevice(order), **changes)
 
     return open_emulated
 
@@ -154,6 +185,17 @@ def card_opener(
     return open_on_card
 
 
+def flat_card_opener(**changes: Any) -> Callable[[FlatIndex], FlatGpuSearcher]:
+    """The same of a flat index."""
+
+    def open_on_card(index: FlatIndex) -> FlatGpuSearcher:
+        if CARD is None:
+            pytest.skip(NO_GPU)
+        return ReplannedFlat(index, CARD, **changes)
+
+    return open_on_card
+
+
 class OnAnotherStream(GpuSearcher):
     """Searches on a stream of its own, which no other stream waits for."""
 
@@ -209,4 +251,18 @@ GPU_OPENERS: dict[str, Callable[[Index], GpuSearcher]] = {
     **CARD_OPENERS,
     "gpu": opener("forward"),
     **({} if find_spec("tensorflow") else OTHER_WAYS),
+}
+FLAT_SPLIT = {"n_parts": 3, "chunk": 5}
+FLAT_GPU_OPENERS: dict[str, Callable[[FlatIndex], FlatGpuSearcher]] = {
+    "gpu, on this machine's card": flat_card_opener(),
+    "gpu, on this machine's card, items split": flat_card_opener(**FLAT_SPLIT),
+    "gpu": flat_opener("forward"),
+    **(
+        {}
+        if find_spec("tensorflow")
+        else {
+            "gpu, reverse order, items split": flat_opener("reverse", **FLAT_SPLIT),
+            "gpu, random order": flat_opener("random"),
+        }
+    ),
 }

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from merlin_poeem import ItemSet
-from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES
+from merlin_poeem.quantization.stored_vectors import FLAT_DTYPES, VECTOR_DTYPES
+from merlin_poeem.search.gpu.filters import NO_FILTERS
 from merlin_poeem.search.gpu.index_shape import MAX_CODE_BYTES
 from merlin_poeem.search.gpu.kernels import FOLDER, every_kernel
 from merlin_poeem.search.gpu.shared_memory import (
@@ -27,13 +28,14 @@ from merlin_poeem.search.gpu.shared_memory import (
     STATIC_SHARED_BYTES,
 )
 from merlin_poeem.search.gpu.shared_memory import THREADS as THREADS_OF_BLOCK
+from tests.flat_factories import flat_queries, random_flat
 from tests.golden import make_kernels
 from tests.index_factories import random_index, random_queries, with_far_codeword
 from tests.search.gpu import nvrtc
 from tests.search.gpu.emulation.device import EmulatedDevice
 from tests.search.gpu.nvrtc import Kernel, Resources, architectures_of
 from tests.search.gpu.nvrtc_library import UNPACKED, Compiler, compilers, own_compiler
-from tests.search.gpu.openers import BULK, COMPACT, SPLIT, ReplannedSearcher
+from tests.search.gpu.openers import BULK, COMPACT, SPLIT, ReplannedFlat, ReplannedSearcher
 
 REGISTERS = 65536
 """Of a multiprocessor; a warp gets them in steps of 8 a thread."""
@@ -197,6 +199,9 @@ def test_searches_ask_for_the_listed_kernels() -> None:
         with np.errstate(all="ignore"):
             searcher = ReplannedSearcher(refined, device, lut_layout="spread")
             searcher.search_padded(random_queries(refined, 3), k=5, refine=2)
+    for metric, flat_dtype in product(("cosine", "l2"), FLAT_DTYPES):
+        flat = random_flat(metric, flat_dtype)
+        ReplannedFlat(flat, device, n_parts=2)._run(flat_queries(flat), 5, NO_FILTERS)
     assert device.asked == set(every_kernel())
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from merlin_poeem import Candidates, Index
+from merlin_poeem import Candidates, FlatIndex, Index, ItemSet
 from merlin_poeem.search.gpu.bulk_plan import BulkPlan
 from merlin_poeem.search.gpu.kernels import kernel_source
+from tests.flat_factories import assert_flat_answers, flat_queries, random_flat
 from tests.index_factories import (
     assert_answers,
     random_id_lists,
@@ -32,7 +33,7 @@ from tests.search.gpu.emulation.compiler import COMPILER, NO_COMPILER
 from tests.search.gpu.emulation.device import ORDERS, EmulatedDevice, Order
 from tests.search.gpu.emulation.errors import EmulationError
 from tests.search.gpu.kept_files import REPOSITORY
-from tests.search.gpu.openers import BULK, ReplannedSearcher
+from tests.search.gpu.openers import BULK, ReplannedFlat, ReplannedSearcher
 
 # Kernels are the same in both environments, and this takes long.
 ELSEWHERE = find_spec("tensorflow") is not None
@@ -345,6 +346,60 @@ FAULTS = {
     "candidates of the first query": Fault(
         "second look", "refine.cu", "candidates += query * n_candidates;", ""
     ),
+    # Exact search.
+    "queries of two slabs overlap": barrier(
+        "flat, l2", "flat.cu", "start += SLAB) {\n    ", "\n    for (int i = threadIdx.x; i < SLAB"
+    ),
+    "multiplied before all queries are there": barrier(
+        "flat", "flat.cu", ": 0.0f;\n    }\n    ", "\n    const int stop ="
+    ),
+    "the first slab alone": Fault(
+        "flat, l2", "flat.cu", "start < n_quads * N; start += SLAB", "start < SLAB; start += SLAB"
+    ),
+    # In what is read: scores that are not written may be those of an earlier search.
+    "the first queries for all": Fault(
+        "flat", "flat.cu", "const size_t query = first_query + i", "const size_t query = i"
+    ),
+    "what a query has beyond its dimensions": Fault(
+        "flat, l2", "flat.cu", "query < n && column < dim", "query < n"
+    ),
+    "items of a thread side by side": Fault(
+        "flat", "flat.cu", "(row + own * THREADS, n_quads, quad)", "(row + own, n_quads, quad)"
+    ),
+    "the first items for all": Fault(
+        "flat, float32", "flat.cu", "(row + own * THREADS, n", "((row + own * THREADS) % ROWS, n"
+    ),
+    "the scale of a thread's first item": Fault(
+        "flat", "flat.cu", "vector_scales[row + own * THREADS]", "vector_scales[row]"
+    ),
+    "differences without the scale": Fault(
+        "flat, l2", "flat.cu", "values[i], scales[own], -parts[j]", "values[i], 1.0f, -parts[j]"
+    ),
+    "exact products without their scale": Fault(
+        "flat", "flat.cu", "fmaf(sum, scales[own], 0.0f)", "sum"
+    ),
+    "the end of a vector is not read": Fault(
+        "flat", "flat.cu", "quad < stop; quad++", "quad < stop - 1; quad++"
+    ),
+    "scores of the first query": Fault("flat", "flat.cu", "scores += query * n_rows;", ""),
+    "the last item of a part is left out": Fault(
+        "flat, l2", "flat.cu", "(n * (part + 1) / n_parts)", "(n * (part + 1) / n_parts - 1)"
+    ),
+    "the item before a part": Fault(
+        "flat, few", "flat.cu", "(n * part / n_parts)", "(n * part / n_parts - (part > 0))"
+    ),
+    "lists of ids are not looked at": Fault(
+        "flat", "flat.cu", " &&\n                          filter.admits(item_ids, row)", ""
+    ),
+    "the item set's bit of the next item": Fault(
+        "flat, float32", "flat.cu", "row % 32 & 1u", "(row + 1) % 32 & 1u"
+    ),
+    "filters of the first query": Fault(
+        "flat", "flat.cu", "filter(query, exclude_offsets", "filter(0, exclude_offsets"
+    ),
+    "asked for once, kept many times": Fault(
+        "flat, l2", "flat.cu", "best.take(may_be, own[i], row);", "best.take(may_be, own[0], row);"
+    ),
     "codes of a group's first half": Fault(
         "in bulk, wide",
         "tiles.cu",
@@ -358,7 +413,7 @@ FAULTS = {
 class Search:
     """With these changes to the plan, and these arguments beside the queries."""
 
-    index: Index
+    index: Index | FlatIndex
     queries: np.ndarray
     changes: dict[str, Any]
     arguments: dict[str, Any]
@@ -437,6 +492,34 @@ def searches() -> dict[str, Search]:
         ),
         "in bulk, wide": Search(wide, random_queries(wide, 20), bulk, {"k": 60, "n_probes": 8}),
         "in bulk, many lists": Search(many, queries, bulk, {"k": 5, "n_probes": 200}),
+        **flat_searches(),
+    }
+
+
+def flat_searches() -> dict[str, Search]:
+    """Three blocks of items and two of queries; vectors that end inside 16 bytes, and two slabs."""
+    rng = np.random.default_rng(0)
+    small, wide, plain = (
+        random_flat(metric, dtype, n_items=2100, dim=dim)
+        for metric, dtype, dim in (
+            ("cosine", "int8", 33),
+            ("l2", "float16", 150),
+            ("inner_product", "float32", 13),
+        )
+    )
+    lists = {"exclude": [rng.choice(small.item_ids, 900) for _ in range(11)]}
+    sets = {"allow": ItemSet(rng.choice(plain.item_ids, 1500))}
+    parts = {"n_parts": 3}
+    return {
+        "flat": Search(small, flat_queries(small, 11), {}, {"k": 250, **lists}),
+        "flat, l2": Search(wide, flat_queries(wide, 11), parts, {"k": 700}),
+        "flat, float32": Search(plain, flat_queries(plain, 11), parts, {"k": 250, **sets}),
+        "flat, few": Search(
+            plain,
+            flat_queries(plain, 3),
+            parts,
+            {"k": 800, "allow": [plain.item_ids[650:1450]] * 3},
+        ),
     }
 
 
@@ -462,7 +545,11 @@ def answer(search: Search, order: Order, fault: Fault | None = None) -> Candidat
     edit = None if fault is None else fault.edit
     # One thread of the system: a process that used several cannot be copied.
     device = EmulatedDevice(order, seed=1, n_os_threads=1, edit=edit)
-    searcher = ReplannedSearcher(search.index, device, **search.changes)
+    searcher: Any
+    if isinstance(search.index, FlatIndex):
+        searcher = ReplannedFlat(search.index, device, **search.changes)
+    else:
+        searcher = ReplannedSearcher(search.index, device, **search.changes)
     return searcher.search(search.queries, **search.arguments)
 
 
@@ -471,7 +558,10 @@ def right_answer(name: str) -> Candidates:
     """What the kernels as they are return in every order, which the definition confirms."""
     search = searches()[name]
     first, *others = (answer(search, order) for order in ORDERS)
-    assert_answers(search.index, first, search.queries, **search.arguments)
+    if isinstance(search.index, FlatIndex):
+        assert_flat_answers(search.index, first, search.queries, **search.arguments)
+    else:
+        assert_answers(search.index, first, search.queries, **search.arguments)
     assert all(is_same(first, other) for other in others)
     return first
 

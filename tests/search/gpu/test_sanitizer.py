@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES
+from merlin_poeem import ItemSet
+from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.quantization.stored_vectors import FLAT_DTYPES, VECTOR_DTYPES
 from merlin_poeem.search.gpu.searcher import GpuSearcher
+from tests.flat_factories import assert_flat_answers, flat_queries, random_flat
 from tests.index_factories import (
     assert_answers,
     random_id_lists,
@@ -17,7 +20,7 @@ from tests.index_factories import (
 )
 from tests.search.gpu.emulation.device import EmulatedDevice
 from tests.search.gpu.emulation.sanitizer import run_sanitized, sanitizer_libraries
-from tests.search.gpu.openers import BULK, ReplannedSearcher
+from tests.search.gpu.openers import BULK, ReplannedFlat, ReplannedSearcher
 
 # Kernels are the same in both environments, and this takes long.
 ELSEWHERE = find_spec("tensorflow") is not None
@@ -45,6 +48,7 @@ def search_all() -> None:
         searcher = ReplannedSearcher(index, EmulatedDevice(sanitize=True), **changes)
         assert_answers(index, searcher.search(queries, **arguments), queries, **arguments)
     look_again()
+    search_flat()
 
 
 def look_again() -> None:
@@ -58,6 +62,18 @@ def look_again() -> None:
             {"k": 5, "refine": 3, "exclude": random_id_lists(index, 3, 150)},
         ):
             assert_answers(index, searcher.search(queries, **search), queries, **search)
+
+
+def search_flat() -> None:
+    """Vectors that end inside 16 bytes, of two slabs; fewer queries than a block takes."""
+    for metric, dtype in zip(METRICS, FLAT_DTYPES, strict=True):
+        index = random_flat(metric, dtype, n_items=1100, dim=131)
+        queries = flat_queries(index, 11)
+        lists = [index.item_ids[::3]] * len(queries)
+        for search in ({"k": 1100}, {"k": 5, "exclude": lists, "allow": ItemSet(index.item_ids)}):
+            searcher = ReplannedFlat(index, EmulatedDevice(sanitize=True), n_parts=3, chunk=4)
+            found = searcher.search(queries, **search)
+            assert_flat_answers(index, found, queries, **search)
 
 
 def read_past_an_array() -> None:

@@ -6,54 +6,11 @@
 // steps. A warp so asks for four vectors of 64 float16 at once, and a block for 32.
 #include "registers.cuh"
 #include "top_k.cuh"
+#include "vector_rows.cuh"
 
-constexpr int QUAD_BYTES = 16;
-
-#ifdef CUDA_EMULATION
-__device__ __forceinline__ float half_to_float(unsigned short bits) {
-  return __half2float(__ushort_as_half(bits));
-}
-#else
-// Subnormals too, which -ftz leaves alone here; PTX ISA, cvt.
-__device__ __forceinline__ float half_to_float(unsigned short bits) {
-  float value;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-  return value;
-}
-#endif
-
-// Byte `place` of a word, as the signed number that it is: under the exponent of 2^23 it is that
-// much and 128 more. Conversions of bytes have few units.
-__device__ __forceinline__ float signed_byte(unsigned word, unsigned place) {
-  const unsigned bits = __byte_perm(word ^ 0x80808080u, 0x4b000000u, 0x7540u + place);
-  return __uint_as_float(bits) - 8388736.0f;
-}
-
-// The values of 16 bytes of a vector: float16, or else int8.
+// 16 bytes of a vector of float16, or else int8.
 template <bool HALF>
-struct Quad {
-  static constexpr int N = HALF ? QUAD_BYTES / 2 : QUAD_BYTES;
-
-  float values[N];
-
-  __device__ __forceinline__ Quad(const uint4& words) {
-    widen(words.x, 0);
-    widen(words.y, 1);
-    widen(words.z, 2);
-    widen(words.w, 3);
-  }
-
-  __device__ __forceinline__ void widen(unsigned word, int number) {
-    float* own = values + number * (N / 4);
-    if constexpr (HALF) {
-      own[0] = half_to_float(static_cast<unsigned short>(word));
-      own[1] = half_to_float(static_cast<unsigned short>(word >> 16));
-    } else {
-#pragma unroll
-      for (unsigned place = 0; place < 4; place++) own[place] = signed_byte(word, place);
-    }
-  }
-};
+using HalfOrByteQuad = Quad<HALF ? 2 : 1>;
 
 // Where dimension i of the query is: the first four words of every quad, then the next four of
 // every quad, and so on. Lanes with successive quads then read successive words, four each: a
@@ -61,7 +18,7 @@ struct Quad {
 // Side by side, the 8 or 16 words of a quad would give two or four lanes one bank.
 template <bool HALF>
 __device__ __forceinline__ int place_in_query(int i, int n_quads) {
-  constexpr int N = Quad<HALF>::N;
+  constexpr int N = HalfOrByteQuad<HALF>::N;
   return (i % N / 4 * n_quads + i / N) * 4 + i % 4;
 }
 
@@ -73,9 +30,9 @@ __device__ __forceinline__ float part_of_score(const uint4* __restrict__ vector,
                                                int step) {
   float sum = 0.0f;
   for (int quad = first; quad < n_quads; quad += step) {
-    const Quad<HALF> own(__ldg(vector + quad));
+    const HalfOrByteQuad<HALF> own(__ldg(vector + quad));
 #pragma unroll
-    for (int four = 0; four < Quad<HALF>::N / 4; four++) {
+    for (int four = 0; four < HalfOrByteQuad<HALF>::N / 4; four++) {
       const float4 of_query = query[four * n_quads + quad];
       const float parts[4] = {of_query.x, of_query.y, of_query.z, of_query.w};
 #pragma unroll
@@ -113,7 +70,7 @@ refine(const float* __restrict__ queries,              // (n, dim), rotated, to 
        int* __restrict__ counts) {                     // (n,)
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ TopKShared shared;
-  constexpr int N = Quad<HALF>::N;
+  constexpr int N = HalfOrByteQuad<HALF>::N;
   const size_t query = blockIdx.x;
   float* parts = reinterpret_cast<float*>(memory);
   TopK best(shared, memory + n_quads * N * sizeof(float), sorted_ids, capacity, k);
