@@ -52,7 +52,7 @@ def queries() -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("target", "n_probes", "refine"),
-    [(0.2, 1, 2), (0.4, 2, 2), (0.41, 3, 4), (0.6, 3, 4), (0.8, 4, 4), (0.81, 5, 8), (1, 5, 8)],
+    [(0.2, 1, 0), (0.4, 2, 2), (0.41, 3, 4), (0.6, 3, 4), (0.8, 4, 4), (0.81, 5, 8), (1, 5, 8)],
 )
 def test_the_cheapest_setting_that_reaches_the_target(
     known: Index, queries: np.ndarray, target: float, n_probes: int, refine: int

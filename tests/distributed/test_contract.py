@@ -125,11 +125,11 @@ def test_answers(
 
 
 @pytest.mark.parametrize(
-    ("metric", "scales", "dtype", "rotation", "filters"),
+    ("metric", "scales", "dtype", "filters"),
     [
-        ("inner_product", True, "int8", True, "both"),
-        ("cosine", False, "float16", False, "exclude"),
-        ("l2", False, "float16", True, "allow"),
+        ("inner_product", True, "int8", "both"),
+        ("cosine", False, "float16", "exclude"),
+        ("l2", False, "float16", "allow"),
     ],
 )
 def test_answers_of_a_second_look(
@@ -137,10 +137,9 @@ def test_answers_of_a_second_look(
     metric: str,
     scales: bool,
     dtype: VectorDtype,
-    rotation: bool,
     filters: str,
 ) -> None:
-    contract.test_answers_of_a_second_look(open_index, metric, scales, dtype, rotation, filters)
+    contract.test_answers_of_a_second_look(open_index, metric, scales, dtype, filters)
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])

@@ -52,7 +52,7 @@ def test_answers(open_index, metric, scales, filters) -> None:
     [("cosine", True, "float16", "both"), ("l2", False, "int8", "none")],
 )
 def test_answers_of_a_second_look(open_index, metric, scales, dtype, filters) -> None:
-    contract.test_answers_of_a_second_look(open_index, metric, scales, dtype, True, filters)
+    contract.test_answers_of_a_second_look(open_index, metric, scales, dtype, filters)
 
 
 @settings(max_examples=20)

@@ -62,8 +62,9 @@ class DeviceVectors:
     def ranks_of(self, xp: Any, item_ids: Any) -> Any:
         """(n,) int64 ranks of ``item_ids``, −1 for those that the index does not hold."""
         ranks = xp.searchsorted(self.sorted_ids, item_ids)
-        nearest = xp.minimum(ranks, len(self.sorted_ids) - 1)
-        return xp.where(self.sorted_ids[nearest] == item_ids, ranks, -1)
+        ranks[ranks == len(self.sorted_ids)] = 0
+        ranks[self.sorted_ids[ranks] != item_ids] = -1
+        return ranks
 
 
 def open_vectors(index: Index, device: Device) -> DeviceVectors | None:

@@ -145,7 +145,7 @@ def test_answers_once_saved(open_saved: Callable[[Index], Any], scaled: tuple[st
 def test_answers_of_a_second_look_once_saved(
     open_saved: Callable[[Index], Any], scaled: tuple[str, bool], dtype: str
 ) -> None:
-    contract.test_answers_of_a_second_look(open_saved, *scaled, dtype, True, filters="both")
+    contract.test_answers_of_a_second_look(open_saved, *scaled, dtype, filters="both")
 
 
 def test_item_sets_and_defaults_once_saved(open_saved: Callable[[Index], Any]) -> None:
