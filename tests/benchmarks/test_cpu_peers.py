@@ -140,6 +140,17 @@ def test_ours(small: Material) -> None:
     check_all(built, small)
 
 
+def test_ours_refined(small: Material) -> None:
+    built, missing = open_methods(["ours-refined"], small, Grid.of(small, 1, False))
+    assert not missing
+    assert [(each.stored, each.form, *parts(each)) for each in built] == [
+        (stored, form, 9, n_bytes, 0)
+        for form in ("not rotated", "rotated")
+        for stored, n_bytes in {"float16": 36, "int8": 20}.items()
+    ]
+    check_all(built, small)
+
+
 def test_faiss(small: Material) -> None:
     built, _ = open_methods(["faiss"], small, Grid.of(small, 1, False))
     names = {(each.family, each.stored): parts(each) for each in built}
