@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Cost = Literal["scanned", "time"]
 
 # Not 1: it orders what is found, and finds no other items.
-REFINES = (0, 2, 4, 8)
+REFINES = (0, 2, 4, 8, 16)
 MOST_QUERIES = 1000
 ROUNDS = 5
 # Results that the kernels return at most.
@@ -164,7 +164,7 @@ def tune(
         all.
     n_probes, refine
         What is tried; None: numbers of lists from 1 on, each about 1.4 times the one before, and 0,
-        2, 4 and 8 where the index holds vectors, else 0.
+        2, 4, 8 and 16 where the index holds vectors, else 0.
     backend
         As of :func:`~merlin_poeem.open_searcher`.
 
