@@ -19,7 +19,8 @@ from merlin_poeem.arrays import (
     normalize,
     read_only,
 )
-from merlin_poeem.index.item_table import check_item_table, check_rows, extend_item_table
+from merlin_poeem.index.held_items import known_rows, refuse_held, table_with
+from merlin_poeem.index.item_table import check_item_table, check_rows
 from merlin_poeem.quantization.params import METRICS, Metric
 from merlin_poeem.quantization.stored_vectors import FlatDtype, StoredVectors
 
@@ -127,7 +128,7 @@ class FlatIndex:
 
     def decode(self, item_ids: Any) -> Float32:
         """Vectors (n, dim) float32 of items held, as stored; ``ValueError`` on others."""
-        decoded = self.vectors.decoded(self._known_rows(item_ids))
+        decoded = self.vectors.decoded(known_rows(self, item_ids))
         return decoded if self.vectors.origin is None else decoded + self.vectors.origin
 
     def extend(
@@ -138,43 +139,23 @@ class FlatIndex:
         Arguments and errors are those of :meth:`Index.extend <merlin_poeem.Index.extend>`.
         """
         item_ids, vectors = _checked(item_ids, vectors, self.dim, self.metric)
-        held = item_ids[self.rows_of(item_ids) >= 0]
-        if len(held):
-            raise ValueError(
-                f"item_ids: expected ids not yet in the index, got {len(held)} that are, "
-                f"such as {held[:3].tolist()}; remove them first"
-            )
-        if item_table is not None:
-            if self.item_table is None:
-                raise ValueError("item_table: expected none, as the index has none; got one")
-            item_table = extend_item_table(self.item_table, item_table, item_ids)
+        refuse_held(self, item_ids)
+        table = table_with(self, item_table, item_ids)
         added = StoredVectors.of(vectors, self.vectors.dtype, self.vectors.origin)
         all_ids = np.concatenate([self.item_ids, item_ids])
         order = np.argsort(all_ids)
-        table = self.item_table if item_table is None else item_table
         stored = StoredVectors.joined([self.vectors, added])[order]
         return FlatIndex(self.metric, read_only(all_ids[order]), stored, table, self.info)
 
     def remove(self, item_ids: Any) -> FlatIndex:
         """A new index without these items; ``ValueError`` names ids that it does not hold."""
         kept = np.ones(self.n_items, bool)
-        kept[self._known_rows(item_ids)] = False
+        kept[known_rows(self, item_ids)] = False
         table = self.item_table
         if table is not None:
             table = table[table["item_id"].isin(self.item_ids[kept])]
         left = read_only(self.item_ids[kept])
         return FlatIndex(self.metric, left, self.vectors[kept], table, self.info)
-
-    def _known_rows(self, item_ids: Any) -> Int64:
-        item_ids = as_item_ids("item_ids", item_ids)
-        rows = self.rows_of(item_ids)
-        unknown = item_ids[rows < 0]
-        if len(unknown):
-            raise ValueError(
-                f"item_ids: expected ids in the index, got {len(unknown)} that are not, "
-                f"such as {unknown[:3].tolist()}"
-            )
-        return rows
 
 
 def _checked(

@@ -24,7 +24,8 @@ from merlin_poeem.arrays import (
     read_only,
 )
 from merlin_poeem.index import list_lengths
-from merlin_poeem.index.item_table import check_item_table, check_rows, extend_item_table
+from merlin_poeem.index.held_items import known_rows, refuse_held, table_with
+from merlin_poeem.index.item_table import check_item_table, check_rows
 from merlin_poeem.index.list_lengths import Coded, Float64
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
@@ -348,14 +349,14 @@ class Index:
 
     def decode(self, item_ids: Any) -> Float32:
         """Reconstructions (n, dim) float32, raw space, of items held; ``ValueError`` on others."""
-        return coding.decode(self.quantization, *self.coded(self._known_rows(item_ids)))
+        return coding.decode(self.quantization, *self.coded(known_rows(self, item_ids)))
 
     def vectors_of(self, item_ids: Any) -> Float32:
         """Stored vectors (n, dim) float32, raw space, of unit length for cosine, of items held.
 
         ``ValueError`` on others, and where the index holds no vectors.
         """
-        rows = self._known_rows(item_ids)
+        rows = known_rows(self, item_ids)
         if self.vectors is None:
             raise ValueError("index: expected one with vectors, got one without")
         decoded = self.vectors.decoded(rows)
@@ -389,16 +390,8 @@ class Index:
         """
         added = encode_items(self.params, self.quantization, item_ids, vectors)
         kept = self.vectors
-        held = added.item_ids[self.rows_of(added.item_ids) >= 0]
-        if len(held):
-            raise ValueError(
-                f"item_ids: expected ids not yet in the index, got {len(held)} that are, "
-                f"such as {held[:3].tolist()}; remove them first"
-            )
-        if item_table is not None:
-            if self.item_table is None:
-                raise ValueError("item_table: expected none, as the index has none; got one")
-            item_table = extend_item_table(self.item_table, item_table, added.item_ids)
+        refuse_held(self, added.item_ids)
+        table = table_with(self, item_table, added.item_ids)
         merged = ItemCodes(
             read_only(np.concatenate([self.item_ids, added.item_ids])),
             read_only(np.concatenate([self.list_ids, added.list_ids])),
@@ -408,13 +401,12 @@ class Index:
         if kept is not None:
             more = stored_vectors(self.params, self.quantization, vectors, kept.dtype)
             kept = StoredVectors.joined([kept, more])
-        table = self.item_table if item_table is None else item_table
         coded = added.list_ids, added.codes, added.scales
         return self._with_items(merged, kept, table, self._lengths_with(1, coded))
 
     def remove(self, item_ids: Any) -> Index:
         """A new index without these items; ``ValueError`` names ids that it does not hold."""
-        rows = self._known_rows(item_ids)
+        rows = known_rows(self, item_ids)
         kept = np.ones(self.n_items, bool)
         kept[rows] = False
         item_table = self.item_table
@@ -470,7 +462,7 @@ class Index:
         """
         item_ids = as_item_ids("item_ids", item_ids)
         check_unique("item_ids", item_ids)
-        rows = self._known_rows(item_ids)
+        rows = known_rows(self, item_ids)
         if len(rows) != self.n_items:
             raise ValueError(
                 f"item_ids: expected all {self.n_items} items of the index, got {len(rows)}"
@@ -582,17 +574,6 @@ class Index:
     @cached_property
     def _rows_by_id(self) -> Int64:
         return np.argsort(self.item_ids, kind="stable")
-
-    def _known_rows(self, item_ids: Any) -> Int64:
-        item_ids = as_item_ids("item_ids", item_ids)
-        rows = self.rows_of(item_ids)
-        unknown = item_ids[rows < 0]
-        if len(unknown):
-            raise ValueError(
-                f"item_ids: expected ids in the index, got {len(unknown)} that are not, "
-                f"such as {unknown[:3].tolist()}"
-            )
-        return rows
 
 
 def encode_items(
