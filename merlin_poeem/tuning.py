@@ -20,6 +20,7 @@ from merlin_poeem.arrays import (
     largest_value,
     normalize,
     read_only,
+    type_name,
 )
 from merlin_poeem.evaluate import items_scanned, recall_at_k
 from merlin_poeem.index.flat_index import FlatIndex
@@ -77,7 +78,7 @@ class Tuning:
     settings: tuple[Setting, ...]
     """All that were measured, by ``n_probes`` and ``refine``."""
     target: float
-    """The quality asked for."""
+    """The quality asked for: with ``relevant`` a share of what exact search has."""
     reached: bool
     """Whether ``setting`` has it."""
 
@@ -174,17 +175,22 @@ def tune(
         What a search refuses; a target or budget out of range; neither ``relevant`` items nor exact
         vectors; a ``refine`` above 0 where the index holds none; an empty index.
     """
-    trial = _Trial.of(index, queries, k, relevant, exact, exclude, batch, backend, seed)
+    if not isinstance(index, Index):
+        raise TypeError(f"index: expected an Index, got {type_name(index)}")
     if not 0 < target <= 1:
         raise ValueError(f"target: expected above 0, at most 1; got {target}")
     if by not in ("scanned", "time"):
         raise ValueError(f"by: expected scanned or time, got {by!r}")
     if within is not None and not within > 0:
         raise ValueError(f"within: expected milliseconds above 0, got {within}")
-    refines = _refines(index, refine, trial)
+    k, probes = positive_int("k", k), _probes(index, n_probes)
+    refines = _refines(index, refine)
+    trial = _Trial.of(index, queries, k, relevant, exact, exclude, batch, backend, seed)
+    if refine is None and trial.searcher.on_device:
+        refines = [each for each in refines if each * k <= MOST_ON_DEVICE]
     wanted = None if trial.whole is None else target * trial.whole - ROUNDING
     enough = _Enough(wanted, SLACK[by], within)
-    settings = list(_measured(trial, _probes(index, n_probes), refines, enough))
+    settings = list(_measured(trial, probes, refines, enough))
     if wanted is None:
         wanted = target * max(setting.quality for setting in settings) - ROUNDING
     reaching = [setting for setting in settings if setting.quality >= wanted]
@@ -192,14 +198,23 @@ def tune(
         settings = _timed(trial, settings, _cheapest_of_each_refine(reaching))
         reaching = [setting for setting in settings if setting.milliseconds is not None]
     chosen = _chosen(settings, reaching, by, within)
-    reached = chosen.quality >= wanted
-    if not reached:
+    in_time = within is None or (chosen.milliseconds or 0) <= within
+    if not in_time:
+        logger.warning(
+            "tune: no setting takes at most %.4g ms; the fastest takes %.4g (n_probes = %d, "
+            "refine = %d)",
+            *(within, chosen.milliseconds, chosen.n_probes, chosen.refine),
+        )
+    elif chosen.quality < wanted:
         logger.warning(
             "tune: no setting reaches %.4f; the best of those allowed has %.4f (n_probes = %d, "
             "refine = %d)",
             *(wanted, chosen.quality, chosen.n_probes, chosen.refine),
         )
-    tuned = index.with_n_probes(chosen.n_probes).with_refine(chosen.refine)
+    reached = in_time and chosen.quality >= wanted
+    tuned = index.with_n_probes(chosen.n_probes)
+    if index.has_vectors:
+        tuned = tuned.with_refine(chosen.refine)
     return Tuning(tuned, chosen, tuple(settings), wanted + ROUNDING, reached)
 
 
@@ -241,15 +256,26 @@ class _Trial:
         if not len(queries):
             raise ValueError("queries: expected at least one, got none")
         chosen: Int64 = np.arange(len(queries))
-        if len(queries) > MOST_QUERIES:
+        if judge is not None:
+            chosen = np.flatnonzero(judge.lengths)
+            if not len(chosen):
+                raise ValueError("relevant: expected a query with a relevant item, got none")
+        if len(chosen) > MOST_QUERIES:
             rng = np.random.default_rng(seed)
-            chosen = np.sort(rng.choice(len(queries), MOST_QUERIES, replace=False))
+            chosen = np.sort(rng.choice(chosen, MOST_QUERIES, replace=False))
         queries, exclude = queries[chosen], _of_some(exclude, chosen)
-        truth = _exact_results(index, exact, queries, k, exclude)
+        truth = _exact_results(index, exact, queries, k, exclude, backend)
+        if truth is not None and not len(truth.item_ids):
+            raise ValueError("exclude: expected items that a query may have, got all excluded")
         whole: float | None = 1.0
         if judge is not None:
             judge = _of_some(judge, chosen)
             whole = None if truth is None else recall_at_k(truth, judge, k)
+            if whole == 0:
+                raise ValueError(
+                    "relevant: expected ids of the index, some of which exact search finds; it "
+                    "finds none of them"
+                )
         elif truth is None:
             raise ValueError(
                 "exact: expected the items' exact vectors, as the index holds none and there are "
@@ -374,15 +400,17 @@ def _cheapest_of_each_refine(reaching: Sequence[Setting]) -> list[Setting]:
 
 def _probes(index: Index, given: Sequence[int] | None) -> list[int]:
     if given is not None:
-        return sorted({check_n_probes(each, index.n_lists) for each in given})
+        probes = sorted({check_n_probes(each, index.n_lists) for each in given})
+        if not probes:
+            raise ValueError("n_probes: expected at least one number, got none")
+        return probes
     steps = 2 ** (np.arange(2 * int(np.log2(index.n_lists)) + 1) / 2)
     return sorted({*np.rint(steps).astype(int).tolist(), index.n_lists})
 
 
-def _refines(index: Index, given: Sequence[int] | None, trial: _Trial) -> list[int]:
+def _refines(index: Index, given: Sequence[int] | None) -> list[int]:
     if given is None:
-        most = MOST_ON_DEVICE // trial.k if trial.searcher.on_device else max(REFINES)
-        return [each for each in REFINES if each <= (most if index.has_vectors else 0)]
+        return list(REFINES) if index.has_vectors else [0]
     refines = sorted({count("refine", each) for each in given})
     if refines and refines[-1] and not index.has_vectors:
         raise ValueError(f"refine: expected 0, as the index holds no vectors; got {refines[-1]}")
@@ -392,7 +420,12 @@ def _refines(index: Index, given: Sequence[int] | None, trial: _Trial) -> list[i
 
 
 def _exact_results(
-    index: Index, exact: FlatIndex | None, queries: Float32, k: int, exclude: ItemFilter | None
+    index: Index,
+    exact: FlatIndex | None,
+    queries: Float32,
+    k: int,
+    exclude: ItemFilter | None,
+    backend: str,
 ) -> Candidates | None:
     """The exact first ``k`` of each query; None where there are no exact vectors."""
     if exact is not None:
@@ -401,13 +434,13 @@ def _exact_results(
         same = np.array_equal(np.sort(index.item_ids), exact.item_ids)
         if not same:
             raise ValueError("exact: expected the items of the index, got others")
-        return open_searcher(exact).search(queries, k=k, exclude=exclude)
+        return open_searcher(exact, backend).search(queries, k=k, exclude=exclude)
     if index.vectors is None:
         return None
     order = np.argsort(index.item_ids)
     rotated = FlatIndex(index.metric, read_only(index.item_ids[order]), index.vectors[order])
     queries_rot = index.quantization.rotate(queries)
-    return open_searcher(rotated).search(queries_rot, k=k, exclude=exclude)
+    return open_searcher(rotated, backend).search(queries_rot, k=k, exclude=exclude)
 
 
 def _first(found: Candidates, k: int) -> Candidates:

@@ -1,6 +1,7 @@
 """tune: on a catalog whose answer is known, and on what it must refuse."""
 
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,49 @@ def test_by_time_and_within_a_budget(known: Index, queries: np.ndarray) -> None:
     assert none.setting.milliseconds == min(each.milliseconds for each in none.settings)
 
 
+def test_a_budget_that_no_setting_meets_is_told(
+    known: Index, queries: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        tuned = tune(known, queries, K, target=0.01, within=1e-9, batch=1, n_probes=[1, 2])
+    assert not tuned.reached
+    assert "tune: no setting takes at most 1e-09 ms; the fastest takes" in caplog.text
+
+
+def test_queries_without_a_relevant_item_are_not_drawn(known: Index) -> None:
+    queries = np.tile(np.linspace(2, 1, N_LISTS, dtype=np.float32), (5000, 1))
+    relevant: list[list[int]] = [[] for _ in range(5000)]
+    relevant[4999] = [38]
+    tuned = tune(known, queries, K, relevant=relevant, target=1, n_probes=range(1, 17))
+    assert (tuned.setting.n_probes, tuned.setting.quality) == (4, 1)
+
+
+def test_relevant_items_that_exact_search_never_finds(known: Index, queries: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="relevant: expected ids of the index, some of which"):
+        tune(known, queries, K, relevant=[[10**9]] * 7)
+    with pytest.raises(ValueError, match="relevant: expected a query with a relevant item"):
+        tune(known, queries, K, relevant=[[]] * 7)
+    with pytest.raises(ValueError, match="exclude: expected items that a query may have"):
+        tune(known, queries, K, exclude=known.item_ids)
+
+
+def test_an_index_without_vectors_looks_again_once_it_has_some(
+    known: Index, queries: np.ndarray
+) -> None:
+    own = known.vectors_of(known.item_ids)
+    exact = FlatIndex.from_vectors(known.item_ids, own)
+    tuned = tune(known.without_vectors(), queries, K, exact=exact).index
+    assert (tuned.refine, tuned.with_vectors(known.item_ids, own).refine) == (0, 4)
+
+
+def test_the_reference_needs_no_faiss(
+    known: Index, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    tuned = tune(known, queries, K, target=0.6, n_probes=range(1, 17), backend="reference")
+    assert (tuned.setting.n_probes, tuned.setting.refine) == (3, 4)
+
+
 def test_table_and_plot(known: Index, queries: np.ndarray, tmp_path: Path) -> None:
     tuned = tune(known, queries, K, target=1, n_probes=range(1, 17))
     table = tuned.table()
@@ -189,6 +233,7 @@ def test_some_of_many_queries(known: Index) -> None:
         ({"batch": 0}, ValueError, "batch: expected at least 1, got 0"),
         ({"n_probes": [17]}, ValueError, "n_probes: expected at most n_lists = 16, got 17"),
         ({"refine": [-1]}, ValueError, "refine: expected at least 0, got -1"),
+        ({"n_probes": []}, ValueError, "n_probes: expected at least one number, got none"),
         ({"refine": []}, ValueError, "refine: expected at least one number, got none"),
         ({"relevant": [[1]]}, ValueError, "relevant: expected 7 lists, one a query; got 1"),
         ({"exclude": [[1]]}, ValueError, "exclude: expected 7 lists, one a query; got 1"),
@@ -215,6 +260,8 @@ def test_vectors_that_are_missing_or_of_others(known: Index, queries: np.ndarray
     l2 = FlatIndex.from_vectors([1], np.ones((1, N_LISTS), np.float32), metric="l2")
     with pytest.raises(ValueError, match="exact: expected metric inner_product, got l2"):
         tune(without, queries, K, exact=l2)
+    with pytest.raises(TypeError, match=r"index: expected an Index, got merlin_poeem\.FlatIndex"):
+        tune(others, queries, K)  # type: ignore[arg-type]
     empty = without.remove(without.item_ids)
     with pytest.raises(ValueError, match="index: expected one that holds items, got none"):
         tune(empty, queries, K)

@@ -104,7 +104,7 @@ def like_items(
 
     item_ids = as_item_ids("item_ids", item_ids)
     index = searcher.index
-    if isinstance(index, Index) and index.has_vectors:
+    if isinstance(index, FlatIndex) or index.has_vectors:
         own = index.vectors_of(item_ids)
     else:
         own = index.decode(item_ids)

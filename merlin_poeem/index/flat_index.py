@@ -70,8 +70,9 @@ class FlatIndex:
     ) -> FlatIndex:
         """Of raw (n, dim) float32 ``vectors``, kept in ``store_vectors``.
 
-        ``"float32"`` takes 4 bytes a dimension and keeps all digits; ``"float16"`` 2 and ``"int8"``
-        1, and 4 more an item. ``item_table`` and ``info`` are copied.
+        ``"float32"`` takes 4 bytes a dimension; ``"float16"`` 2 and ``"int8"`` 1, and 4 more an
+        item. Under cosine vectors are kept at unit length, under l2 less what they are counted
+        from, in float32's digits. ``item_table`` and ``info`` are copied.
 
         Raises
         ------
@@ -126,7 +127,7 @@ class FlatIndex:
         rows = np.minimum(np.searchsorted(self.item_ids, item_ids), self.n_items - 1)
         return np.where(self.item_ids[rows] == item_ids, rows, -1)
 
-    def decode(self, item_ids: Any) -> Float32:
+    def vectors_of(self, item_ids: Any) -> Float32:
         """Vectors (n, dim) float32 of items held, as stored; ``ValueError`` on others."""
         decoded = self.vectors.decoded(known_rows(self, item_ids))
         return decoded if self.vectors.origin is None else decoded + self.vectors.origin
@@ -141,10 +142,14 @@ class FlatIndex:
         item_ids, vectors = _checked(item_ids, vectors, self.dim, self.metric)
         refuse_held(self, item_ids)
         table = table_with(self, item_table, item_ids)
-        added = StoredVectors.of(vectors, self.vectors.dtype, self.vectors.origin)
+        origin, held = self.vectors.origin, [self.vectors]
+        if self.metric == "l2" and not self.n_items:
+            # Nothing is counted from it yet, and far from all it would cost digits.
+            origin, held = _middle(vectors), []
+        added = StoredVectors.of(vectors, self.vectors.dtype, origin)
         all_ids = np.concatenate([self.item_ids, item_ids])
         order = np.argsort(all_ids)
-        stored = StoredVectors.joined([self.vectors, added])[order]
+        stored = StoredVectors.joined([*held, added])[order]
         return FlatIndex(self.metric, read_only(all_ids[order]), stored, table, self.info)
 
     def remove(self, item_ids: Any) -> FlatIndex:

@@ -296,7 +296,10 @@ class Index:
 
     @property
     def refine(self) -> int:
-        """``params.refine``, or 4 where that is None and there are ``vectors``."""
+        """``params.refine``, or 4 where that is None and there are ``vectors``.
+
+        Of searches of up to 512 results; :meth:`refine_of` knows of more.
+        """
         if self.params.refine is not None:
             return self.params.refine
         return DEFAULT_REFINE if self.has_vectors else 0
@@ -462,14 +465,14 @@ class Index:
         """
         item_ids = as_item_ids("item_ids", item_ids)
         check_unique("item_ids", item_ids)
+        given = stored_vectors(self.params, self.quantization, vectors, store_vectors)
         rows = known_rows(self, item_ids)
         if len(rows) != self.n_items:
             raise ValueError(
                 f"item_ids: expected all {self.n_items} items of the index, got {len(rows)}"
             )
-        if len(vectors) != len(rows):
-            raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(rows)}")
-        given = stored_vectors(self.params, self.quantization, vectors, store_vectors)
+        if len(given) != len(rows):
+            raise ValueError(f"item_ids: expected {len(given)}, one a vector; got {len(rows)}")
         in_order = given[np.argsort(rows)]
         return self._with(self.params, load_vectors=lambda: in_order)
 
@@ -484,14 +487,12 @@ class Index:
         shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
         depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
         give :meth:`extend` vectors of length 1. With scales the two find the same items, save for
-        the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales, and to
-        or from l2 where there are vectors, which l2 counts from elsewhere.
+        the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales, and
+        where there are vectors for all but from cosine to the inner product: others compare vectors
+        that are stored otherwise.
         """
-        if (
-            self.has_vectors
-            and "l2" in (metric, self.params.metric)
-            and metric != self.params.metric
-        ):
+        kept = metric == self.metric or (self.metric, metric) == ("cosine", "inner_product")
+        if self.has_vectors and not kept:
             raise ValueError(
                 f"metric: expected one that compares vectors as {self.params.metric} does, got "
                 f"{metric!r}; without_vectors() gives an index that can be searched by it"

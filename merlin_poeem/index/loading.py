@@ -62,7 +62,7 @@ def load_index(path: str | os.PathLike[str]) -> Index:
 
 
 def load_flat_index(path: str | os.PathLike[str]) -> FlatIndex:
-    """Open the flat index saved in the directory ``path``: vectors are mapped, ids are read.
+    """Open the flat index saved in the directory ``path``: its arrays are mapped, and read once.
 
     Raises
     ------

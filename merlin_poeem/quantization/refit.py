@@ -14,6 +14,7 @@ from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import positive_int
 
 ROUNDS = 16
+CHUNK_BYTES = 64 << 20
 
 
 def refit(
@@ -76,8 +77,13 @@ def _checked_weights(weights: Any, n: int) -> NDArray[np.float64]:
 
 def _moved(codewords: Float32, vectors: Float32, counts: NDArray[np.float64]) -> Float32:
     """(pq_book_size, pq_len) codewords, moved once."""
-    codes = coding.nearest(vectors, codewords)
-    totals = np.bincount(codes, counts, len(codewords))
-    sums = [np.bincount(codes, counts * column, len(codewords)) for column in vectors.T]
-    means = np.stack(sums, axis=1) / np.where(totals > 0, totals, 1)[:, None]
+    k = len(codewords)
+    totals, sums = np.zeros(k), np.zeros(codewords.shape)
+    rows = max(1, CHUNK_BYTES // (8 * k))
+    for start in range(0, len(vectors), rows):
+        part, of_part = vectors[start : start + rows], counts[start : start + rows]
+        codes = coding.nearest(part, codewords)
+        totals += np.bincount(codes, of_part, k)
+        sums += np.stack([np.bincount(codes, of_part * each, k) for each in part.T], axis=1)
+    means = sums / np.where(totals > 0, totals, 1)[:, None]
     return np.where(totals[:, None] > 0, means, codewords).astype(np.float32)

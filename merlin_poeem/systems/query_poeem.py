@@ -24,6 +24,9 @@ from merlin_poeem.search.searcher import Searcher, open_saved_searcher
 MOST_CANDIDATES = 2**31 - 1
 """Of a request: Merlin's offsets are int32."""
 
+OF_INDEX = -(2**63)
+"""Of ``refine`` where neither the operator nor the row names one; no row may."""
+
 _FIELDS = ("counts", "scores", "item_ids")
 
 logger = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ class QueryPoeem(BaseOperator):
         self.k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         self.n_probes = check_n_probes(n_probes, index.n_lists)
-        self.refine = index.refine_of(self.k) if refine is None else check_refine(index, refine)
+        self.refine = None if refine is None else check_refine(index, refine)
         self.exclude = _column_name("exclude", exclude)
         self.allow = _column_name("allow", allow)
         self.k_column = _column_name("k_column", k_column)
@@ -154,7 +157,7 @@ class QueryPoeem(BaseOperator):
         options = {
             "k": (self.k_column, self.k),
             "n_probes": (self.n_probes_column, self.n_probes),
-            "refine": (self.refine_column, self.refine),
+            "refine": (self.refine_column, OF_INDEX if self.refine is None else self.refine),
         }
         wanted = np.stack(
             [
@@ -298,6 +301,10 @@ def _read_option(
     return np.broadcast_to(as_item_ids(option, given), n_queries)
 
 
+def _options(k: int, n_probes: int, refine: int) -> dict[str, Any]:
+    return {"k": k, "n_probes": n_probes, "refine": None if refine == OF_INDEX else refine}
+
+
 def _search(
     searcher: Searcher,
     queries: NDArray[np.float32],
@@ -309,14 +316,12 @@ def _search(
         return searcher.search(queries, k=1, **filters)
     kinds, kind_of = np.unique(wanted, axis=0, return_inverse=True)
     if len(kinds) == 1:
-        k, n_probes, refine = kinds[0].tolist()
-        return searcher.search(queries, k=k, n_probes=n_probes, refine=refine, **filters)
+        return searcher.search(queries, **_options(*kinds[0].tolist()), **filters)
     order = np.argsort(kind_of, kind="stable")
     parts = []
     for kind, rows in enumerate(np.split(order, np.cumsum(np.bincount(kind_of))[:-1])):
-        k, n_probes, refine = kinds[kind].tolist()
-        own = {name: _take_lists(lists, rows) for name, lists in filters.items()}
-        parts.append(searcher.search(queries[rows], k=k, n_probes=n_probes, refine=refine, **own))
+        own: dict[str, Any] = {name: _take_lists(lists, rows) for name, lists in filters.items()}
+        parts.append(searcher.search(queries[rows], **_options(*kinds[kind].tolist()), **own))
     found = Candidates(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS)
     )

@@ -81,15 +81,25 @@ def test_extending_and_removing(counts: tuple[int, int], dtype: Any) -> None:
     assert len(whole) == n
 
 
-def test_decode_gives_the_vectors() -> None:
+def test_vectors_of_gives_the_vectors() -> None:
     for metric in METRICS:
         index, own = make_flat(metric=metric), make_vectors(20)
         item_ids = (1 << 40) + np.random.default_rng(1).permutation(20)
         if metric == "cosine":
             own = own / np.linalg.norm(own, axis=1, keepdims=True)
-        np.testing.assert_allclose(index.decode(item_ids), own, atol=1e-6)
+        np.testing.assert_allclose(index.vectors_of(item_ids), own, atol=1e-6)
         with pytest.raises(ValueError, match="item_ids: expected ids in the index, got 1"):
-            index.decode([5])
+            index.vectors_of([5])
+
+
+@pytest.mark.parametrize("dtype", FLAT_DTYPES)
+def test_an_empty_index_takes_its_origin_from_what_comes(dtype: Any) -> None:
+    vectors = make_vectors(30) + np.float32(1e4)
+    empty = FlatIndex.from_vectors([], vectors[:0], metric="l2", store_vectors=dtype)
+    direct = FlatIndex.from_vectors(range(30), vectors, metric="l2", store_vectors=dtype)
+    assert_same(empty.extend(range(30), vectors), direct)
+    moved = direct.remove(range(30)).extend(range(30), vectors - 2 * np.float32(1e4))
+    np.testing.assert_allclose(moved.vectors_of([3])[0], vectors[3] - 2e4, atol=0.05)
 
 
 def test_the_table_follows() -> None:
@@ -108,7 +118,7 @@ def test_memory_of_the_caller() -> None:
     index = FlatIndex.from_vectors(item_ids, vectors)
     item_ids[0], vectors[0] = 99, 0
     assert index.item_ids.tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(index.decode([0])[0], make_vectors(4)[0])
+    np.testing.assert_array_equal(index.vectors_of([0])[0], make_vectors(4)[0])
     for array in (index.item_ids, index.vectors.values):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0

@@ -472,6 +472,12 @@ def test_vectors_refused() -> None:
     l2 = make_index(metric="l2", store_vectors="int8")
     with pytest.raises(ValueError, match="metric: expected one that compares vectors as l2 does"):
         l2.with_metric("inner_product")
+    with pytest.raises(ValueError, match="expected one that compares vectors as inner_product"):
+        make_index(store_vectors="int8").with_metric("cosine")
+    unit = make_index(metric="cosine", store_vectors="int8")
+    assert unit.with_metric("inner_product").refine == 4
+    with pytest.raises(TypeError, match="vectors: expected float32"):
+        index.with_vectors(index.item_ids, None)  # type: ignore[arg-type]
     assert l2.without_vectors().with_metric("inner_product").params.metric == "inner_product"
     codes, params, quantization = index.item_codes, index.params, index.quantization
     few = StoredVectors.of(make_vectors(29), "int8")

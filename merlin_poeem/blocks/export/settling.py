@@ -51,10 +51,11 @@ def settle_codebook(
     weights = None
     if frequencies is not None:
         frequencies = np.asarray(frequencies)
-        if frequencies.ndim != 1 or item_ids.max() >= len(frequencies):
+        fits = frequencies.ndim == 1 and item_ids.min() >= 0 and item_ids.max() < len(frequencies)
+        if not fits:
             raise ValueError(
-                f"frequencies: expected one for each item id up to {item_ids.max()}, got shape "
-                f"{frequencies.shape}"
+                f"frequencies: expected one for each item id from 0 up to {item_ids.max()}, got "
+                f"shape {frequencies.shape} and ids from {item_ids.min()}"
             )
         weights = frequencies[item_ids]
     if quantizer.params.metric == "cosine":

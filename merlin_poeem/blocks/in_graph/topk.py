@@ -133,8 +133,9 @@ class IVFPQTopK(TopKLayer):
     ) -> IVFPQTopK:
         """A layer that holds ``index``, with ``k``, ``n_probes`` and ``refine`` as defaults.
 
-        None is the index's own. Raises ``TypeError`` or ``ValueError`` on one out of range, and on
-        a ``refine`` above 0 where the index holds no vectors.
+        None is the index's own, of ``refine`` for as many results as ``k``. Raises ``TypeError`` or
+        ``ValueError`` on one out of range, and on a ``refine`` above 0 where the index holds no
+        vectors.
         """
         params, arrays = index.params, arrays_of(index)
         layer = cls(

@@ -1,4 +1,4 @@
-"""FlatFaissSearcher: a flat index searched by Faiss, its answers put right to the last digit.
+"""FlatFaissSearcher: a flat index searched by Faiss, its ties put right.
 
 Faiss multiplies by blocks, so that equal vectors may score a little apart, and returns ties in no
 stated order. What it finds is scored again one by one; a query whose k-th result does not clearly

@@ -100,6 +100,8 @@ class FaissSearcher:
         """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
         request = SearchRequest.of(self.index, queries, k, n_probes, refine, exclude, allow)
         item_filter = Filter.of(self.index, request)
+        if request.refine:
+            _ = self.index.vectors  # read once, and not by each thread
 
         def search_share(share: slice) -> Candidates:
             queries_rot = request.queries_rot[share]

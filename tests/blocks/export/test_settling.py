@@ -74,7 +74,7 @@ def test_an_index_from_before_is_stale(model: Any) -> None:
 
 
 def test_what_is_refused(model: Any) -> None:
-    with pytest.raises(ValueError, match=r"frequencies: expected one for each item id up to 49"):
+    with pytest.raises(ValueError, match="expected one for each item id from 0 up to 49"):
         settle_codebook(model, ITEMS, frequencies=np.ones(49))
     with pytest.raises(ValueError, match="rounds: expected at least 1, got 0"):
         settle_codebook(model, ITEMS, rounds=0)
