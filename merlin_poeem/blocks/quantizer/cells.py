@@ -68,17 +68,24 @@ class Cells:
         return tf.gather(self.coarse_centroids, list_ids) + product.decode(codes, self.codebook)
 
     def follow(
-        self, x_rot: tf.Tensor, list_ids: tf.Tensor, codes: tf.Tensor, *, keep: tf.Tensor
+        self,
+        x_rot: tf.Tensor,
+        list_ids: tf.Tensor,
+        codes: tf.Tensor,
+        decoded: tf.Tensor,
+        *,
+        keep: tf.Tensor,
     ) -> None:
         """Move centroids, list lengths and codebook towards the (n, dim) vectors that they encoded.
 
-        What came before counts ``keep`` as much: see :func:`.moving_means.follow`.
+        ``decoded`` (n, dim) are their reconstructions by what there was before. What came before
+        counts ``keep`` as much: see :func:`.moving_means.follow`.
         """
         residuals = x_rot - tf.gather(self.coarse_centroids, list_ids)
         centroids, list_counts = moving_means.follow(
             self.coarse_centroids, self.list_counts, x_rot, list_ids, keep
         )
-        lengths = lengths_along(x_rot, self.decode(list_ids, codes))
+        lengths = lengths_along(x_rot, decoded)
         list_lengths, _ = moving_means.follow(
             self.list_lengths[:, None], self.list_counts, lengths[:, None], list_ids, keep
         )

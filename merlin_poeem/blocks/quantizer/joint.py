@@ -40,7 +40,7 @@ class Joint:
         distortion = tf.reduce_mean(tf.reduce_sum((x_rot - decoded) ** 2, axis=1))
         lists = losses.soft_lists(x_rot, self.cells.coarse_centroids, self.list_sharpness)
         x_hat = self.cells.rotate_back(decoded)
-        self.cells.follow(fixed, list_ids, codes, keep=keep)
+        self.cells.follow(fixed, list_ids, codes, decoded, keep=keep)
         outputs = straight_through(x, x_hat, quantized_rows(x, self.float_share, seed))
         return outputs, self.commitment * distortion + self.balance * losses.imbalance(lists)
 

@@ -116,7 +116,8 @@ class Phases:
         self.length_at_start.assign(health.mean_length(sample))
         look = self.look()
         x_rot = tf.matmul(sample, rotation)
-        cells.follow(x_rot, look.list_ids, look.codes, keep=tf.constant(0.0))
+        decoded = cells.decode(look.list_ids, look.codes)
+        cells.follow(x_rot, look.list_ids, look.codes, decoded, keep=tf.constant(0.0))
         self.is_started.assign(True)
         health.report(look.measures, self.name, self.step.read_value())
 
