@@ -134,7 +134,9 @@ class StoredVectors:
 
     def values_of(self, rows: Any) -> Float32:
         """(n, dim) float32: the values of some rows, not yet times their scales."""
-        values = self.values[rows]
+        is_numbers = isinstance(rows, np.ndarray) and rows.dtype.kind == "i"
+        # Three times as fast as indexing, where rows are far apart.
+        values = self.values.take(rows, axis=0) if is_numbers else self.values[rows]
         return _widened(values) if self.dtype == "float16" else values.astype(np.float32)
 
     def scores(self, metric: Metric, query_rot: Float32, rows: Any) -> Float32:

@@ -24,7 +24,7 @@ ROUNDING = 4e-7
 # Results of the first scan beyond k: a share for each part that scales are spread by, within limits
 # (of item towers' catalogs, 1 query in 50 then scans again), and a few for small k.
 SHARE_OF_SPREAD = 10
-SHARES = (0.4, 2)
+SHARES = (0.25, 2)
 FEW = 8
 # Queries whose tables lie in the cache together; and the width of a subspace from which Faiss fills
 # them by a matrix product, whose last digits depend on how many queries there are.
