@@ -20,7 +20,8 @@ from merlin_poeem.quantization.suggested_params import suggest_params
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import Searcher, open_searcher
-from merlin_poeem.tuning import Setting, Tuning, tune
+from merlin_poeem.tuning.settings import Setting, Tuning
+from merlin_poeem.tuning.tune import tune
 from merlin_poeem.version import __version__ as __version__
 
 __all__ = [

@@ -3,115 +3,32 @@
 from __future__ import annotations
 
 import logging
-import statistics
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 
-from merlin_poeem.arrays import (
-    Float32,
-    Int64,
-    as_vectors,
-    check_on_host,
-    largest_value,
-    normalize,
-    read_only,
-    type_name,
-)
-from merlin_poeem.evaluate import items_scanned, recall_at_k
+from merlin_poeem.arrays import Float32, normalize, type_name
+from merlin_poeem.evaluate import items_scanned
 from merlin_poeem.index.flat_index import FlatIndex
-from merlin_poeem.index.index import Index
+from merlin_poeem.index.index import MOST_BY_DEFAULT, Index
 from merlin_poeem.quantization.params import check_n_probes, count, positive_int
-from merlin_poeem.search.item_set import ItemFilter, as_item_filter
-from merlin_poeem.search.ragged import Candidates, IdLists
-from merlin_poeem.search.searcher import Searcher, open_searcher
+from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.second_look import refine_candidates
-
-if TYPE_CHECKING:
-    import pandas as pd
+from merlin_poeem.tuning.settings import Setting, Tuning
+from merlin_poeem.tuning.trial import Trial
 
 Cost = Literal["scanned", "time"]
 
 # Not 1: it orders what is found, and finds no other items.
 REFINES = (0, 2, 4, 8, 16)
-MOST_QUERIES = 1000
-ROUNDS = 5
-# Results that the kernels return at most.
-MOST_ON_DEVICE = 2048
 # Of a mean of shares, in which a target may lie exactly.
 ROUNDING = 1e-9
 # How many times as many bytes a setting may read and still be the fastest.
 SLACK = {"scanned": 1, "time": 3}
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to search an index, and what was measured of it."""
-
-    n_probes: int
-    refine: int
-    quality: float
-    """Of the exact first k, the share found; or recall@k of the relevant items, where those were
-    given. The mean over queries."""
-    items_scanned: float
-    """Items whose codes a query reads, the mean."""
-    bytes_read: float
-    """Bytes of codes, scales and stored vectors that a query reads, the mean."""
-    milliseconds: float | None
-    """Of one batch, the median; None where it was not timed."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tuning:
-    """What :func:`tune` found."""
-
-    index: Index
-    """The index given, with the setting that was chosen as its default."""
-    setting: Setting
-    """The one that was chosen."""
-    settings: tuple[Setting, ...]
-    """All that were measured, by ``n_probes`` and ``refine``."""
-    target: float
-    """The quality asked for: with ``relevant`` a share of what exact search has."""
-    reached: bool
-    """Whether ``setting`` has it."""
-
-    def table(self) -> pd.DataFrame:
-        """A row a setting; the columns are those of :class:`Setting`."""
-        import pandas as pd
-
-        columns = [field.name for field in fields(Setting)]
-        return pd.DataFrame([asdict(setting) for setting in self.settings], columns=columns)
-
-    def plot(self, path: str | Path) -> None:
-        """A picture of quality against the bytes read, a curve for each ``refine``.
-
-        Its kind is that of ``path``'s ending, such as ``.png``. Needs matplotlib.
-        """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        for refine in sorted({setting.refine for setting in self.settings}):
-            curve = [setting for setting in self.settings if setting.refine == refine]
-            costs = [setting.bytes_read for setting in curve]
-            axes.plot(costs, [s.quality for s in curve], marker=".", label=f"refine {refine}")
-        chosen = self.setting
-        label = f"chosen: n_probes {chosen.n_probes}, refine {chosen.refine}"
-        axes.plot([chosen.bytes_read], [chosen.quality], "ko", fillstyle="none", ms=12, label=label)
-        axes.axhline(self.target, color="0.6", linestyle="--", label=f"target {self.target:.3g}")
-        axes.set_xscale("log")
-        axes.set_xlabel("bytes read per query")
-        axes.set_ylabel("quality")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(path, dpi=150)
 
 
 def tune(
@@ -185,9 +102,9 @@ def tune(
         raise ValueError(f"within: expected milliseconds above 0, got {within}")
     k, probes = positive_int("k", k), _probes(index, n_probes)
     refines = _refines(index, refine)
-    trial = _Trial.of(index, queries, k, relevant, exact, exclude, batch, backend, seed)
+    trial = Trial.of(index, queries, k, relevant, exact, exclude, batch, backend, seed)
     if refine is None and trial.searcher.on_device:
-        refines = [each for each in refines if each * k <= MOST_ON_DEVICE]
+        refines = [each for each in refines if each * k <= MOST_BY_DEFAULT]
     wanted = None if trial.whole is None else target * trial.whole - ROUNDING
     enough = _Enough(wanted, SLACK[by], within)
     settings = list(_measured(trial, probes, refines, enough))
@@ -218,107 +135,8 @@ def tune(
     return Tuning(tuned, chosen, tuple(settings), wanted + ROUNDING, reached)
 
 
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """The queries of a sample, and what they are judged by."""
-
-    searcher: Searcher
-    queries: Float32
-    k: int
-    exclude: ItemFilter | None
-    judge: IdLists
-    """The right items of each query."""
-    whole: float | None
-    """What exact search has for quality; None where that is not known."""
-    batch: int
-
-    @classmethod
-    def of(
-        cls,
-        index: Index,
-        queries: Float32,
-        k: int,
-        relevant: Any,
-        exact: FlatIndex | None,
-        exclude: Any,
-        batch: int | None,
-        backend: str,
-        seed: int,
-    ) -> _Trial:
-        if not index.n_items:
-            raise ValueError("index: expected one that holds items, got none")
-        largest = largest_value(index.metric)
-        check_on_host("queries", queries)
-        queries = as_vectors("queries", queries, index.dim, largest=largest)
-        k = positive_int("k", k)
-        exclude = as_item_filter("exclude", exclude, len(queries))
-        judge = None if relevant is None else IdLists.of("relevant", relevant, len(queries))
-        if not len(queries):
-            raise ValueError("queries: expected at least one, got none")
-        chosen: Int64 = np.arange(len(queries))
-        if judge is not None:
-            chosen = np.flatnonzero(judge.lengths)
-            if not len(chosen):
-                raise ValueError("relevant: expected a query with a relevant item, got none")
-        if len(chosen) > MOST_QUERIES:
-            rng = np.random.default_rng(seed)
-            chosen = np.sort(rng.choice(chosen, MOST_QUERIES, replace=False))
-        queries, exclude = queries[chosen], _of_some(exclude, chosen)
-        truth = _exact_results(index, exact, queries, k, exclude, backend)
-        if truth is not None and not len(truth.item_ids):
-            raise ValueError("exclude: expected items that a query may have, got all excluded")
-        whole: float | None = 1.0
-        if judge is not None:
-            judge = _of_some(judge, chosen)
-            whole = None if truth is None else recall_at_k(truth, judge, k)
-            if whole == 0:
-                raise ValueError(
-                    "relevant: expected ids of the index, some of which exact search finds; it "
-                    "finds none of them"
-                )
-        elif truth is None:
-            raise ValueError(
-                "exact: expected the items' exact vectors, as the index holds none and there are "
-                "no relevant items to judge by; give exact=FlatIndex.from_vectors(...)"
-            )
-        else:
-            judge = IdLists(truth.offsets, truth.item_ids)
-        batch = len(queries) if batch is None else min(positive_int("batch", batch), len(queries))
-        return cls(open_searcher(index, backend), queries, k, exclude, judge, whole, batch)
-
-    def found(self, n_probes: int, n_results: int) -> Candidates:
-        """The ``n_results`` best of each query, by their codes alone."""
-        found = self.searcher.search(
-            self.queries, k=n_results, n_probes=n_probes, refine=0, exclude=self.exclude
-        )
-        return found.to_host()
-
-    def quality(self, found: Candidates) -> float:
-        """Of results by any setting."""
-        return recall_at_k(found, self.judge, self.k)
-
-    def milliseconds(self, settings: Sequence[Setting]) -> list[float]:
-        """Of one batch by each setting: medians over rounds in which they take turns."""
-        times: list[list[float]] = [[] for _ in settings]
-        batches = [slice(i, i + self.batch) for i in range(0, len(self.queries), self.batch)]
-        for turn in range(-1, ROUNDS):
-            part = batches[turn % len(batches)]
-            for setting, of_setting in zip(settings, times, strict=True):
-                started = time.perf_counter()
-                self.searcher.search(
-                    self.queries[part],
-                    k=self.k,
-                    n_probes=setting.n_probes,
-                    refine=setting.refine,
-                    exclude=_of_some(self.exclude, np.arange(len(self.queries))[part]),
-                )
-                if turn >= 0:  # the first round compiles, and fills caches
-                    of_setting.append(1e3 * (time.perf_counter() - started))
-        return [statistics.median(of_setting) for of_setting in times]
-
-
 def _measured(
-    trial: _Trial,
+    trial: Trial,
     probes: Sequence[int],
     refines: Sequence[int],
     enough: _Enough,
@@ -371,7 +189,7 @@ class _Enough:
         return n_bytes >= self._slack * self._fewest
 
 
-def _timed(trial: _Trial, settings: Sequence[Setting], chosen: Sequence[Setting]) -> list[Setting]:
+def _timed(trial: Trial, settings: Sequence[Setting], chosen: Sequence[Setting]) -> list[Setting]:
     """``settings``, those that are ``chosen`` with their time."""
     times = dict(zip(chosen, trial.milliseconds(chosen), strict=True))
     return [replace(each, milliseconds=times.get(each)) for each in settings]
@@ -419,30 +237,6 @@ def _refines(index: Index, given: Sequence[int] | None) -> list[int]:
     return refines
 
 
-def _exact_results(
-    index: Index,
-    exact: FlatIndex | None,
-    queries: Float32,
-    k: int,
-    exclude: ItemFilter | None,
-    backend: str,
-) -> Candidates | None:
-    """The exact first ``k`` of each query; None where there are no exact vectors."""
-    if exact is not None:
-        if exact.metric != index.metric:
-            raise ValueError(f"exact: expected metric {index.metric}, got {exact.metric}")
-        same = np.array_equal(np.sort(index.item_ids), exact.item_ids)
-        if not same:
-            raise ValueError("exact: expected the items of the index, got others")
-        return open_searcher(exact, backend).search(queries, k=k, exclude=exclude)
-    if index.vectors is None:
-        return None
-    order = np.argsort(index.item_ids)
-    rotated = FlatIndex(index.metric, read_only(index.item_ids[order]), index.vectors[order])
-    queries_rot = index.quantization.rotate(queries)
-    return open_searcher(rotated, backend).search(queries_rot, k=k, exclude=exclude)
-
-
 def _first(found: Candidates, k: int) -> Candidates:
     """The first ``k`` results of each query."""
     if found.counts.max(initial=0) <= k:
@@ -450,10 +244,3 @@ def _first(found: Candidates, k: int) -> Candidates:
     places = np.arange(len(found.scores)) - np.repeat(found.offsets[:-1], found.counts)
     kept = places < k
     return Candidates(np.minimum(found.counts, k), found.scores[kept], found.item_ids[kept])
-
-
-def _of_some(given: Any, queries: Int64) -> Any:
-    """The lists of some queries; what holds for all of them as it is."""
-    if not isinstance(given, IdLists):
-        return given
-    return IdLists.from_rows([given.row(i) for i in queries])

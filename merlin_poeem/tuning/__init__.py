@@ -1,0 +1,1 @@
+"""The right n_probes and refine for an index."""
