@@ -20,6 +20,8 @@ from merlin_poeem import (
     tune,
 )
 from merlin_poeem.evaluate import agreement, exact_search, items_scanned
+from merlin_poeem.tuning.settings import Setting
+from merlin_poeem.tuning.tune import SLACK, _Enough
 from tests.index_factories import random_index, random_queries, random_rotation
 
 K, N_LISTS, LIST_SIZE, N_RIGHT_LISTS = 10, 16, 10, 5
@@ -214,6 +216,35 @@ def test_no_more_settings_than_can_be_cheaper(known: Index, queries: np.ndarray)
     relevant = [[8]] * len(queries)
     tuned = tune(known, queries, K, relevant=relevant, refine=[0], n_probes=range(1, 17))
     assert [each.n_probes for each in tuned.settings] == [1]
+
+
+def settings_of(*found: tuple[float, float]) -> list[Setting]:
+    """Of (quality, bytes read) each."""
+    return [Setting(1, 0, quality, 0, n_bytes, None) for quality, n_bytes in found]
+
+
+def timed(*milliseconds: float) -> list[Setting]:
+    return [Setting(1, 0, 0.5, 0, 10, each) for each in milliseconds]
+
+
+def test_enough_is_where_codes_alone_cost_as_much_as_what_has_reached() -> None:
+    enough = _Enough(0.9, SLACK["scanned"], None)
+    assert not enough.after(settings_of((0.5, 10)), 10)
+    assert not enough.after(settings_of((0.95, 100)), 20)
+    assert not enough.after(settings_of((0.5, 30), (0.99, 60)), 40)
+    assert enough.after(settings_of((1, 200)), 60)
+    # The fastest may read more.
+    by_time = _Enough(0.9, SLACK["time"], None)
+    reached = [by_time.after(settings_of((0.95, n)), n) for n in (20, 40, 60)]
+    assert reached == [False, False, True]
+    # As long as the target is not known, all are tried.
+    assert not _Enough(None, 1, None).after(settings_of((1, 10)), 10**9)
+
+
+def test_enough_within_a_budget_is_where_none_of_the_latest_meets_it() -> None:
+    enough = _Enough(0.9, SLACK["scanned"], 5)
+    assert not enough.after(timed(4, 9), 10**9)
+    assert enough.after(timed(6, 9), 1)
 
 
 def test_some_of_many_queries(known: Index) -> None:

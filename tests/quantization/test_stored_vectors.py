@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype
+from merlin_poeem.quantization import stored_vectors
+from merlin_poeem.quantization.stored_vectors import (
+    FLAT_DTYPES,
+    FlatDtype,
+    StoredVectors,
+    VectorDtype,
+)
 
 # Of a row's largest value: half a step of 11 bits, or of 127 steps.
 LARGEST_ERROR = {"float16": 2.0**-11, "int8": 0.5 / 127}
@@ -32,6 +38,23 @@ def test_every_row_is_near(
     errors = np.abs(stored.decoded() - target).max(axis=1, initial=0)
     assert (errors <= LARGEST_ERROR[dtype] * largest * (1 + 1e-5)).all()
     assert stored.nbytes == n * (dim * (2 if dtype == "float16" else 1) + 4)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("dtype", FLAT_DTYPES)
+def test_many_rows_are_stored_and_decoded_part_by_part(
+    dtype: FlatDtype, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
+    origin = vectors[0] if moved else None
+    whole = StoredVectors.of(vectors, dtype, origin)
+    monkeypatch.setattr(stored_vectors, "CHUNK_BYTES", 200)
+    parts = StoredVectors.of(vectors, dtype, origin)
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.row_scales, whole.row_scales)
+    decoded = list(parts.decoded_parts())
+    assert len(decoded) > 1
+    np.testing.assert_array_equal(np.concatenate(decoded), whole.decoded())
 
 
 def test_float16_scales_are_powers_of_two() -> None:

@@ -26,7 +26,7 @@ from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.quantization.stored_vectors import VECTOR_DTYPES, VectorDtype
-from merlin_poeem.search import reference
+from merlin_poeem.search import reference, second_look
 from merlin_poeem.search.gpu.index_shape import MAX_PQ_BITS
 from tests.index_factories import (
     FIRST_ID,
@@ -139,6 +139,18 @@ def test_answers_of_a_second_look(
     searcher = open_index(index)
     for k, n_probes, refine in ((1, None, 1), (10, None, 4), (10, 8, 4), (7, 8, 30), (500, 8, 2)):
         check(searcher, queries, k=k, n_probes=n_probes, refine=refine, **chosen)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equal_vectors_of_unequal_codes_come_by_id(
+    open_index: Callable[[Index], Searcher], metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A few queries at a time, where the host looks.
+    monkeypatch.setattr(second_look, "BLOCK_BYTES", 1000)
+    index = random_index(metric, n_items=300)
+    three = np.random.default_rng(5).standard_normal((3, index.dim)).astype(np.float32)
+    index = index.with_vectors(index.item_ids, three[np.arange(300) % 3], "int8")
+    check(open_index(index), random_queries(index, 12), k=10, n_probes=8, refine=4)
 
 
 def test_each_look_changes_the_answer(open_index: Callable[[Index], Searcher]) -> None:

@@ -26,6 +26,9 @@ test_default_n_probes_is_the_index_s = contract.test_default_n_probes_is_the_ind
 test_id_lists_of_every_form = contract.test_id_lists_of_every_form
 test_bad_input = contract.test_bad_input
 test_each_look_changes_the_answer = contract.test_each_look_changes_the_answer
+test_equal_vectors_of_unequal_codes_come_by_id = (
+    contract.test_equal_vectors_of_unequal_codes_come_by_id
+)
 test_a_second_look_at_few_items = contract.test_a_second_look_at_few_items
 
 

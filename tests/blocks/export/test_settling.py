@@ -65,6 +65,17 @@ def test_frequencies_are_of_the_items(model: Any) -> None:
     np.testing.assert_allclose(got.codebook, expected.codebook, rtol=1e-5, atol=1e-6)
 
 
+def test_vectors_are_as_long_as_the_model_scores_them() -> None:
+    model = toy.v2(toy.make_quantizer(metric="inner_product"))
+    toy.train(model)
+    quantization = find_quantizer(model).quantization()
+    _, vectors = item_vectors(model, ITEMS)
+    expected = refit(quantization, vectors)
+    settle_codebook(model, ITEMS)
+    got = find_quantizer(model).quantization()
+    np.testing.assert_allclose(got.codebook, expected.codebook, rtol=1e-5, atol=1e-6)
+
+
 def test_an_index_from_before_is_stale(model: Any) -> None:
     index = export_index(model, ITEMS, n_probes=1)
     settle_codebook(model, ITEMS)
@@ -76,6 +87,8 @@ def test_an_index_from_before_is_stale(model: Any) -> None:
 def test_what_is_refused(model: Any) -> None:
     with pytest.raises(ValueError, match="expected one for each item id from 0 up to 49"):
         settle_codebook(model, ITEMS, frequencies=np.ones(49))
+    with pytest.raises(ValueError, match="expected one for each item id from 0 up to 49"):
+        settle_codebook(model, ITEMS, frequencies=np.ones((50, 1)))
     with pytest.raises(ValueError, match="rounds: expected at least 1, got 0"):
         settle_codebook(model, ITEMS, rounds=0)
     with pytest.raises(ValueError, match="dataset: expected the columns"):
