@@ -56,7 +56,9 @@ def with_items(found: pd.DataFrame, index: Index | FlatIndex) -> pd.DataFrame:
     if not found["item_id"].isin(table["item_id"]).all():
         dtypes = table.drop(columns="item_id").dtypes
         table = table.astype({name: nullable_dtype(dtype) for name, dtype in dtypes.items()})
-    return found.merge(table, on="item_id", how="left", sort=False)
+    joined = found.merge(table, on="item_id", how="left", sort=False)
+    # Of no rows, pandas 1.5 puts the key last.
+    return joined[[*found.columns, *table.columns.drop("item_id")]]
 
 
 def like_rows(
