@@ -67,7 +67,7 @@ class TextIndex:
         encoder: Encoder,
         *,
         text: str = "text",
-        item_id: str = "id",
+        item_id: str = "item_id",
         item_table: Sequence[str] = (),
         params: IVFPQParams | None = None,
         project_to: int | None = None,
@@ -191,7 +191,7 @@ def embed(
     encoder: Encoder,
     *,
     text: str = "text",
-    into: str = "features",
+    into: str = "embedding",
     projection: Float32 | None = None,
 ) -> Any:
     """``frame`` with the vectors of its texts as a float32 list column ``into``.
