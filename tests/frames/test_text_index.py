@@ -154,7 +154,7 @@ class TestProjection:
 
     def test_without_scikit_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "sklearn.random_projection", None)
-        with pytest.raises(ImportError, match="project_to needs scikit-learn: pip install"):
+        with pytest.raises(ImportError, match=r"project_to needs sklearn.* install scikit-learn"):
             TextIndex.build(headlines(), ENCODER, project_to=2)
 
 
@@ -403,7 +403,7 @@ class TestDask:
 
     def test_without_dask(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "dask.dataframe", None)
-        with pytest.raises(ImportError, match=r"needs Dask: pip install 'merlin-poeem\[dask\]'"):
+        with pytest.raises(ImportError, match=r"needs dask.dataframe, .* 'dask\[dataframe\]'"):
             TextIndex.build(headlines(), ENCODER, n_partitions=2)
 
     def test_refused(self) -> None:

@@ -129,7 +129,7 @@ LACKS = {
     "no CuPy": (
         None,
         ImportError,
-        r"gpu needs CuPy; install it with pip install 'merlin-poeem\[cu13\]'",
+        r"gpu needs cupy, .* pip install 'cupy-cuda13x",
     ),
     "no driver": (
         no_driver,
