@@ -41,8 +41,10 @@ ARROWS: dict[str, set[str]] = {
     "blocks.export": FRAMES | {"blocks.quantizer", "blocks.model", "distributed"},
     "blocks.in_graph": FRAMES | {"blocks.model", "blocks.export"},
     "blocks.recall_callback": FRAMES | {"blocks.model", "blocks.export", "evaluate"},
+    "blocks.recommend": FRAMES | {"blocks.model", "blocks.export"},
     "blocks": {
         "blocks.recall_callback",
+        "blocks.recommend",
         "blocks.quantizer",
         "blocks.model",
         "blocks.export",

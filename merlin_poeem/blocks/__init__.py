@@ -21,6 +21,7 @@ from merlin_poeem.blocks.model.towers import find_quantizer
 from merlin_poeem.blocks.model.two_tower import QuantizedTwoTowerModel, QuantizedTwoTowerModelV2
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
 from merlin_poeem.blocks.recall_callback import QuantizedRecall
+from merlin_poeem.blocks.recommend import recommend
 
 __all__ = [
     "IVFPQQuantizer",
@@ -43,6 +44,7 @@ __all__ = [
     "find_quantizer",
     "item_vectors",
     "query_vectors",
+    "recommend",
     "refresh_queries",
     "save_encoder",
     "settle_codebook",

@@ -14,8 +14,7 @@ from nvtabular.ops.operator import ColumnSelector, Operator
 from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import library_of
 from merlin_poeem.frames.queries import Queries, SearchOptions, column_or_set
-from merlin_poeem.frames.results import results_frame
-from merlin_poeem.frames.search_frame import search_with
+from merlin_poeem.frames.search_frame import found_frame, search_with
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.ops.saved_tower import copy_tower, fingerprint_of_tower, open_tower
 from merlin_poeem.quantization.params import check_n_probes, positive_int
@@ -39,10 +38,11 @@ class RetrieveCandidates(IndexOperator):
 
         candidates = user_features >> RetrieveCandidates("items.index", 100, query_tower="tower")
 
-    It gives ``candidate_ids`` (int64 lists) and ``candidate_scores`` (float32 lists), best first,
-    and ``candidate_count`` (int64), their length. Rows with fewer than ``k`` are not padded. These
-    are the results of :func:`~merlin_poeem.search_frame`, pandas and cuDF alike; a
-    tower runs in TensorFlow, which copies its features to the host.
+    It gives ``candidate_ids`` (int64 lists, or lists of texts where the index has keys) and
+    ``candidate_scores`` (float32 lists), best first, and ``candidate_count`` (int64), their length.
+    Rows with fewer than ``k`` are not padded. These are the results of
+    :func:`~merlin_poeem.search_frame`, pandas and cuDF alike; a tower runs in TensorFlow, which
+    copies its features to the host.
 
     ``Workflow.fit`` reads the dtypes of lists from the first partition with rows, and in pandas
     fails where none of those rows has a candidate; ``Workflow.fit_schema`` needs no data.
@@ -172,9 +172,10 @@ class RetrieveCandidates(IndexOperator):
         )
         if self.tower_path is None:
             return search_with(searcher, frame, options)
-        queries = Queries.read(frame, options, self.index.dim, vectors=self._vectors(frame))
-        found = queries.search(searcher, options)
-        return results_frame(library_of(frame), options.form, queries.name, queries.ids, found)
+        index = searcher.index
+        vectors, keys = self._vectors(frame), index.item_keys
+        queries = Queries.read(frame, options, index.dim, vectors=vectors, keys=keys)
+        return found_frame(searcher, library_of(frame), queries, options)
 
     def _vectors(self, frame: DataFrameType) -> Float32:
         """The query tower's, of its features in ``frame``."""
@@ -205,7 +206,9 @@ class RetrieveCandidates(IndexOperator):
         return names
 
     def _compute_dtype(self, col_schema: Any, input_schema: Any) -> Any:
-        return col_schema.with_dtype(_DTYPES[col_schema.name.removeprefix(f"{self.prefix}_")])
+        result = col_schema.name.removeprefix(f"{self.prefix}_")
+        is_key = result == "ids" and self.index.has_item_keys
+        return col_schema.with_dtype(np.str_ if is_key else _DTYPES[result])
 
     def _compute_tags(self, col_schema: Any, input_schema: Any) -> Any:
         return col_schema.with_tags([Tags.LIST] if self._is_list(col_schema) else [])
