@@ -11,13 +11,15 @@ from merlin.core.dispatch import DataFrameType, annotate
 from merlin.schema import Tags
 from nvtabular.ops.operator import ColumnSelector, Operator
 
-from merlin_poeem.arrays import Float32
+from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import library_of
+from merlin_poeem.frames.item_ids import KeySet, as_item_set
 from merlin_poeem.frames.queries import Queries, SearchOptions, column_or_set
 from merlin_poeem.frames.search_frame import found_frame, search_with
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.ops.saved_tower import copy_tower, fingerprint_of_tower, open_tower
 from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.request import check_refine
 from merlin_poeem.search.searcher import open_saved_searcher
 
@@ -100,14 +102,33 @@ class RetrieveCandidates(IndexOperator):
             n_probes = check_n_probes(n_probes, self.index.n_lists)
         self.n_probes = n_probes
         self.refine = None if refine is None else check_refine(self.index, refine)
-        self.exclude = column_or_set("exclude", exclude)
-        self.allow = column_or_set("allow", allow)
-        self.backend = backend
-        self.prefix = prefix
+        self.exclude = self._filter("exclude", exclude)
+        self.allow = self._filter("allow", allow)
+        self.backend = _text("backend", backend)
+        self.prefix = _text("prefix", prefix)
         self.tower_path = None if query_tower is None else str(Path(query_tower).resolve())
         self.tower_fingerprint = (
             "" if self.tower_path is None else fingerprint_of_tower(self.tower_path, self.index)
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`; ids become a list."""
+        return {
+            "k": self.k,
+            "n_probes": self.n_probes,
+            "exclude": _column_or_list(self.exclude),
+            "backend": self.backend,
+            "prefix": self.prefix,
+            "allow": _column_or_list(self.allow),
+            "refine": self.refine,
+        }
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`, with the tower's."""
+        if self.tower_path is None:
+            return super().copies
+        return {**super().copies, "query_tower": f"query-tower-{self.tower_fingerprint}"}
 
     @annotate("RetrieveCandidates_op", color="darkgreen", domain="merlin_poeem")
     def transform(self, col_selector: ColumnSelector, df: DataFrameType) -> DataFrameType:
@@ -133,7 +154,7 @@ class RetrieveCandidates(IndexOperator):
         super().set_storage_path(new_path, copy)
         if self.tower_path is None:
             return
-        bundled = Path(new_path).resolve() / f"query-tower-{self.tower_fingerprint}"
+        bundled = Path(new_path).resolve() / self.copies["query_tower"]
         if copy:
             copy_tower(self.tower_path, self.tower_fingerprint, bundled)
         else:
@@ -156,6 +177,13 @@ class RetrieveCandidates(IndexOperator):
         vectors, keys = self._vectors(frame), index.item_keys
         queries = Queries.read(frame, options, index.dim, vectors=vectors, keys=keys)
         return found_frame(searcher, library_of(frame), queries, options)
+
+    def _filter(self, name: str, given: Any) -> str | ItemSet | KeySet | None:
+        """``given``, checked to be of the kind of ids that the index has."""
+        checked = column_or_set(name, given)
+        if isinstance(checked, ItemSet | KeySet):
+            as_item_set(name, checked, self.index.item_keys)
+        return checked
 
     def _vectors(self, frame: DataFrameType) -> Float32:
         """The query tower's, of its features in ``frame``."""
@@ -202,3 +230,15 @@ class RetrieveCandidates(IndexOperator):
 
     def _is_list(self, col_schema: Any) -> bool:
         return bool(col_schema.name != self._names()["count"])
+
+
+def _text(name: str, given: Any) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"{name}: expected a str, got {given!r} ({type_name(given)})")
+    return given
+
+
+def _column_or_list(given: str | ItemSet | KeySet | None) -> str | list[int] | list[str] | None:
+    if isinstance(given, ItemSet):
+        return [int(item_id) for item_id in given.item_ids]
+    return list(given.texts) if isinstance(given, KeySet) else given
