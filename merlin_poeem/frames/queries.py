@@ -9,6 +9,7 @@ from typing import Any
 
 from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import read_vectors
+from merlin_poeem.frames.cudf_calls import is_cudf, to_arrow
 from merlin_poeem.frames.item_ids import KeySet, as_item_set, read_item_lists
 from merlin_poeem.frames.results import Form, check_form, query_ids_of
 from merlin_poeem.index.item_keys import ItemKeys, are_texts, as_keys
@@ -56,6 +57,8 @@ def column_or_set(name: str, given: Any) -> str | ItemSet | KeySet | None:
         return given
     if isinstance(given, AnySet):
         given = list(given)
+    elif is_cudf(given) and not hasattr(given, "columns") and given.dtype.kind == "O":
+        given = to_arrow(given).to_pylist()
     if are_texts(given):
         return KeySet(tuple(as_keys(name, given)))
     if is_flat(given, if_empty=True):

@@ -38,16 +38,18 @@ def tell_of_unknown(index: Index | FlatIndex, queries: Queries, options: SearchO
 
 
 def _tell(index: Index | FlatIndex, name: str, column: Any, lists: IdLists) -> None:
-    some = np.unique(lists.values[:MOST])
+    keys, some = index.item_keys, lists.values[:MOST]
+    # Keys that are not known are all the same by now.
+    some = np.unique(some) if keys is None else some
     if len(some) < FEWEST or (index.rows_of(some) >= 0).any():
         return
     _told.set()
-    held, keys = index.item_ids[:3], index.item_keys
+    held = index.item_ids[:3]
     shown = held.tolist() if keys is None else keys.keys_of(held).tolist()
     got = "other texts" if keys is not None else f"others, such as {some[:3].tolist()}"
     logger.warning(
-        "%s: expected ids as the index has them, such as %s; column %r has %s: none of "
-        "%d is in the index. Are they from before or after Categorify?",
+        "%s: expected ids as the index has them, such as %s; column %r has %s: none of %d is in "
+        "the index. Are they from before or after Categorify?",
         name,
         shown,
         column,
