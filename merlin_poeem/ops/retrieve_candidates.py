@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from merlin.core.dispatch import DataFrameType, annotate
+from merlin.dtypes import string
 from merlin.schema import Tags
 from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import library_of
+from merlin_poeem.frames.item_ids import KeySet
 from merlin_poeem.frames.queries import Queries, SearchOptions, column_or_set
 from merlin_poeem.frames.search_frame import found_frame, search_with
 from merlin_poeem.ops.index_operator import IndexOperator
@@ -111,7 +113,7 @@ class RetrieveCandidates(IndexOperator):
         )
 
     def arguments(self) -> dict[str, Any]:
-        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`; ids become a list."""
+        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`; item ids become a list."""
         return {
             "k": self.k,
             "n_probes": self.n_probes,
@@ -208,7 +210,7 @@ class RetrieveCandidates(IndexOperator):
     def _compute_dtype(self, col_schema: Any, input_schema: Any) -> Any:
         result = col_schema.name.removeprefix(f"{self.prefix}_")
         is_key = result == "ids" and self.index.has_item_keys
-        return col_schema.with_dtype(np.str_ if is_key else _DTYPES[result])
+        return col_schema.with_dtype(string if is_key else _DTYPES[result])
 
     def _compute_tags(self, col_schema: Any, input_schema: Any) -> Any:
         return col_schema.with_tags([Tags.LIST] if self._is_list(col_schema) else [])
@@ -230,5 +232,7 @@ def _text(name: str, given: Any) -> str:
     return given
 
 
-def _column_or_list(given: str | ItemSet | None) -> str | list[int] | None:
+def _column_or_list(given: str | ItemSet | KeySet | None) -> str | list[int] | list[str] | None:
+    if isinstance(given, KeySet):
+        return list(given.texts)
     return given.item_ids.tolist() if isinstance(given, ItemSet) else given
