@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "merlin_poeem"
 
-GROUND = {"arrays", "atomic_files", "version"}
+GROUND = {"arrays", "atomic_files", "optional", "version"}
 CODES = GROUND | {"quantization", "index"}
 SEARCH = CODES | {"search"}
 FRAMES = SEARCH | {"search.searcher", "frames"}
@@ -24,6 +24,7 @@ FRAMES = SEARCH | {"search.searcher", "frames"}
 ARROWS: dict[str, set[str]] = {
     "arrays": set(),
     "atomic_files": set(),
+    "optional": set(),
     "version": set(),
     "quantization": GROUND,
     "index": CODES,
@@ -43,6 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "blocks.recall_callback": FRAMES | {"blocks.model", "blocks.export", "evaluate"},
     "blocks.recommend": FRAMES | {"blocks.model", "blocks.export"},
     "blocks": {
+        "optional",
         "blocks.recall_callback",
         "blocks.recommend",
         "blocks.quantizer",

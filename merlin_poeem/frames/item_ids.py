@@ -60,7 +60,8 @@ def as_item_set(name: str, given: ItemSet | KeySet, keys: ItemKeys | None) -> It
     if keys is None:
         if isinstance(given, KeySet):
             raise TypeError(
-                f"{name}: expected integers, as the index has them, got {given.texts[0]!r} (str)"
+                f"{name}: expected the name of a column, or item ids for all rows, integers as the "
+                f"index has them; got texts, such as {given.texts[0]!r}"
             )
         return given
     if isinstance(given, KeySet):

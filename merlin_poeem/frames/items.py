@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merlin_poeem.arrays import as_item_ids, type_name
-from merlin_poeem.frames.columns import read_ids, read_texts
+from merlin_poeem.frames.columns import column_of, read_ids, read_texts
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.search_frame import search_frame
 from merlin_poeem.index.flat_index import FlatIndex
@@ -56,7 +56,9 @@ def with_items(found: pd.DataFrame, index: Index | FlatIndex) -> pd.DataFrame:
     if not found["item_id"].isin(table["item_id"]).all():
         dtypes = table.drop(columns="item_id").dtypes
         table = table.astype({name: nullable_dtype(dtype) for name, dtype in dtypes.items()})
-    return found.merge(table, on="item_id", how="left", sort=False)
+    joined = found.merge(table, on="item_id", how="left", sort=False)
+    # Of no rows, pandas 1.5 puts the key last.
+    return joined[[*found.columns, *table.columns.drop("item_id")]]
 
 
 def like_rows(
@@ -64,16 +66,17 @@ def like_rows(
     frame: Any,
     *,
     k: int,
-    row_id: str = "id",
-    vectors: str = "features",
+    row_id: str = "item_id",
+    vectors: str = "embedding",
     n_probes: int | None = None,
     refine: int | None = None,
 ) -> Any:
-    """The nearest items of each row, never the row itself: ``row_id, rank, item_id, score``.
+    """The nearest items of each row, never the row itself: ``like, rank, item_id, score``.
 
-    ``row_id`` names the rows by the ids of the index, so that this is item → items with items
-    indexed, and user → users with users. ``vectors`` is a column as of
-    :func:`~merlin_poeem.search_frame`.
+    ``row_id`` is the column of the rows' own ids, which are ids of the index: this is item → items
+    with items indexed, and user → users with users (``row_id="user_id"``). The result has them as
+    ``like``, whatever that column is called, as :func:`like_items` does. ``vectors`` is a column as
+    of :func:`~merlin_poeem.search_frame`.
 
     Raises ``TypeError`` or ``ValueError`` on ids that are null or no integers, and as
     :func:`~merlin_poeem.search_frame`.
@@ -83,10 +86,10 @@ def like_rows(
     itself = matrix_column(frame, ids[:, None])
     return search_frame(
         searcher,
-        frame.assign(itself=itself),
+        frame.assign(like=column_of(frame, row_id), itself=itself),
         k=k,
         vectors=vectors,
-        query_id=row_id,
+        query_id="like",
         exclude="itself",
         n_probes=n_probes,
         refine=refine,
@@ -127,7 +130,6 @@ def like_items(
         frame,
         k=k,
         row_id="like",
-        vectors="embedding",
         n_probes=n_probes,
         refine=refine,
     )

@@ -34,8 +34,8 @@ def index_frame(
     frame: Any,
     params: IVFPQParams | None = None,
     *,
-    item_id: str = "id",
-    vectors: str = "features",
+    item_id: str = "item_id",
+    vectors: str = "embedding",
     item_table: Sequence[str] | None = None,
     metric: Metric | None = None,
     rotation: bool = False,
@@ -107,7 +107,7 @@ def index_frame(
     )
 
 
-def with_vectors(frame: Any, column: str = "features", into: str | None = None) -> Any:
+def with_vectors(frame: Any, column: str = "embedding", into: str | None = None) -> Any:
     """``frame`` with the vectors of ``column`` as a float32 list column ``into``, parsed once.
 
     ``into`` None replaces ``column``. A frame of the same kind comes back, pandas or cuDF; the one

@@ -28,6 +28,7 @@ from merlin_poeem.index.item_table import check_column_names
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.index.saving import save_index
 from merlin_poeem.index.stored_files import IndexFormatError
+from merlin_poeem.optional import needed_by
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
 from merlin_poeem.quantization.stored_vectors import VectorDtype
 from merlin_poeem.search.searcher import open_searcher
@@ -67,7 +68,7 @@ class TextIndex:
         encoder: Encoder,
         *,
         text: str = "text",
-        item_id: str = "id",
+        item_id: str = "item_id",
         item_table: Sequence[str] = (),
         params: IVFPQParams | None = None,
         project_to: int | None = None,
@@ -191,7 +192,7 @@ def embed(
     encoder: Encoder,
     *,
     text: str = "text",
-    into: str = "features",
+    into: str = "embedding",
     projection: Float32 | None = None,
 ) -> Any:
     """``frame`` with the vectors of its texts as a float32 list column ``into``.
@@ -243,10 +244,8 @@ def gaussian_projection(width: int, dim: int, seed: int = 0) -> Float32:
     dim = positive_int("project_to", dim)
     if dim > width:
         raise ValueError(f"project_to: expected at most the encoder's width = {width}, got {dim}")
-    try:
+    with needed_by("project_to", "text"):
         random_projection = import_module("sklearn.random_projection")
-    except ImportError as error:
-        raise ImportError("project_to needs scikit-learn: pip install scikit-learn") from error
     model = random_projection.GaussianRandomProjection(dim, random_state=seed)
     model.fit(np.zeros((1, width), np.float32))
     return np.ascontiguousarray(model.components_.T, np.float32)
@@ -280,10 +279,8 @@ class _EmbedPartition:
 
 
 def _partitioned(frame: Any, n_partitions: int) -> Any:
-    try:
+    with needed_by("n_partitions", "dask"):
         dask, dask_dataframe = import_module("dask"), import_module("dask.dataframe")
-    except ImportError as error:
-        raise ImportError("n_partitions needs Dask: pip install 'merlin-poeem[dask]'") from error
     n_partitions = positive_int("n_partitions", n_partitions)
     # Or else Dask turns lists into text, and sorts rows by their labels.
     with dask.config.set({"dataframe.convert-string": False}):

@@ -4,9 +4,12 @@ Import it before ``Workflow.load``: NVTabular after 23.8 loads only operators th
 of.
 """
 
-from merlin_poeem.ops.assign_codes import AssignCodes
-from merlin_poeem.ops.retrieve_candidates import RetrieveCandidates
-from merlin_poeem.ops.workflow_json import register
+from merlin_poeem.optional import needed_by
+
+with needed_by("merlin_poeem.ops", "train"):
+    from merlin_poeem.ops.assign_codes import AssignCodes
+    from merlin_poeem.ops.retrieve_candidates import RetrieveCandidates
+    from merlin_poeem.ops.workflow_json import register
 
 __all__ = ["AssignCodes", "RetrieveCandidates"]
 

@@ -14,7 +14,7 @@ from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import library_of
-from merlin_poeem.frames.item_ids import KeySet
+from merlin_poeem.frames.item_ids import KeySet, as_item_set
 from merlin_poeem.frames.queries import Queries, SearchOptions, column_or_set
 from merlin_poeem.frames.search_frame import found_frame, search_with
 from merlin_poeem.ops.index_operator import IndexOperator
@@ -103,8 +103,8 @@ class RetrieveCandidates(IndexOperator):
             n_probes = check_n_probes(n_probes, self.index.n_lists)
         self.n_probes = n_probes
         self.refine = None if refine is None else check_refine(self.index, refine)
-        self.exclude = column_or_set("exclude", exclude)
-        self.allow = column_or_set("allow", allow)
+        self.exclude = self._filter("exclude", exclude)
+        self.allow = self._filter("allow", allow)
         self.backend = _text("backend", backend)
         self.prefix = _text("prefix", prefix)
         self.tower_path = None if query_tower is None else str(Path(query_tower).resolve())
@@ -179,6 +179,13 @@ class RetrieveCandidates(IndexOperator):
         queries = Queries.read(frame, options, index.dim, vectors=vectors, keys=keys)
         return found_frame(searcher, library_of(frame), queries, options)
 
+    def _filter(self, name: str, given: Any) -> str | ItemSet | KeySet | None:
+        """``given``, checked to be of the kind of ids that the index has."""
+        checked = column_or_set(name, given)
+        if isinstance(checked, ItemSet | KeySet):
+            as_item_set(name, checked, self.index.item_keys)
+        return checked
+
     def _vectors(self, frame: DataFrameType) -> Float32:
         """The query tower's, of its features in ``frame``."""
         # Of an empty partition the executor hands on columns as the data had them, of any dtype.
@@ -233,6 +240,6 @@ def _text(name: str, given: Any) -> str:
 
 
 def _column_or_list(given: str | ItemSet | KeySet | None) -> str | list[int] | list[str] | None:
-    if isinstance(given, KeySet):
-        return list(given.texts)
-    return given.item_ids.tolist() if isinstance(given, ItemSet) else given
+    if isinstance(given, ItemSet):
+        return [int(item_id) for item_id in given.item_ids]
+    return list(given.texts) if isinstance(given, KeySet) else given

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, as_vectors, largest_value, normalize
+from merlin_poeem.optional import needed_by
 from merlin_poeem.quantization import coding, openmp
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
@@ -79,10 +80,9 @@ def fit(
 
 def import_faiss() -> ModuleType:
     """The faiss module; ``ImportError`` that says what to install where there is none."""
-    try:
-        return import_module("faiss")
-    except ImportError as error:
-        raise ImportError("needs Faiss: pip install 'merlin-poeem[cpu]'") from error
+    with needed_by("search on the CPU, fit or a file of Faiss", "cpu"):
+        faiss = import_module("faiss")
+    return faiss
 
 
 def _sample(vectors: Float32, n_points: int, seed: int) -> Float32:

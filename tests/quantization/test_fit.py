@@ -146,5 +146,5 @@ def test_refused(
 
 def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'merlin-poeem\[cpu\]'"):
+    with pytest.raises(ImportError, match=r"fit .* needs faiss, .* pip install faiss-cpu"):
         fit(PARAMS, make_vectors())

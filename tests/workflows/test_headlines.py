@@ -56,8 +56,8 @@ class TestRead:
         for place in (path, path.parent, tmp_path):
             found = read(place)
             assert found.n_rows == 6
-            assert found.frame["id"].tolist() == [0, 1, 5]
-            assert found.frame["id"].dtype == found.frame["publish_date"].dtype == np.int64
+            assert found.frame["item_id"].tolist() == [0, 1, 5]
+            assert found.frame["item_id"].dtype == found.frame["publish_date"].dtype == np.int64
             assert found.frame["headline_text"].tolist() == [
                 "act fire witnesses must be aware",
                 "floods, fires and storms",
