@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from merlin.core.dispatch import DataFrameType, annotate
+from merlin.dtypes import string
 from merlin.schema import Tags
 from nvtabular.ops.operator import ColumnSelector, Operator
 
@@ -112,7 +113,7 @@ class RetrieveCandidates(IndexOperator):
         )
 
     def arguments(self) -> dict[str, Any]:
-        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`; ids become a list."""
+        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`; item ids become a list."""
         return {
             "k": self.k,
             "n_probes": self.n_probes,
@@ -216,7 +217,7 @@ class RetrieveCandidates(IndexOperator):
     def _compute_dtype(self, col_schema: Any, input_schema: Any) -> Any:
         result = col_schema.name.removeprefix(f"{self.prefix}_")
         is_key = result == "ids" and self.index.has_item_keys
-        return col_schema.with_dtype(np.str_ if is_key else _DTYPES[result])
+        return col_schema.with_dtype(string if is_key else _DTYPES[result])
 
     def _compute_tags(self, col_schema: Any, input_schema: Any) -> Any:
         return col_schema.with_tags([Tags.LIST] if self._is_list(col_schema) else [])

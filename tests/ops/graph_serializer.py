@@ -26,7 +26,8 @@ from merlin.dag.node import postorder_iter_nodes
 from merlin.dag.ops.concat_columns import ConcatColumns
 from merlin.dag.ops.selection import SelectionOp
 from merlin.dag.selector import ColumnSelector
-from merlin.dtypes import dtype
+from merlin.dtypes import DType
+from merlin.dtypes.base import ElementType, ElementUnit
 from merlin.schema import ColumnSchema, Schema
 
 NAME = "nvtabular.workflow.graph_serializer"
@@ -137,7 +138,7 @@ def _columns_of(schema: Schema) -> list[dict[str, Any]]:
             "name": column.name,
             "tags": [tag.value for tag in column.tags],
             "properties": column.properties,
-            "dtype": column.dtype.name,
+            "dtype": _fields_of(column.dtype),
             "dims": [(dim.min, dim.max) for dim in column.shape.dims or ()],
         }
         for column in schema
@@ -150,13 +151,29 @@ def _schema_of(columns: list[dict[str, Any]]) -> Schema:
             ColumnSchema(
                 **{
                     **column,
-                    "dtype": dtype(column["dtype"]),
+                    "dtype": _dtype_of(column["dtype"]),
                     "dims": tuple(map(tuple, column["dims"])) or None,
                 }
             )
             for column in columns
         ]
     )
+
+
+def _fields_of(dtype: DType) -> dict[str, Any]:
+    return {
+        "name": dtype.name,
+        "element_type": dtype.element_type.value,
+        "element_size": dtype.element_size,
+        "element_unit": dtype.element_unit and dtype.element_unit.value,
+        "signed": dtype.signed,
+    }
+
+
+def _dtype_of(fields: dict[str, Any]) -> DType:
+    unit = fields["element_unit"] and ElementUnit(fields["element_unit"])
+    element_type = ElementType(fields["element_type"])
+    return DType(**{**fields, "element_type": element_type, "element_unit": unit})
 
 
 def _save(workflow: nvt.Workflow, path: str | os.PathLike[str]) -> None:

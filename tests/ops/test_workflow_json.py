@@ -207,6 +207,24 @@ class TestSaved:
         pd.testing.assert_frame_equal(loaded.transform(frame), workflow.transform(frame))
         assert loaded.output_node.op.arguments() == op.arguments()
 
+    def test_an_index_with_keys(self, index: Index, frame: pd.DataFrame, tmp_path: Path) -> None:
+        keys = [f"item {i}" for i in range(len(index))]
+        table = pd.DataFrame({"item_id": index.item_ids, "item_key": keys})
+        save_index(index.with_item_table(table).with_item_keys(), tmp_path / "index")
+        op = retrieve(tmp_path / "index", n_probes=8, exclude=keys[::2], allow=["absent", *keys])
+        workflow = nvt.Workflow(
+            (["embedding"] >> op) + (["item_key"] >> AssignCodes(tmp_path / "index"))
+        ).fit_schema(SCHEMA + Schema([ColumnSchema("item_key", dtype=np.str_)]))
+        frame = frame.assign(item_key=["absent", *keys[: N - 1]])
+        expected = workflow.transform(frame)
+        workflow.save(tmp_path / "workflow")
+        shutil.rmtree(tmp_path / "index")
+        assert set(expected["candidate_ids"].explode()) <= set(keys[1::2])
+        assert (expected["item_key_list_id"] > 0).tolist() == [False] + [True] * (N - 1)
+        loaded = nvt.Workflow.load(tmp_path / "workflow")
+        pd.testing.assert_frame_equal(loaded.transform(frame), expected)
+        assert loaded.output_schema == workflow.output_schema
+
     def test_saved_again(self, index_path: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
         """Over the first, and from what was loaded."""
         workflow = workflow_of(retrieve(index_path, exclude="seen"))
