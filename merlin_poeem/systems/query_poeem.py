@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 from merlin.dag import BaseOperator, ColumnSelector, DataFormats
-from merlin.dtypes import dtype
 from merlin.schema import ColumnSchema, Schema, Tags
 from merlin.table import TensorTable
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Int64, as_item_ids, as_vectors, type_name
 from merlin_poeem.index.copies import copy_index, fingerprint_of
-from merlin_poeem.index.item_keys import ItemKeys
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.params import check_n_probes, positive_int
 from merlin_poeem.search.ragged import Candidates, IdLists, offsets_of
@@ -44,8 +42,7 @@ class QueryPoeem(BaseOperator):
     It takes a batch of float32 vectors, (n, dim), and gives the ragged columns ``candidate_ids``
     (int64) and ``candidate_scores`` (float32), best first, and ``candidate_count`` (n,) int64, the
     length of each row. Rows with fewer than ``k`` are not padded. On Triton a ragged column is two
-    tensors, ``candidate_ids__values`` and ``candidate_ids__offsets`` (n + 1,) int32. Where the
-    index has item keys, ids are texts, there and in ``exclude`` and ``allow``: UTF-8 in a request.
+    tensors, ``candidate_ids__values`` and ``candidate_ids__offsets`` (n + 1,) int32.
 
     Parameters
     ----------
@@ -59,8 +56,8 @@ class QueryPoeem(BaseOperator):
         The best ``refine * k`` items by their codes are scored again by the vectors that the index
         holds; 0: none are. None takes the index's own default.
     exclude, allow : str, default None
-        Ragged columns of item ids that their row must not get, or the only ones that it may. In a
-        request offsets (1,), that is of no row, stand for no filter.
+        Ragged columns of integer item ids that their row must not get, or the only ones that it
+        may. In a request offsets (1,), that is of no row, stand for no filter.
     k_column, n_probes_column, refine_column : str, default None
         Integer columns that choose ``k``, ``n_probes`` and ``refine``: in a request (n,), one a
         row, or (1,), the same for all rows, or (0,), those of the operator. Rows that want the same
@@ -79,7 +76,7 @@ class QueryPoeem(BaseOperator):
     FileNotFoundError
         There is nothing at ``index_path``.
     ValueError
-        What is there is no index, or damaged; ``k``, ``n_probes`` or ``refine`` out of range, or
+        What is there is no index, damaged, or has item keys; ``k``, ``n_probes`` or ``refine`` out of range, or
         ``refine`` above 0 where the index holds no vectors.
     TypeError
         A column that is not named by a text.
@@ -102,9 +99,15 @@ class QueryPoeem(BaseOperator):
         super().__init__()
         self.index_path = str(Path(index_path).resolve())
         index = load_index(self.index_path)
+        if index.has_item_keys:
+            # Its executor casts texts to what NumPy calls str, which Triton's tensors are not.
+            raise ValueError(
+                "index: expected one with integer ids, as Merlin Systems 23.8 sends no texts, got "
+                "one with item keys: save index.without_item_keys() for it, and join the keys of "
+                "its item_table where the answers arrive"
+            )
         self.fingerprint = fingerprint_of(self.index_path)
         self.dim = index.dim
-        self.has_item_keys = index.has_item_keys
         self.k = positive_int("k", k)
         n_probes = index.params.n_probes if n_probes is None else n_probes
         self.n_probes = check_n_probes(n_probes, index.n_lists)
@@ -154,10 +157,9 @@ class QueryPoeem(BaseOperator):
         """
         name = self._vector_of(col_selector.names)
         queries = as_vectors(f"column {name!r}", transformable[name].values, self.dim)
-        keys = self.searcher.index.item_keys
         filters = {
-            "exclude": _read_lists("exclude", transformable, self.exclude, len(queries), keys),
-            "allow": _read_lists("allow", transformable, self.allow, len(queries), keys),
+            "exclude": _read_lists("exclude", transformable, self.exclude, len(queries)),
+            "allow": _read_lists("allow", transformable, self.allow, len(queries)),
         }
         options = {
             "k": (self.k_column, self.k),
@@ -181,9 +183,7 @@ class QueryPoeem(BaseOperator):
         """The columns beside the vectors, as a request has them."""
         return Schema(
             [
-                ColumnSchema(name, dtype=self._id_dtype, dims=(None, None))
-                if is_list
-                else ColumnSchema(name, dtype=np.int64, dims=(None,))
+                ColumnSchema(name, dtype=np.int64, dims=(None, None) if is_list else (None,))
                 for name, is_list in self._option_columns().items()
             ]
         )
@@ -203,7 +203,7 @@ class QueryPoeem(BaseOperator):
         lists = (None, (0, None if self.k_column else self.k))
         return Schema(
             [
-                ColumnSchema(ids, dtype=self._id_dtype, dims=lists, tags=[Tags.LIST]),
+                ColumnSchema(ids, dtype=np.int64, dims=lists, tags=[Tags.LIST]),
                 ColumnSchema(scores, dtype=np.float32, dims=lists, tags=[Tags.LIST]),
                 ColumnSchema(count, dtype=np.int64, dims=(None,)),
             ]
@@ -226,13 +226,11 @@ class QueryPoeem(BaseOperator):
                 f"has, got {vector.dtype.name} with {dims}"
             )
         for name, is_list in self._option_columns().items():
-            column, has_texts = input_schema[name], is_list and self.has_item_keys
-            is_kind = column.dtype == dtype("string") if has_texts else column.dtype.is_integer
-            if not is_kind or column.is_ragged != is_list:
+            column = input_schema[name]
+            if not column.dtype.is_integer or column.is_ragged != is_list:
                 raise ValueError(
-                    f"column {name!r}: expected {'ragged lists of ' if is_list else ''}"
-                    f"{'texts' if has_texts else 'integers'}, got {column.dtype.name} "
-                    f"{'lists' if column.is_list else 'numbers'}"
+                    f"column {name!r}: expected {'ragged lists of ' if is_list else ''}integers, "
+                    f"got {column.dtype.name} {'lists' if column.is_list else 'numbers'}"
                 )
 
     @property
@@ -255,10 +253,6 @@ class QueryPoeem(BaseOperator):
             raise ValueError(f"columns: expected one of query vectors, got {vectors}")
         return vectors[0]
 
-    @property
-    def _id_dtype(self) -> Any:
-        return dtype("string") if self.has_item_keys else np.int64
-
     def _output_names(self) -> tuple[str, str, str]:
         return f"{self.prefix}_ids", f"{self.prefix}_scores", f"{self.prefix}_count"
 
@@ -269,9 +263,9 @@ class QueryPoeem(BaseOperator):
                 f"got {len(found.scores)}: send fewer rows at a time"
             )
         ids, scores, count = self._output_names()
-        offsets, keys = found.offsets.astype(np.int32), self.searcher.index.item_keys
+        offsets = found.offsets.astype(np.int32)
         return {
-            ids: (found.item_ids if keys is None else keys.keys_of(found.item_ids), offsets),
+            ids: (found.item_ids, offsets),
             scores: (found.scores, offsets),
             count: found.counts,
         }
@@ -284,7 +278,7 @@ def _column_name(option: str, name: Any) -> str | None:
 
 
 def _read_lists(
-    option: str, table: TensorTable, name: str | None, n_queries: int, keys: ItemKeys | None
+    option: str, table: TensorTable, name: str | None, n_queries: int
 ) -> IdLists | None:
     """The id lists of the column ``name``; None where there is none, or it holds no row."""
     if name is None:
@@ -294,21 +288,8 @@ def _read_lists(
         raise ValueError(f"{option}: expected {name}__values and {name}__offsets, got no offsets")
     if len(column) == 0:
         return None
-    if keys is None:
-        values = as_item_ids(f"column {name!r}", column.values)
-    else:
-        values = keys.ids_of(_texts(name, column.values), f"column {name!r}")
+    values = as_item_ids(f"column {name!r}", column.values)
     return IdLists.of(option, IdLists(column.offsets, values), n_queries)
-
-
-def _texts(name: str, values: NDArray[Any]) -> list[Any]:
-    """What Triton has as bytes, as texts."""
-    try:
-        return [value.decode() if isinstance(value, bytes) else value for value in values.tolist()]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"column {name!r}: expected texts in UTF-8, got {error.object!r}"
-        ) from error
 
 
 def _read_option(

@@ -180,9 +180,7 @@ class TestWorkflowPart:
         dropped = ["n"] >> ops.Filter(lambda frame: frame[frame["n"] > 1])
         workflow = nvt.Workflow(dropped)
         workflow.fit(Dataset(pd.DataFrame({"n": [1, 2, 3]})))
-        with pytest.raises(
-            ValueError, match="workflow: expected a row for each of 3 rows, got fewer"
-        ):
+        with pytest.raises(ValueError, match="expected a row for each of 3 rows, got fewer"):
             WorkflowPart(workflow, ["n"])(pd.DataFrame({"n": [1, 1, 5]}))
 
 
