@@ -76,8 +76,8 @@ class QueryPoeem(BaseOperator):
     FileNotFoundError
         There is nothing at ``index_path``.
     ValueError
-        What is there is no index, damaged, or has item keys; ``k``, ``n_probes`` or ``refine`` out of range, or
-        ``refine`` above 0 where the index holds no vectors.
+        What is there is no index, damaged, or has item keys; ``k``, ``n_probes`` or ``refine`` out
+        of range, or ``refine`` above 0 where the index holds no vectors.
     TypeError
         A column that is not named by a text.
     """

@@ -68,8 +68,8 @@ class WorkflowPart:
         made = part.transform(_with_a_value_in_each_column(given, inputs))
         if len(made) != len(raw) + 1:
             raise ValueError(
-                f"workflow: expected a row for each of {len(raw)} rows, got fewer or more: leave out "
-                "what drops or adds rows"
+                f"workflow: expected a row for each of {len(raw)} rows, got fewer or more: leave "
+                "out what drops or adds rows"
             )
         rows: pd.DataFrame = made[self._wanted].iloc[: len(raw)].reset_index(drop=True)
         return rows
