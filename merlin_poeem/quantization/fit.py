@@ -57,7 +57,8 @@ def fit(
         raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {params.pq_bits}")
     if len(vectors) < params.n_lists:
         raise ValueError(
-            f"vectors: expected at least n_lists = {params.n_lists}, got {len(vectors)}"
+            f"vectors: expected at least n_lists = {params.n_lists}, got {len(vectors)}: take "
+            f"fewer lists, as suggest_params({len(vectors)}, {dim}) does"
         )
     n_points = MAX_POINTS_PER_CENTROID * max(params.n_lists, params.pq_book_size)
     vectors = _sample(vectors, n_points, seed)
