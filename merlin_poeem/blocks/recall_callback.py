@@ -88,7 +88,9 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         """Search the validation queries, exactly and through the index."""
         logs = {} if logs is None else logs
         quantizer = find_quantizer(self.model)
-        _, queries = query_vectors(self.model, self.queries, batch_size=self.batch_size)
+        _, queries = query_vectors(
+            self.model, self.queries, batch_size=self.batch_size, progress=False
+        )
         item_ids, vectors = self._float_vectors()
         exact = exact_search(
             item_ids,
@@ -97,6 +99,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
             k=self.k,
             metric=quantizer.params.metric,
             exclude=self.exclude,
+            progress=False,
         )
         logs[f"float_recall_at_{self.k}"] = recall_at_k(exact, self.relevant, self.k)
         if not quantizer.is_started.numpy():
@@ -111,6 +114,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
             store_vectors="float16" if self.refine else None,
             batch_size=self.batch_size,
             id_column=self.item_id_column,
+            progress=False,
         )
         searcher = open_searcher(index, self.backend)
         found = searcher.search(queries, k=self.k, refine=self.refine, exclude=self.exclude)
@@ -119,5 +123,9 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
 
     def _float_vectors(self) -> tuple[Int64, Any]:
         return item_vectors(
-            self.model, self.items, batch_size=self.batch_size, id_column=self.item_id_column
+            self.model,
+            self.items,
+            batch_size=self.batch_size,
+            id_column=self.item_id_column,
+            progress=False,
         )

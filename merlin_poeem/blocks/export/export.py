@@ -31,6 +31,7 @@ from merlin_poeem.blocks.model.towers import Towers, query_tower_of
 from merlin_poeem.frames.columns import column_of, read_ids
 from merlin_poeem.frames.cudf_calls import is_cudf, to_pandas
 from merlin_poeem.index.index import Index, stored_vectors
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
@@ -72,6 +73,7 @@ def export_index(
     id_column: str | None = None,
     item_table: pd.DataFrame | None = None,
     info: dict[str, Any] | None = None,
+    progress: bool = True,
 ) -> Index:
     """The index that ``model`` has learned, over ``items``: no clustering, no second training.
 
@@ -92,7 +94,7 @@ def export_index(
     towers = Towers.of(model)
     return index_of(
         towers,
-        encode(towers, items, batch_size, id_column, store_vectors),
+        encode(towers, items, batch_size, id_column, store_vectors, progress=progress),
         item_scales=item_scales,
         n_probes=n_probes,
         item_table=item_table,
@@ -101,7 +103,12 @@ def export_index(
 
 
 def encode_items(
-    model: tf.keras.Model, items: Frames, *, batch_size: int = 4096, id_column: str | None = None
+    model: tf.keras.Model,
+    items: Frames,
+    *,
+    batch_size: int = 4096,
+    id_column: str | None = None,
+    progress: bool = True,
 ) -> ItemCodes:
     """Codes of all ``items``, without scales; of rows that repeat an id, the first counts.
 
@@ -117,6 +124,8 @@ def encode_items(
     id_column
         The column with the ids to export, such as the original ids before ``Categorify``; None is
         the column tagged as item id.
+    progress
+        Whether work of more than two seconds shows a bar on stderr.
 
     Raises
     ------
@@ -129,11 +138,16 @@ def encode_items(
         the column and the first such row, counted from 0 in its partition; vectors that are not
         finite; a quantizer missing or not last in the tower.
     """
-    return encode(Towers.of(model), items, batch_size, id_column).item_codes
+    return encode(Towers.of(model), items, batch_size, id_column, progress=progress).item_codes
 
 
 def item_vectors(
-    model: tf.keras.Model, items: Frames, *, batch_size: int = 4096, id_column: str | None = None
+    model: tf.keras.Model,
+    items: Frames,
+    *,
+    batch_size: int = 4096,
+    id_column: str | None = None,
+    progress: bool = True,
 ) -> tuple[Int64, Float32]:
     """(item_ids (n,) int64, vectors (n, dim) float32): the FLOAT vectors, before quantization.
 
@@ -141,7 +155,8 @@ def item_vectors(
     """
     towers = Towers.of(model)
     with towers.quantizer.float_mode() if towers.has_quantizer else nullcontext():
-        return _collect(_item_batches(towers, items, batch_size, id_column))
+        batches = _item_batches(towers, items, batch_size, id_column)
+        return _collect(_shown(batches, items, progress))
 
 
 def query_vectors(
@@ -151,18 +166,20 @@ def query_vectors(
     batch_size: int = 4096,
     id_column: str | None = None,
     index: Index | None = None,
+    progress: bool = True,
 ) -> tuple[Ids, Float32]:
     """(query_ids (n,), vectors (n, dim) float32), one per row of ``queries``, in its order.
 
     The ids are as the column has them, such as int64 or text; ``id_column`` None is the column
     tagged as user id. ``index`` is one that the vectors are to search: a ``StaleIndexError`` where
-    it was exported from another query tower. Errors as of :func:`encode_items` and
+    it was exported from another query tower. ``progress`` and errors as of :func:`encode_items` and
     :func:`~merlin_poeem.blocks.check_fresh`.
     """
     tower = query_tower_of(model)
     if index is not None:
         check_fresh(index, {"query_tower": tower_fingerprint(tower)})
-    return _collect(_query_batches(tower, queries, batch_size, id_column))
+    batches = _query_batches(tower, queries, batch_size, id_column)
+    return _collect(_shown(batches, queries, progress))
 
 
 def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
@@ -218,6 +235,8 @@ def encode(
     batch_size: int,
     id_column: str | None,
     store_vectors: VectorDtype | None = None,
+    *,
+    progress: bool = False,
 ) -> EncodedItems:
     """Codes and exact scales of all ``items``, and their vectors where they are to be stored."""
     if store_vectors is not None:
@@ -225,7 +244,8 @@ def encode(
     quantization, params = towers.quantizer.quantization(), towers.quantizer.params
     coded, stored = [], []
     with towers.quantizer.float_mode():
-        for item_ids, vectors in _item_batches(towers, items, batch_size, id_column):
+        batches = _item_batches(towers, items, batch_size, id_column)
+        for item_ids, vectors in _shown(batches, items, progress):
             coded.append((item_ids, *_coded(quantization, params, vectors)))
             if store_vectors is not None:
                 stored.append(stored_vectors(params, quantization, vectors, store_vectors))
@@ -245,6 +265,19 @@ def _coded(
     if params.metric == "cosine":
         vectors = normalize(vectors)
     return list_ids, codes, coding.exact_scales(quantization, vectors, list_ids, codes)
+
+
+def _shown(
+    batches: Iterator[tuple[Ids, Float32]], frames: Frames, progress: bool
+) -> Iterator[tuple[Ids, Float32]]:
+    """``batches`` of the rows of ``frames``, with a bar where ``progress`` is to be shown."""
+    # The rows of a dataset are counted by reading it; what is no frame is refused by ``batches``.
+    is_frame = hasattr(frames, "columns") and not isinstance(frames, Dataset)
+    n_rows = len(frames) if is_frame else None
+    with Progress("encode", n_rows, "rows", shown=progress) as bar:
+        for ids, vectors in batches:
+            yield ids, vectors
+            bar.update(len(ids))
 
 
 def _collect(batches: Iterator[tuple[Ids, Float32]]) -> tuple[Ids, Float32]:
