@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "merlin_poeem"
 
-GROUND = {"arrays", "atomic_files", "optional", "version"}
+GROUND = {"arrays", "atomic_files", "optional", "progress", "version"}
 CODES = GROUND | {"quantization", "index"}
 SEARCH = CODES | {"search"}
 FRAMES = SEARCH | {"search.searcher", "frames"}
@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "arrays": set(),
     "atomic_files": set(),
     "optional": set(),
+    "progress": set(),
     "version": set(),
     "quantization": GROUND,
     "index": CODES,

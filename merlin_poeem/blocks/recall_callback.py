@@ -98,7 +98,11 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         """Search the validation queries, exactly and through the index."""
         logs = {} if logs is None else logs
         quantizer = find_quantizer(self.model)
-        options: dict[str, Any] = {"workflow": self.workflow, "batch_size": self.batch_size}
+        options: dict[str, Any] = {
+            "workflow": self.workflow,
+            "batch_size": self.batch_size,
+            "progress": False,
+        }
         _, queries = query_vectors(self.model, self.queries, **options)
         options["id_column"] = self.item_id_column
         item_ids, vectors = item_vectors(self.model, self.items, **options)
@@ -111,6 +115,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
             k=self.k,
             metric=quantizer.params.metric,
             exclude=self.exclude,
+            progress=False,
         )
         logs[f"float_recall_at_{self.k}"] = recall_at_k(exact, self.relevant, self.k)
         if not quantizer.is_started.numpy():

@@ -70,13 +70,14 @@ def like_rows(
     vectors: str = "embedding",
     n_probes: int | None = None,
     refine: int | None = None,
+    progress: bool = True,
 ) -> Any:
     """The nearest items of each row, never the row itself: ``like, rank, item_id, score``.
 
     ``row_id`` is the column of the rows' own ids, which are ids of the index: this is item → items
     with items indexed, and user → users with users (``row_id="user_id"``). The result has them as
     ``like``, whatever that column is called, as :func:`like_items` does. ``vectors`` is a column as
-    of :func:`~merlin_poeem.search_frame`.
+    of :func:`~merlin_poeem.search_frame`, and so are ``n_probes``, ``refine`` and ``progress``.
 
     Raises ``TypeError`` or ``ValueError`` on ids that are null or no integers, and as
     :func:`~merlin_poeem.search_frame`.
@@ -93,6 +94,7 @@ def like_rows(
         exclude="itself",
         n_probes=n_probes,
         refine=refine,
+        progress=progress,
     )
 
 
@@ -103,13 +105,15 @@ def like_items(
     k: int,
     n_probes: int | None = None,
     refine: int | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The nearest items of each item held, never itself: ``like, rank, item_id, score``.
 
     ``item_ids`` are integers, or the keys of an index that has keys.
 
     The queries are the items' own vectors where the index holds them, and else what their codes
-    are decoded as.
+    are decoded as. ``n_probes``, ``refine`` and ``progress`` are as of
+    :func:`~merlin_poeem.search_frame`.
 
     Raises ``TypeError`` or ``ValueError`` on ids that the index does not hold, and as
     :func:`~merlin_poeem.search_frame`.
@@ -132,4 +136,5 @@ def like_items(
         row_id="like",
         n_probes=n_probes,
         refine=refine,
+        progress=progress,
     )

@@ -15,7 +15,7 @@ from merlin_poeem.frames.results import Form, check_form, query_ids_of
 from merlin_poeem.index.item_keys import ItemKeys, are_texts, as_keys
 from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, is_flat
-from merlin_poeem.search.ragged import Candidates
+from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import AnySearcher
 
 
@@ -121,13 +121,20 @@ class Queries:
         )
         return cls(vectors, exclude, allow, name, ids)
 
-    def search(self, searcher: AnySearcher, options: SearchOptions) -> Candidates:
-        """Their candidates: :meth:`Searcher.search`."""
+    def search(
+        self, searcher: AnySearcher, options: SearchOptions, rows: slice | None = None
+    ) -> Candidates:
+        """Their candidates, or those of some ``rows`` alone: :meth:`Searcher.search`."""
+        exclude, allow = self.exclude, self.allow
+        if rows is not None:
+            exclude, allow = (
+                each.rows(rows) if isinstance(each, IdLists) else each for each in (exclude, allow)
+            )
         return searcher.search(
-            self.vectors,
+            self.vectors if rows is None else self.vectors[rows],
             k=options.k,
             n_probes=options.n_probes,
             refine=options.refine,
-            exclude=self.exclude,
-            allow=self.allow,
+            exclude=exclude,
+            allow=allow,
         )

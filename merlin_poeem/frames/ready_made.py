@@ -42,6 +42,7 @@ def index_frame(
     seed: int = 0,
     store_vectors: VectorDtype | None = None,
     info: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Index:
     """Train a quantization on the vectors of ``frame`` and encode them: a row becomes an item.
 
@@ -69,6 +70,8 @@ def index_frame(
         As of :meth:`Index.from_vectors <merlin_poeem.Index.from_vectors>`.
     info
         JSON values stored with the index.
+    progress
+        Whether work of more than two seconds shows a bar on stderr.
 
     Raises
     ------
@@ -95,7 +98,9 @@ def index_frame(
         params = suggest_params(n_items, dim, metric=metric or "inner_product")
     # Here, as the rows of a sample have other numbers.
     check_values(f"column {vectors!r}", matrix, largest_value(params.metric))
-    quantization = fit(params, _sample(matrix, params, seed), rotation=rotation, seed=seed)
+    quantization = fit(
+        params, _sample(matrix, params, seed), rotation=rotation, seed=seed, progress=progress
+    )
     return Index.from_vectors(
         params,
         quantization,
@@ -104,6 +109,7 @@ def index_frame(
         store_vectors=store_vectors,
         item_table=table,
         info=info,
+        progress=progress,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from merlin_poeem.frames.columns import library_of
 from merlin_poeem.frames.cudf_calls import is_cudf
+from merlin_poeem.frames.portions import search_in_portions
 from merlin_poeem.frames.queries import Queries, SearchOptions
 from merlin_poeem.frames.results import Form, results_frame
 from merlin_poeem.frames.unknown_ids import tell_of_unknown
@@ -32,6 +33,7 @@ def search_frame(
     n_probes: int | None = None,
     refine: int | None = None,
     form: Form = "long",
+    progress: bool = True,
 ) -> Any:
     """Search for every row of ``frame``; a frame of the same kind comes back, pandas or cuDF.
 
@@ -65,6 +67,8 @@ def search_frame(
         ``score``. ``"list"``: a row per query: query id, ``item_id`` and ``score`` as lists, and
         ``count``, their length. Fewer than ``k`` are never padded; in the long form a query without
         candidates has no row.
+    progress
+        Whether work of more than two seconds on the host shows a bar on stderr.
 
     Raises
     ------
@@ -85,24 +89,31 @@ def search_frame(
         refine=refine,
         form=form,
     )
-    return search_with(searcher, frame, options)
+    return search_with(searcher, frame, options, progress=progress)
 
 
-def search_with(searcher: AnySearcher, frame: Any, options: SearchOptions) -> Any:
+def search_with(
+    searcher: AnySearcher, frame: Any, options: SearchOptions, *, progress: bool = False
+) -> Any:
     """:func:`search_frame` of options that were put together before."""
     module = library_of(frame)
     on_device = searcher.on_device and is_cudf(frame)
     index = searcher.index
     queries = Queries.read(frame, options, index.dim, on_device=on_device, keys=index.item_keys)
-    return found_frame(searcher, module, queries, options)
+    return found_frame(searcher, module, queries, options, progress=progress)
 
 
 def found_frame(
-    searcher: AnySearcher, module: ModuleType, queries: Queries, options: SearchOptions
+    searcher: AnySearcher,
+    module: ModuleType,
+    queries: Queries,
+    options: SearchOptions,
+    *,
+    progress: bool = False,
 ) -> Any:
     """What a search for ``queries`` finds, as a frame of ``module``."""
     tell_of_unknown(searcher.index, queries, options)
-    found = queries.search(searcher, options)
+    found = search_in_portions(searcher, queries, options, progress=progress)
     tell_of_unvisited(searcher, queries, options, found)
     keys = searcher.index.item_keys
     return results_frame(module, options.form, queries.name, queries.ids, found, keys)

@@ -29,6 +29,7 @@ from merlin_poeem.index.loading import load_index
 from merlin_poeem.index.saving import save_index
 from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.optional import needed_by
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
 from merlin_poeem.quantization.stored_vectors import VectorDtype
 from merlin_poeem.search.searcher import open_searcher
@@ -76,6 +77,7 @@ class TextIndex:
         n_partitions: int | None = None,
         seed: int = 0,
         backend: str = "auto",
+        progress: bool = True,
     ) -> TextIndex:
         """Encode the ``text`` column and index it.
 
@@ -97,6 +99,9 @@ class TextIndex:
             As of :func:`~merlin_poeem.index_frame`, of the vectors after the projection.
         n_partitions
             Of a pandas frame: encode it in that many Dask partitions.
+        progress
+            Whether work of more than two seconds shows a bar on stderr; of what Dask runs there is
+            none.
 
         Raises
         ------
@@ -125,7 +130,9 @@ class TextIndex:
             projection = gaussian_projection(len(probe), project_to, seed)
         if n_partitions is not None:
             frame = _partitioned(frame, n_partitions)
-        embedded = embed(frame, encoder, text=text, into=VECTORS, projection=projection)
+        embedded = embed(
+            frame, encoder, text=text, into=VECTORS, projection=projection, progress=progress
+        )
         if _is_dask(embedded):
             embedded = embedded.compute()
         index = index_frame(
@@ -138,6 +145,7 @@ class TextIndex:
             seed=seed,
             store_vectors=store_vectors,
             info={INFO: {"probe": _to_json(probe), "projection": _to_json(projection)}},
+            progress=progress,
         )
         return cls(index, encoder, backend=backend)
 
@@ -148,8 +156,11 @@ class TextIndex:
         k: int,
         n_probes: int | None = None,
         refine: int | None = None,
+        progress: bool = True,
     ) -> pd.DataFrame:
         """The ``k`` nearest texts of each: ``query, rank, item_id, score`` and the item table.
+
+        With ``progress``, work of more than two seconds shows a bar on stderr.
 
         Raises ``TypeError`` or ``ValueError`` as :meth:`build` does of vectors, where the encoder
         gives another width than it did, and as
@@ -159,7 +170,12 @@ class TextIndex:
 
         queries = pd.DataFrame({"query": [texts] if isinstance(texts, str) else list(texts)})
         embedded = embed(
-            queries, self.encoder, text="query", into=VECTORS, projection=self.projection
+            queries,
+            self.encoder,
+            text="query",
+            into=VECTORS,
+            projection=self.projection,
+            progress=progress,
         )
         found = search_frame(
             self.searcher,
@@ -169,6 +185,7 @@ class TextIndex:
             query_id="query",
             n_probes=n_probes,
             refine=refine,
+            progress=progress,
         )
         return with_items(found, self.index)
 
@@ -194,11 +211,13 @@ def embed(
     text: str = "text",
     into: str = "embedding",
     projection: Float32 | None = None,
+    progress: bool = True,
 ) -> Any:
     """``frame`` with the vectors of its texts as a float32 list column ``into``.
 
     pandas at once; a ``dask.dataframe`` lazily, each partition where Dask runs it. ``projection``
-    is (width, dim) float32 and multiplies the encoder's vectors.
+    is (width, dim) float32 and multiplies the encoder's vectors. With ``progress``, work of more
+    than two seconds shows a bar on stderr; what Dask runs never does.
 
     Raises ``TypeError`` or ``ValueError`` on a column that is missing or no text, null texts, and
     vectors that are not (n, width) float32 and finite.
@@ -207,31 +226,37 @@ def embed(
         meta = frame._meta.assign(**{into: np.empty(0, object)})
         return frame.map_partitions(_EmbedPartition(encoder, text, into, projection), meta=meta)
     width = None if projection is None else len(projection)
-    vectors = encode(read_texts(frame, text), encoder, width)
+    vectors = encode(read_texts(frame, text), encoder, width, progress=progress)
     if projection is not None:
         vectors = vectors @ projection
     return frame.assign(**{into: matrix_column(frame, vectors)})
 
 
-def encode(texts: list[str], encoder: Encoder, width: int | None = None) -> Float32:
+def encode(
+    texts: list[str], encoder: Encoder, width: int | None = None, *, progress: bool = False
+) -> Float32:
     """(n, width) float32 vectors of ``texts``, encoded in batches of 1024 and checked.
 
     Raises ``TypeError`` or ``ValueError`` where the encoder gives anything else, or another width
     than ``width`` or from one batch to the next.
     """
     encoded = np.empty((0, width or 1), np.float32)
-    for start in range(0, len(texts), BATCH_SIZE):
-        batch = texts[start : start + BATCH_SIZE]
-        vectors = as_vectors("encoder's vectors", np.asarray(encoder(batch)), width)
-        if len(vectors) != len(batch):
-            raise ValueError(
-                f"encoder's vectors: expected {len(batch)}, one a text; got {len(vectors)}"
-            )
-        if start == 0:
-            width = vectors.shape[1]
-            encoded = np.empty((len(texts), width), np.float32)
-        # Copied, as the next batch may come in the same memory.
-        encoded[start : start + len(batch)] = vectors
+    # One batch has no progress; and most searches are of a text or two.
+    is_shown = progress and len(texts) > BATCH_SIZE
+    with Progress("encode", len(texts), "texts", shown=is_shown) as bar:
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = texts[start : start + BATCH_SIZE]
+            vectors = as_vectors("encoder's vectors", np.asarray(encoder(batch)), width)
+            if len(vectors) != len(batch):
+                raise ValueError(
+                    f"encoder's vectors: expected {len(batch)}, one a text; got {len(vectors)}"
+                )
+            if start == 0:
+                width = vectors.shape[1]
+                encoded = np.empty((len(texts), width), np.float32)
+            # Copied, as the next batch may come in the same memory.
+            encoded[start : start + len(batch)] = vectors
+            bar.update(len(batch))
     return encoded
 
 
@@ -271,6 +296,7 @@ class _EmbedPartition:
             text=self.text,
             into=self.into,
             projection=self.projection,
+            progress=False,
         )
 
     def __dask_tokenize__(self) -> str:

@@ -183,12 +183,13 @@ class Index(HeldItems):
         store_vectors: VectorDtype | None = None,
         item_table: pd.DataFrame | None = None,
         info: Mapping[str, Any] | None = None,
+        progress: bool = True,
     ) -> Index:
         """Encode raw (n, dim) float32 ``vectors`` with a trained quantization and group them.
 
         ``store_vectors`` keeps the vectors too, in ``"float16"`` (2 bytes a dimension) or
         ``"int8"`` (1), and 4 bytes an item: searches can then look at their best candidates again
-        (``refine``).
+        (``refine``). With ``progress``, work of more than two seconds shows a bar on stderr.
 
         ``item_ids`` are integers, or texts: those become the index's ``item_keys``, and stand for
         its items at every edge, in the ``item_id`` of ``item_table`` too.
@@ -197,7 +198,7 @@ class Index(HeldItems):
         and tables that :meth:`from_codes` would.
         """
         item_ids, item_table, info = numbered_items(item_ids, item_table, info)
-        item_codes = encode_items(params, quantization, item_ids, vectors)
+        item_codes = encode_items(params, quantization, item_ids, vectors, progress=progress)
         kept = None
         if store_vectors is not None:
             kept = stored_vectors(params, quantization, vectors, store_vectors)
@@ -611,7 +612,12 @@ class Index(HeldItems):
 
 
 def encode_items(
-    params: IVFPQParams, quantization: Quantization, item_ids: Any, vectors: Float32
+    params: IVFPQParams,
+    quantization: Quantization,
+    item_ids: Any,
+    vectors: Float32,
+    *,
+    progress: bool = False,
 ) -> ItemCodes:
     """Encode raw (n, dim) float32 item vectors, normalised first where the metric is cosine."""
     check_agreement(params, quantization)
@@ -622,7 +628,7 @@ def encode_items(
         raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
     if params.metric == "cosine":
         vectors = normalize(vectors)
-    list_ids, codes = coding.encode(quantization, vectors)
+    list_ids, codes = coding.encode(quantization, vectors, progress=progress)
     scales = None
     if quantization.has_scales:
         scales = coding.scales_of(quantization, vectors, list_ids, codes)

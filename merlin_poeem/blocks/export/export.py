@@ -39,6 +39,7 @@ from merlin_poeem.frames.columns import column_of
 from merlin_poeem.frames.cudf_calls import is_cudf, to_pandas
 from merlin_poeem.index.index import Index, stored_vectors
 from merlin_poeem.index.item_keys import Keys, keyed_table
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
@@ -83,6 +84,7 @@ def export_index(
     id_column: str | None = None,
     item_table: pd.DataFrame | Sequence[str] | None = None,
     info: dict[str, Any] | None = None,
+    progress: bool = True,
 ) -> Index:
     """The index that ``model`` has learned, over ``items``: no clustering, no second training.
 
@@ -112,7 +114,15 @@ def export_index(
     towers = Towers.of(model)
     if workflow is None and id_column is None:
         tell_of_encoded_ids(towers.item.schema[tagged_column(towers.item.schema, Tags.ITEM_ID)])
-    encoded = encode(towers, items, batch_size, id_column, store_vectors, workflow)
+    encoded = encode(
+        towers,
+        items,
+        batch_size,
+        id_column,
+        store_vectors,
+        workflow=workflow,
+        progress=progress,
+    )
     if item_table is not None and not hasattr(item_table, "columns"):
         name = id_column or tagged_column(towers.item.schema, Tags.ITEM_ID)
         item_table = _columns_of(items, name, item_table)
@@ -133,6 +143,7 @@ def encode_items(
     workflow: AnyWorkflow | None = None,
     batch_size: int = 4096,
     id_column: str | None = None,
+    progress: bool = True,
 ) -> ItemCodes:
     """Codes of all ``items``, without scales; of rows that repeat an id, the first counts.
 
@@ -152,6 +163,8 @@ def encode_items(
     id_column
         The column of ``items`` with the ids to export, such as the original ids before
         ``Categorify``; None is the name of the tower's column tagged as item id.
+    progress
+        Whether work of more than two seconds shows a bar on stderr.
 
     Raises
     ------
@@ -166,7 +179,8 @@ def encode_items(
         finite; a quantizer missing or not last in the tower.
     """
     towers = Towers.of(model)
-    return with_integers(encode(towers, items, batch_size, id_column, None, workflow)).item_codes
+    encoded = encode(towers, items, batch_size, id_column, workflow=workflow, progress=progress)
+    return with_integers(encoded).item_codes
 
 
 def item_vectors(
@@ -176,6 +190,7 @@ def item_vectors(
     workflow: AnyWorkflow | None = None,
     batch_size: int = 4096,
     id_column: str | None = None,
+    progress: bool = True,
 ) -> tuple[Ids, Float32]:
     """(item_ids (n,) int64 or texts, vectors (n, dim) float32): FLOAT, before quantization.
 
@@ -183,7 +198,8 @@ def item_vectors(
     """
     towers = Towers.of(model)
     with towers.quantizer.float_mode() if towers.has_quantizer else nullcontext():
-        return _collect(_item_batches(towers, items, batch_size, id_column, workflow))
+        batches = _item_batches(towers, items, batch_size, id_column, workflow)
+        return _collect(_shown(batches, items, progress))
 
 
 def query_vectors(
@@ -194,6 +210,7 @@ def query_vectors(
     batch_size: int = 4096,
     id_column: str | None = None,
     index: Index | None = None,
+    progress: bool = True,
 ) -> tuple[Ids, Float32]:
     """(query_ids (n,), vectors (n, dim) float32), one per row of ``queries``, in its order.
 
@@ -201,13 +218,14 @@ def query_vectors(
 
     The ids are as the column has them, such as int64 or text; ``id_column`` None is the column
     tagged as user id. ``index`` is one that the vectors are to search: a ``StaleIndexError`` where
-    it was exported from another query tower. Errors as of :func:`encode_items` and
+    it was exported from another query tower. ``progress`` and errors as of :func:`encode_items` and
     :func:`~merlin_poeem.blocks.check_fresh`.
     """
     tower = query_tower_of(model)
     if index is not None:
         check_fresh(index, {"query_tower": tower_fingerprint(tower)})
-    return _collect(_query_batches(tower, queries, batch_size, id_column, workflow))
+    batches = _query_batches(tower, queries, batch_size, id_column, workflow)
+    return _collect(_shown(batches, queries, progress))
 
 
 def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
@@ -266,7 +284,9 @@ def encode(
     batch_size: int,
     id_column: str | None,
     store_vectors: VectorDtype | None = None,
+    *,
     workflow: AnyWorkflow | None = None,
+    progress: bool = False,
 ) -> EncodedItems:
     """Codes and exact scales of all ``items``, and their vectors where they are to be stored."""
     if store_vectors is not None:
@@ -274,7 +294,8 @@ def encode(
     quantization, params = towers.quantizer.quantization(), towers.quantizer.params
     ids, coded, stored = [], [], []
     with towers.quantizer.float_mode():
-        for item_ids, vectors in _item_batches(towers, items, batch_size, id_column, workflow):
+        batches = _item_batches(towers, items, batch_size, id_column, workflow)
+        for item_ids, vectors in _shown(batches, items, progress):
             ids.append(item_ids)
             coded.append(_coded(quantization, params, vectors))
             if store_vectors is not None:
@@ -311,6 +332,19 @@ def _coded(
     if params.metric == "cosine":
         vectors = normalize(vectors)
     return list_ids, codes, coding.exact_scales(quantization, vectors, list_ids, codes)
+
+
+def _shown(
+    batches: Iterator[tuple[Ids, Float32]], frames: Frames, progress: bool
+) -> Iterator[tuple[Ids, Float32]]:
+    """``batches`` of the rows of ``frames``, with a bar where ``progress`` is to be shown."""
+    # The rows of a dataset are counted by reading it; what is no frame is refused by ``batches``.
+    is_frame = hasattr(frames, "columns") and not isinstance(frames, Dataset)
+    n_rows = len(frames) if is_frame else None
+    with Progress("encode", n_rows, "rows", shown=progress) as bar:
+        for ids, vectors in batches:
+            yield ids, vectors
+            bar.update(len(ids))
 
 
 def _collect(batches: Iterator[tuple[Ids, Float32]]) -> tuple[Ids, Float32]:

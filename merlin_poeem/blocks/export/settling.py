@@ -24,6 +24,7 @@ def settle_codebook(
     frequencies: Any = None,
     rounds: int = ROUNDS,
     batch_size: int = 4096,
+    progress: bool = True,
 ) -> None:
     """Move the codewords of ``model`` to where they fit ``items`` best; call it before an export.
 
@@ -33,7 +34,7 @@ def settle_codebook(
 
     Parameters
     ----------
-    model, items, workflow, batch_size
+    model, items, workflow, batch_size, progress
         As of :func:`~merlin_poeem.blocks.export_index`.
     frequencies
         (vocabulary,) how often each item id occurs in the training, as of
@@ -52,7 +53,9 @@ def settle_codebook(
     """
     quantizer = Towers.of(model).quantizer
     quantization = quantizer.quantization()
-    item_ids, vectors = item_vectors(model, items, workflow=workflow, batch_size=batch_size)
+    item_ids, vectors = item_vectors(
+        model, items, workflow=workflow, batch_size=batch_size, progress=progress
+    )
     weights = None if frequencies is None else _weights(frequencies, item_ids)
     if quantizer.params.metric == "cosine":
         vectors = normalize(vectors)
