@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "atomic_files": set(),
     "version": set(),
     "quantization": GROUND,
+    "datasets": GROUND | {"quantization"},
     "index": CODES,
     "convert": CODES,
     "search": CODES,
