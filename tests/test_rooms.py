@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluate": SEARCH,
     "tuning": FRAMES | {"evaluate"},
     "frames": FRAMES,
+    "encoders": FRAMES,
     "distributed": FRAMES,
     "blocks.quantizer": GROUND | {"quantization"},
     "blocks.model": CODES | {"blocks.quantizer"},

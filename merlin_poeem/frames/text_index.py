@@ -246,7 +246,9 @@ def gaussian_projection(width: int, dim: int, seed: int = 0) -> Float32:
     try:
         random_projection = import_module("sklearn.random_projection")
     except ImportError as error:
-        raise ImportError("project_to needs scikit-learn: pip install scikit-learn") from error
+        raise ImportError(
+            "project_to needs scikit-learn: pip install 'merlin-poeem[text]'"
+        ) from error
     model = random_projection.GaussianRandomProjection(dim, random_state=seed)
     model.fit(np.zeros((1, width), np.float32))
     return np.ascontiguousarray(model.components_.T, np.float32)

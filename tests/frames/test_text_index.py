@@ -154,7 +154,9 @@ class TestProjection:
 
     def test_without_scikit_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "sklearn.random_projection", None)
-        with pytest.raises(ImportError, match="project_to needs scikit-learn: pip install"):
+        with pytest.raises(
+            ImportError, match=r"needs scikit-learn: pip install 'merlin-poeem\[text\]'"
+        ):
             TextIndex.build(headlines(), ENCODER, project_to=2)
 
 
