@@ -26,8 +26,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from merlin_poeem import tune
+from merlin_poeem.encoders import NNLM, open_encoder
 from merlin_poeem.frames.text_index import PROBE, Encoder, TextIndex
-from workflows.encoders import NNLM, open_encoder
 
 FOLDER = "abcnews"
 FILES = ("abcnews-date-text.csv.gz", "abcnews-date-text.csv")
