@@ -122,7 +122,8 @@ def as_keys(name: str, given: Any) -> Keys:
     """A list, array or column of texts as (n,) objects; ``TypeError`` names another's first row."""
     import pandas as pd
 
-    values = list(given)
+    # NumPy's own texts are subclasses, which show as such in messages.
+    values = given.tolist() if isinstance(given, np.ndarray) else list(given)
     if pd.api.types.infer_dtype(values, skipna=False) not in ("string", "empty"):
         row = next(i for i, value in enumerate(values) if not isinstance(value, str))
         raise TypeError(
