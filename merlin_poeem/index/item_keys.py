@@ -110,12 +110,14 @@ def keys_in(table: pd.DataFrame | None, item_ids: Int64) -> ItemKeys:
 
 def are_texts(given: Any) -> bool:
     """Whether ``given``, a column or collection of ids, has texts: its first value tells."""
+    if isinstance(given, str | bytes) or getattr(given, "ndim", 1) != 1:
+        return False
     values = getattr(given, "values", given)
-    if isinstance(given, str | bytes) or not hasattr(values, "__len__") or not len(values):
+    if getattr(getattr(values, "dtype", None), "kind", "O") in "iufb" or not hasattr(
+        values, "__len__"
+    ):
         return False
-    if getattr(getattr(values, "dtype", None), "kind", "O") in "iufb":
-        return False
-    return isinstance(next(iter(values)), str)
+    return isinstance(next(iter(values), None), str)
 
 
 def as_keys(name: str, given: Any) -> Keys:

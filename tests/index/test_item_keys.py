@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from merlin_poeem import (
     FlatIndex,
+    IdLists,
     Index,
     ItemCodes,
     load_flat_index,
@@ -89,6 +90,10 @@ def test_unknown_ids_and_no_texts() -> None:
         (np.array([1]), False),
         ([["a"]], False),
         (3, False),
+        (np.array(5), False),
+        (iter(["a"]), False),
+        (pd.DataFrame({"a": ["b"]}), False),
+        (IdLists.from_rows([[1]]), False),
     ],
 )
 def test_are_texts(given: Any, are: bool) -> None:
