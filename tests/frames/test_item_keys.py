@@ -23,6 +23,7 @@ from merlin_poeem import (
     like_rows,
     open_searcher,
     search_frame,
+    tune,
     with_items,
 )
 from merlin_poeem.frames import unknown_ids
@@ -235,3 +236,17 @@ class TestUnknownIds:
         ids = [*range(n), *([int(numbers.item_ids[9])] if held else [])]
         self.search(numbers, [ids, *[None] * (N - 1)])
         assert unknown_ids._told.is_set() == (n >= 20 and not held)
+
+
+@pytest.mark.parametrize("name", ["relevant", "exclude"])
+def test_tune_takes_keys(numbers: Index, keyed: Index, name: str) -> None:
+    lists = [ids if len(ids) else numbers.item_ids[:3] for ids in random_id_lists(numbers, N, 9)]
+    named = [[key_of(int(each)) for each in ids] for ids in lists]
+    queries, exact = random_queries(numbers, N), numbers.decode(numbers.item_ids)
+    flat = FlatIndex.from_vectors(numbers.item_ids, exact, metric="cosine")
+    truth = tune(numbers, queries, 3, exact=flat, **{name: lists})
+    plain = tune(numbers, queries, 3, exact=flat)
+    for given_lists in (named, pd.Series(named)):
+        got = tune(keyed, queries, 3, exact=flat, **{name: given_lists})
+        assert got.table().equals(truth.table())
+    assert not plain.table().equals(truth.table())
