@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import time
@@ -111,6 +112,12 @@ WORK: dict[str, tuple[list[str], Callable[[bool], list[Any]]]] = {
         ["encode"],
         lambda progress: [np.stack(embed(TEXTS, encoder, progress=progress)["embedding"])],
     ),
+    "TextIndex.build in partitions": (
+        ["encode", "fit", "encode"],
+        lambda progress: made(
+            TextIndex.build(TEXTS, encoder, n_partitions=3, progress=progress).index
+        ),
+    ),
     "TextIndex.build": (
         ["encode", "fit", "encode"],
         lambda progress: made(TextIndex.build(TEXTS, encoder, progress=progress).index),
@@ -181,6 +188,18 @@ def test_no_bar_appears_after_the_work(monkeypatch: pytest.MonkeyPatch, capsys: 
         raise KeyError
     late[0]()
     assert not capsys.readouterr().err
+
+
+def test_another_process_gets_a_copy_that_draws_nothing(long_work: None, capsys: Any) -> None:
+    with Progress("search", 3, "queries") as bar:
+        copy = pickle.loads(pickle.dumps(bar))
+        with copy:
+            copy.update(2)
+        bar.update()
+    err = capsys.readouterr().err
+    assert drawn(err) == ["search"]
+    assert "1/3" in err
+    assert "2/3" not in err
 
 
 @pytest.mark.parametrize("form", ["long", "list"])
