@@ -69,8 +69,10 @@ class Progress:
                 self._bar.set_postfix_str(what)
 
     def _appear(self) -> None:
-        from tqdm import tqdm  # here, because most work needs none
-
+        try:
+            from tqdm import tqdm  # here, because most work needs none
+        except ModuleNotFoundError:
+            return  # run from a checkout, without what an installation brings
         with self._lock:
             if self._is_over:
                 return

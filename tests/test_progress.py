@@ -177,6 +177,16 @@ def test_a_bar_appears_in_the_middle_of_a_long_step(
     assert "fit: 100%" in capsys.readouterr().err
 
 
+def test_without_tqdm_there_is_no_bar(
+    long_work: None, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with Progress("fit", 3, "steps") as bar:
+        bar.doing("lists")
+        bar.update()
+    assert not capsys.readouterr().err
+
+
 def test_no_bar_appears_after_the_work(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     late: list[Callable[[], None]] = []
 
