@@ -13,6 +13,7 @@ TOY = (
     "tests/blocks/export/test_settling.py",
     "tests/blocks/model/test_quantized_model.py",
     "tests/ops/test_ops.py",
+    "tests/ops/test_workflow_json.py",
 )
 
 # Started first, so that no process is left with one of them at the end.

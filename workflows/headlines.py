@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 
 from merlin_poeem import tune
+from merlin_poeem.encoders import NNLM, open_encoder
 from merlin_poeem.frames.text_index import Encoder, TextIndex
-from workflows.encoders import NNLM, open_encoder
 
 FOLDER = "abcnews"
 FILES = ("abcnews-date-text.csv.gz", "abcnews-date-text.csv")

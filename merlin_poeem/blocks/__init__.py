@@ -24,6 +24,7 @@ with needed_by("merlin_poeem.blocks", "train"):
     from merlin_poeem.blocks.model.two_tower import QuantizedTwoTowerModel, QuantizedTwoTowerModelV2
     from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
     from merlin_poeem.blocks.recall_callback import QuantizedRecall
+    from merlin_poeem.blocks.recommend import recommend
 
 __all__ = [
     "IVFPQQuantizer",
@@ -46,6 +47,7 @@ __all__ = [
     "find_quantizer",
     "item_vectors",
     "query_vectors",
+    "recommend",
     "refresh_queries",
     "save_encoder",
     "settle_codebook",

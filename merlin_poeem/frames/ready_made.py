@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, check_unique, check_values, largest_value
-from merlin_poeem.frames.columns import read_arrow, read_ids, read_vectors
+from merlin_poeem.frames.columns import (
+    is_text,
+    read_arrow,
+    read_ids,
+    read_texts,
+    read_vectors,
+)
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.index.index import Index
+from merlin_poeem.index.item_keys import Keys, as_keys, check_unique_keys
 from merlin_poeem.index.item_table import check_column_names, check_item_table, nullable_dtype
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric
@@ -47,7 +54,8 @@ def index_frame(
         None takes :func:`~merlin_poeem.suggest_params` of what the frame holds, with ``metric``
         (inner product where that is None too).
     item_id
-        Column of integers, each once; they are the int64 ids that a search returns.
+        Column of integers or of texts, each once; they are the ids that a search returns. Texts
+        become the index's ``item_keys``.
     vectors
         Column of JSON strings or lists, as of :func:`~merlin_poeem.frames.columns.read_vectors`.
     item_table
@@ -68,7 +76,8 @@ def index_frame(
     Raises
     ------
     TypeError
-        Not a frame, ids that are no integers, or vectors that are neither strings nor lists.
+        Not a frame, ids that are no integers and no texts, or vectors that are neither strings nor
+        lists.
     ValueError
         A missing column, no rows, a null, a repeated id, a vector that :func:`read_vectors` refuses
         or, unless the metric is cosine, one with a value above 1e15 in size (naming the first such
@@ -81,10 +90,9 @@ def index_frame(
         raise ValueError(f"metric: expected None beside params, got {metric!r}")
     if store_vectors is not None:
         check_vector_dtype(store_vectors)  # before the training
-    item_ids = read_ids(frame, item_id)
-    check_unique(f"column {item_id!r}", item_ids)
+    item_ids = _read_each_once(frame, item_id)
     matrix = read_vectors(frame, vectors)
-    table = None if item_table is None else _item_table(frame, item_ids, item_table)
+    table = None if item_table is None else table_of_columns(frame, item_ids, item_table)
     if params is None:
         n_items, dim = matrix.shape
         params = suggest_params(n_items, dim, metric=metric or "inner_product")
@@ -122,7 +130,12 @@ def _sample(vectors: Float32, params: IVFPQParams, seed: int) -> Float32:
     return vectors[np.sort(rows)]
 
 
-def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataFrame:
+def table_of_columns(frame: Any, item_ids: Int64 | Keys, columns: Sequence[str]) -> pd.DataFrame:
+    """The ``columns`` of a frame as the table of its rows' ``item_ids`` (n,), integers or keys.
+
+    Raises ``TypeError`` or ``ValueError`` on columns that are missing, that no index could save, or
+    that are named ``item_id`` or twice.
+    """
     import pandas as pd  # here, because importing it takes longer than all else together
 
     if isinstance(columns, str):
@@ -131,7 +144,20 @@ def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataF
         raise ValueError("item_table: expected columns beside the ids, got item_id")
     check_column_names(columns)
     kept = {name: _to_pandas(read_arrow(frame, name)) for name in columns}
-    return check_item_table(pd.DataFrame({"item_id": item_ids, **kept}))  # before the training
+    numbers = item_ids if item_ids.dtype.kind == "i" else np.arange(len(item_ids))
+    table = check_item_table(pd.DataFrame({"item_id": numbers, **kept}))
+    return table if numbers is item_ids else table.assign(item_id=item_ids)
+
+
+def _read_each_once(frame: Any, name: str) -> Int64 | Keys:
+    """A column of ids, integers or texts, each once."""
+    if is_text(read_arrow(frame, name).type):
+        keys = as_keys(f"column {name!r}", read_texts(frame, name))
+        check_unique_keys(f"column {name!r}", keys)
+        return keys
+    item_ids = read_ids(frame, name)
+    check_unique(f"column {name!r}", item_ids)
+    return item_ids
 
 
 def _to_pandas(array: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merlin_poeem.arrays import Float32, as_vectors, owned, read_only
-from merlin_poeem.frames.columns import check_no_nulls, column_of, read_arrow
+from merlin_poeem.frames.columns import column_of, read_texts
 from merlin_poeem.frames.items import with_items
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.ready_made import index_frame
@@ -292,7 +292,7 @@ class _EmbedPartition:
 
     def __call__(self, partition: Any) -> Any:
         width = None if self.projection is None else len(self.projection)
-        vectors = encode(_texts(partition, self.text), self.encoder, width, self.bar)
+        vectors = encode(read_texts(partition, self.text), self.encoder, width, self.bar)
         if self.projection is not None:
             vectors = vectors @ self.projection
         return partition.assign(**{self.into: matrix_column(partition, vectors)})
@@ -300,18 +300,6 @@ class _EmbedPartition:
     def __dask_tokenize__(self) -> str:
         # Dask names a task by a hash of what it runs, which encoders, being models, have none of.
         return os.urandom(16).hex()
-
-
-def _texts(frame: Any, column: str) -> list[str]:
-    import pyarrow as pa
-
-    texts = read_arrow(frame, column)
-    check_no_nulls(f"column {column!r}", texts)
-    is_text = pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)
-    if len(texts) and not is_text:
-        raise TypeError(f"column {column!r}: expected texts, got {texts.type}")
-    listed: list[str] = texts.to_pylist()
-    return listed
 
 
 def _partitioned(frame: Any, n_partitions: int) -> Any:

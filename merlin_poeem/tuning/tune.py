@@ -11,6 +11,7 @@ import numpy as np
 
 from merlin_poeem.arrays import Float32, normalize, type_name
 from merlin_poeem.evaluate import items_scanned
+from merlin_poeem.frames.item_ids import lists_by_id
 from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import MOST_BY_DEFAULT, Index
 from merlin_poeem.progress import Progress
@@ -76,12 +77,13 @@ def tune(
         Queries of a batch that is timed; None takes all of them at once. 1 times what a single
         request waits for.
     relevant
-        Item ids that are right, one list a query: quality is then recall@k of these.
+        Item ids that are right, one list a query: quality is then recall@k of these. Of an index
+        with keys these, or ids.
     exact
         The items' exact vectors; None takes those that the index holds.
     exclude
         As of :meth:`Searcher.search <merlin_poeem.Searcher.search>`, one list a query or ids for
-        all.
+        all; or keys.
     n_probes, refine
         What is tried; None: numbers of lists from 1 on, each about 1.4 times the one before, and 0,
         2, 4, 8 and 16 where the index holds vectors, else 0.
@@ -106,6 +108,7 @@ def tune(
         raise ValueError(f"within: expected milliseconds above 0, got {within}")
     k, probes = positive_int("k", k), _probes(index, n_probes)
     refines = _refines(index, refine)
+    relevant, exclude = (lists_by_id(index.item_keys, given) for given in (relevant, exclude))
     trial = Trial.of(index, queries, k, relevant, exact, exclude, batch, backend, seed)
     if refine is None and trial.searcher.on_device:
         refines = [each for each in refines if each * k <= MOST_BY_DEFAULT]

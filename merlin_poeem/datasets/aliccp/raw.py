@@ -5,6 +5,7 @@ Of the common features only the keys stay in memory.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +14,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
-from workflows.aliccp.blocks import BLOCK_BYTES, Block, read_blocks
-from workflows.aliccp.common_features import CommonFeatures
-from workflows.aliccp.fields import HEAD, SAMPLE_FIELDS, SCHEMA
-from workflows.aliccp.raw_lines import feature_table, split_lines
-from workflows.aliccp.report import Report
+from merlin_poeem.datasets.aliccp.common_features import CommonFeatures
+from merlin_poeem.datasets.aliccp.fields import HEAD, SAMPLE_FIELDS, SCHEMA
+from merlin_poeem.datasets.aliccp.line_blocks import BLOCK_BYTES, Block, read_blocks
+from merlin_poeem.datasets.aliccp.raw_lines import feature_table, split_lines
+from merlin_poeem.datasets.aliccp.report import Report
 
 LINE = re.compile(rb"(\d{1,18}),([01]),([01]),(\w+),(\d{1,9}),(.*)")
 NAMES = "sample id, click, conversion, common feature key, count, features"
 
 
 def read_raw(
-    folder: Path, part: str, *, report: Report | None = None, block_bytes: int = BLOCK_BYTES
+    folder: str | os.PathLike[str],
+    part: str,
+    *,
+    report: Report | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[pa.Table]:
     """The publisher's raw files of one part, as tables of ``SCHEMA`` in the order of its lines.
 
@@ -49,8 +54,13 @@ def read_raw(
         line with other fields, a feature that is not ``field \\x02 id \\x03 weight``, another
         number of features than the line says, or two values of a field that has one.
     """
-    report = Report() if report is None else report
-    skeleton, common_path = _paths(Path(folder), part)
+    skeleton, common = _paths(Path(folder), part)
+    return _read(skeleton, common, Report() if report is None else report, block_bytes)
+
+
+def _read(
+    skeleton: Path, common_path: Path, report: Report, block_bytes: int
+) -> Iterator[pa.Table]:
     with TemporaryDirectory() as spill:
         common = CommonFeatures.read(common_path, Path(spill), report, block_bytes)
         for first, lines in read_blocks(skeleton, block_bytes):

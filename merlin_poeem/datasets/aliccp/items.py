@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from workflows.aliccp.fields import CATALOG_COLUMNS
+from merlin_poeem.datasets.aliccp.fields import CATALOG_COLUMNS
 
 
 def distinct_items(tables: Iterable[pa.Table]) -> pd.DataFrame:

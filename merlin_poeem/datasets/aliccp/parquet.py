@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workflows.aliccp.fields import FIELDS, SCHEMA
-from workflows.aliccp.report import Report
+from merlin_poeem.datasets.aliccp.fields import FIELDS, SCHEMA
+from merlin_poeem.datasets.aliccp.report import Report
 
 TABLE_ROWS = 16_384
 FILE_ROWS = 4_000_000
 
 
 def read_parquet(
-    folder: Path, *, report: Report | None = None, rows: int = TABLE_ROWS
+    folder: str | os.PathLike[str], *, report: Report | None = None, rows: int = TABLE_ROWS
 ) -> Iterator[pa.Table]:
     """Parquet files, Merlin's or our own, as tables of ``SCHEMA`` of up to ``rows`` rows.
 
@@ -46,7 +47,9 @@ def read_parquet(
                 yield table
 
 
-def write_parquet(tables: Iterable[pa.Table], folder: Path, *, rows: int = FILE_ROWS) -> int:
+def write_parquet(
+    tables: Iterable[pa.Table], folder: str | os.PathLike[str], *, rows: int = FILE_ROWS
+) -> int:
     """Write tables as ``part_00000.parquet`` and so on, about ``rows`` rows each; returns the rows.
 
     Raises ``FileExistsError`` where the folder holds parquet files.

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workflows.aliccp.blocks import Block
-from workflows.aliccp.fields import Field
+from merlin_poeem.datasets.aliccp.fields import Field
+from merlin_poeem.datasets.aliccp.line_blocks import Block
 
 FEATURE = (
     "^(?P<number>[0-9_]+)\x02(?P<id>[0-9]{1,18})"

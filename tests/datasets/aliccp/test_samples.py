@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from workflows.aliccp.fields import SCHEMA
-from workflows.aliccp.report import Report
-from workflows.aliccp.samples import AITM, read_samples
+from merlin_poeem.datasets.aliccp.fields import SCHEMA
+from merlin_poeem.datasets.aliccp.report import Report
+from merlin_poeem.datasets.aliccp.samples import AITM, read_samples
 
 
 def test_torch_rechub(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from workflows.aliccp.fields import Field, list_column
-from workflows.aliccp.report import Report
+from merlin_poeem.arrays import Int64
+from merlin_poeem.datasets.aliccp.fields import Field, list_column
+from merlin_poeem.datasets.aliccp.report import Report
 
 BLOCK_BYTES = 4 << 20
 MAX_LINE_BYTES = 64 << 20
@@ -59,10 +61,10 @@ class Block:
     def table(
         self,
         fields: Sequence[Field],
-        lines: np.ndarray,
+        lines: Int64,
         numbers: pa.Array,
-        ids: np.ndarray,
-        weights: np.ndarray,
+        ids: Int64,
+        weights: NDArray[np.float64],
     ) -> pa.Table:
         """Columns of ``fields``, a row a right line.
 
@@ -85,14 +87,14 @@ class Block:
             columns |= _columns(one, int(self.is_right.sum()), rows, ids[mine], weights[mine])
         return pa.table(columns)
 
-    def _refuse_repeated(self, one: Field, lines: np.ndarray) -> None:
+    def _refuse_repeated(self, one: Field, lines: Int64) -> None:
         counts = np.bincount(lines, minlength=len(self.is_right))
         for line in np.flatnonzero(counts > 1):
             self.refuse(line, f"field {one.number}: expected one value, got {counts[line]}")
 
 
 def _columns(
-    one: Field, n_rows: int, rows: np.ndarray, ids: np.ndarray, weights: np.ndarray
+    one: Field, n_rows: int, rows: Int64, ids: Int64, weights: NDArray[np.float64]
 ) -> dict[str, pa.Array]:
     """The columns of one field from its values, in the order of ``rows``."""
     if not one.is_list:

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.workflows.aliccp.raw_files import COMMON, SKELETON
-from workflows.aliccp.fields import SCHEMA
-from workflows.aliccp.raw import read_raw
-from workflows.aliccp.report import Report
+from merlin_poeem.datasets.aliccp.fields import SCHEMA
+from merlin_poeem.datasets.aliccp.raw import read_raw
+from merlin_poeem.datasets.aliccp.report import Report
+from tests.datasets.aliccp.raw_files import COMMON, SKELETON
 
 
 def test_every_value_of_every_row(write: Callable[..., Path]) -> None:
@@ -127,7 +127,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_file_without_lines(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.aliccp.blocks.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("merlin_poeem.datasets.aliccp.line_blocks.MAX_LINE_BYTES", 100)
     folder = write([SKELETON[0], "x" * 1000], COMMON)
     with pytest.raises(ValueError, match=r"line 2: expected up to 100 bytes"):
         pa.concat_tables(read_raw(folder, "train", block_bytes=10, report=Report(5)))

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from workflows.aliccp.blocks import Block, read_blocks
-from workflows.aliccp.fields import USER_FIELDS, USER_SCHEMA
-from workflows.aliccp.raw_lines import feature_table, split_lines
-from workflows.aliccp.report import Report
+from merlin_poeem.datasets.aliccp.fields import USER_FIELDS, USER_SCHEMA
+from merlin_poeem.datasets.aliccp.line_blocks import Block, read_blocks
+from merlin_poeem.datasets.aliccp.raw_lines import feature_table, split_lines
+from merlin_poeem.datasets.aliccp.report import Report
 
 LINE = re.compile(rb"(\w+),(\d{1,9}),(.*)")
 NAMES = "common feature key, count, features"
@@ -29,7 +29,9 @@ class CommonFeatures:
     @classmethod
     def read(cls, path: Path, spill: Path, report: Report, block_bytes: int) -> CommonFeatures:
         """Read the file once, its columns into a file of folder ``spill``."""
-        columns, keys, line_of = spill / "common.arrow", [], {}
+        columns = spill / "common.arrow"
+        keys: list[str] = []
+        line_of: dict[str, int] = {}
         with pa.ipc.new_file(str(columns), USER_SCHEMA) as writer:
             for first, lines in read_blocks(path, block_bytes):
                 block = Block(report, path, first, len(lines))
@@ -68,6 +70,5 @@ def _refuse_known(block: Block, keys: list[str], line_of: dict[str, int]) -> Non
 
 def _nothing(schema: pa.Schema) -> pa.RecordBatch:
     """One row of nulls and empty lists."""
-    values = [[[] if pa.types.is_list(one.type) else None] for one in schema]
-    columns = [pa.array(value, one.type) for value, one in zip(values, schema, strict=True)]
+    columns = [pa.array([[] if pa.types.is_list(one.type) else None], one.type) for one in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

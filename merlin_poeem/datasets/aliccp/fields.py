@@ -6,9 +6,11 @@ A row is an impression, each value of a repeated field an entry of a list column
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ SCHEMA = pa.schema([*HEAD, *(column for f in FIELDS for column in f.columns)])
 USER_SCHEMA = pa.schema([column for f in USER_FIELDS for column in f.columns])
 
 
-def list_column(rows: np.ndarray, values: np.ndarray, n_rows: int) -> pa.Array:
+def list_column(rows: NDArray[np.integer[Any]], values: NDArray[Any], n_rows: int) -> pa.Array:
     """A list for each of ``n_rows`` rows; ``values`` come in the order of their ``rows``."""
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_rows))])
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))

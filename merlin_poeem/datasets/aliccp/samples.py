@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -11,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from workflows.aliccp.blocks import BLOCK_BYTES, Block, read_blocks
-from workflows.aliccp.fields import FIELDS, HEAD, SCHEMA
-from workflows.aliccp.report import Report
+from merlin_poeem.datasets.aliccp.fields import FIELDS, HEAD, SCHEMA
+from merlin_poeem.datasets.aliccp.line_blocks import BLOCK_BYTES, Block, read_blocks
+from merlin_poeem.datasets.aliccp.report import Report
 
 # Columns of the re-encoded rows of PaddleRec's AITM, which come with this first line and without.
 AITM = "click,purchase,101,121,122,124,125,126,127,128,129,205,206,207,216,508,509,702,853,301"
@@ -31,7 +32,10 @@ class Sample(NamedTuple):
 
 
 def read_samples(
-    path: Path, *, report: Report | None = None, block_bytes: int = BLOCK_BYTES
+    path: str | os.PathLike[str],
+    *,
+    report: Report | None = None,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[pa.Table]:
     """Re-encoded rows as other projects publish them, as tables of ``SCHEMA``.
 

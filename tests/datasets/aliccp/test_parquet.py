@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from workflows.aliccp.fields import SCHEMA
-from workflows.aliccp.parquet import read_parquet, write_parquet
-from workflows.aliccp.report import Report
+from merlin_poeem.datasets.aliccp.fields import SCHEMA
+from merlin_poeem.datasets.aliccp.parquet import read_parquet, write_parquet
+from merlin_poeem.datasets.aliccp.report import Report
 from workflows.aliccp.simulation.impressions import draw_rows
 from workflows.aliccp.simulation.world import World
 
