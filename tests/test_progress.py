@@ -43,16 +43,6 @@ FRAME = pd.DataFrame({"item_id": IDS, "embedding": list(VECTORS)})
 TEXTS = pd.DataFrame({"item_id": IDS, "text": [f"text {i}" for i in IDS]})
 
 
-@pytest.fixture
-def long_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All work counts as long, and as much."""
-
-    def timer(_: float, function: Callable[[], None]) -> Any:
-        return SimpleNamespace(start=function, cancel=lambda: None)
-
-    monkeypatch.setattr(bars, "Timer", timer)
-
-
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portions, "PORTION", 70)

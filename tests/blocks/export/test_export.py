@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from merlin.io import Dataset
 
-from merlin_poeem import progress
 from merlin_poeem.arrays import normalize
 from merlin_poeem.blocks import encode_items, export_index, query_vectors
 from merlin_poeem.blocks.export import export
@@ -71,12 +70,8 @@ def test_scales_are_those_of_the_float_vectors(
 
 @pytest.mark.parametrize("kind", [lambda items: items, Dataset], ids=["frame", "dataset"])
 def test_a_long_export_shows_a_bar(
-    model: Any, items: pd.DataFrame, kind: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    model: Any, items: pd.DataFrame, kind: Any, capsys: Any, long_work: None
 ) -> None:
-    def timer(_: float, function: Any) -> Any:
-        return SimpleNamespace(start=function, cancel=lambda: None)
-
-    monkeypatch.setattr(progress, "Timer", timer)
     given, users = kind(items), kind(toy.USERS)
     for work in (
         lambda shown: export_index(model, given, batch_size=9, progress=shown).codes,
