@@ -96,7 +96,9 @@ WORK: dict[str, tuple[list[str], Callable[[bool], list[Any]]]] = {
     ),
     "tune": (
         ["tune"],
-        lambda progress: [tune(INDEX, VECTORS, K, exact=FLAT, progress=progress).settings],
+        lambda progress: [
+            tune(INDEX, VECTORS, K, target=0.5, exact=FLAT, progress=progress).settings
+        ],
     ),
     "embed": (
         ["encode"],
