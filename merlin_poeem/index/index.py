@@ -106,7 +106,7 @@ class Index:
         """Group exported codes by list. Nothing is trained or encoded.
 
         ``vectors`` are those of the items, in the order of ``item_codes``, as
-        :func:`stored_vectors` makes them. ``item_table`` and ``info`` are copied.
+        ``stored_vectors`` makes them. ``item_table`` and ``info`` are copied.
 
         Raises
         ------
@@ -335,7 +335,7 @@ class Index:
         return ItemCodes(self.item_ids, self.list_ids, self.codes, self.scales)
 
     def coded(self, rows: Rows) -> Coded:
-        """What :func:`~merlin_poeem.quantization.coding.decode` takes, of some rows.
+        """What ``quantization.coding.decode`` takes, of some rows.
 
         List ids (n,) int32, codes (n, pq_dim) and scales, (n,) uint8 or None.
         """
