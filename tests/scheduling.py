@@ -11,6 +11,7 @@ TOY = (
     "tests/blocks/export/test_export.py",
     "tests/blocks/export/test_features.py",
     "tests/blocks/export/test_settling.py",
+    "tests/docs/test_training_pages.py",
     "tests/blocks/model/test_quantized_model.py",
     "tests/ops/test_ops.py",
 )
@@ -26,6 +27,8 @@ SLOWEST = (
     "blocks/model/test_quantized_model.py",
     "blocks/export/test_distributed.py",
     "ops/test_ops.py",
+    "docs/test_training_pages.py",
+    "docs/test_your_own_data.py",
     "blocks/in_graph/test_contract.py",
     "workflows/movielens/test_command.py",
     "benchmarks/test_quality_training.py",
