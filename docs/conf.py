@@ -1,10 +1,11 @@
 """Sphinx: `make docs` builds docs/_build/html in the pinned environment, warnings as errors."""
 
-import inspect
 import os
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from sphinx.util import inspect
 
 from merlin_poeem import __version__
 
@@ -13,6 +14,8 @@ release = version = __version__
 html_title = f"merlin_poeem {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
+# Of blocks that name no language, such as listings of folders.
+highlight_language = "text"
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
@@ -51,8 +54,11 @@ def signature_of_init(
     """Of a Keras layer: Keras' ``__new__``, where autodoc looks first, takes anything."""
     if what != "class" or signature != "(*args, **kwargs)":
         return None
-    parameters = list(inspect.signature(obj.__init__).parameters.values())[1:]
-    return str(inspect.Signature(parameters)), returns
+    of_init = inspect.signature(obj.__init__, bound_method=True)
+    signature = inspect.stringify_signature(
+        of_init, show_return_annotation=False, unqualified_typehints=True
+    )
+    return signature, returns
 
 
 def setup(app: Any) -> None:

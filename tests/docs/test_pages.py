@@ -19,7 +19,7 @@ pytestmark = pytest.mark.once
 # In tests/docs/test_training_pages.py and test_your_own_data.py.
 NEED_TENSORFLOW = {"merlin.md", "migrating.md", "serving.md", "your_own_data.md"}
 NOT_RUN = {"gpu.md": 3, "serving.md": 1}
-RUN_HERE = {"choosing.md", "distributed.md", "formats.md", "index.md", "search.md"}
+RUN_HERE = {"choosing.md", "distributed.md", "formats.md", "index.md", "searching.md"}
 
 
 def test_every_block_runs_somewhere_or_says_why_not() -> None:
@@ -38,7 +38,7 @@ def test_the_first_search_finds_the_vectors_themselves(tmp_path: Path) -> None:
 
 
 def test_search_and_filters(tmp_path: Path) -> None:
-    names = run_page("search.md", tmp_path, {})
+    names = run_page("searching.md", tmp_path, {})
     assert not set(names["found"][0][1]) & {1, 2}
     assert mp.load_index(tmp_path / "items.index").n_items == 1000
     assert len(names["exact"]) == 3
