@@ -97,7 +97,7 @@ notebooks: .venv/merlin/.ready .venv/current/.ready ## run every notebook at ful
 # --- checking ------------------------------------------------------------------------------------
 
 .PHONY: test
-test: ## both test suites; MERLIN_POEEM_DATA=folder adds the tests on real data
+test: ## both test suites, the wheel among them; MERLIN_POEEM_DATA=folder adds the tests on real data
 	@python="$(CURRENT_PYTHON)"
 	$(MAKE) --no-print-directory -j 2 .venv/merlin/.ready $${python:+.venv/current/.ready}
 	$(MAKE) --no-print-directory test-merlin $${python:+MARKED="not once"}
@@ -158,7 +158,7 @@ COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command '
 requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--upgrade]
 	$(COMPILE) --python-version 3.10 --universal requirements/tools.in -o requirements/tools.txt
 	$(COMPILE) --python-version 3.10 --universal \
-		pyproject.toml --extra train --extra systems --extra dask --extra cpu requirements/merlin.in -o requirements/merlin.txt
+		pyproject.toml --extra train --extra systems --extra dask --extra cpu --extra plots requirements/merlin.in -o requirements/merlin.txt
 	$(COMPILE) --python-version 3.12 --universal \
 		pyproject.toml --extra dask --extra cpu requirements/current.in -o requirements/current.txt
 	for cuda in cu13 cu12; do
@@ -170,6 +170,12 @@ requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--
 	done
 
 OF_GPU_MACHINES = --python-version 3.12 --python-platform x86_64-manylinux_2_28 pyproject.toml --extra dask --extra cpu
+
+.PHONY: wheel
+wheel: .venv/tools/.ready ## the package as dist/*.whl, which pip installs anywhere
+	@rm -rf build dist
+	$(UV) build --quiet --build-constraints requirements/tools.txt --out-dir dist
+	echo 'Built. Next: pip install "$$(ls dist/*.whl)[cpu]"'
 
 .PHONY: clean
 clean: ## remove the environments and every cache; results/ stays

@@ -20,6 +20,7 @@ from merlin_poeem.arrays import (
     type_name,
 )
 from merlin_poeem.index.index import Index
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization.params import METRICS, Metric, check_n_probes, positive_int
 from merlin_poeem.search import reference
 from merlin_poeem.search.item_set import as_item_filter
@@ -109,6 +110,7 @@ def exact_search(
     k: int,
     metric: Metric = "inner_product",
     exclude: Any = None,
+    progress: bool = True,
 ) -> Candidates:
     """The ``k`` best items by their float vectors, every item scored; ties by lower item id.
 
@@ -123,6 +125,8 @@ def exact_search(
     exclude
         Item ids never returned: one list per query, or ids for all queries, as of
         :meth:`Searcher.search <merlin_poeem.Searcher.search>`.
+    progress
+        Whether work of more than two seconds shows a bar on stderr.
 
     Raises
     ------
@@ -149,16 +153,18 @@ def exact_search(
     square_norms = (vectors**2).sum(axis=1) if metric == "l2" else None
     results = []
     step = max(1, CHUNK_BYTES // (4 * max(1, len(vectors))))
-    for start in range(0, len(queries), step):
-        chunk = queries[start : start + step]
-        scores = chunk @ vectors.T
-        if square_norms is not None:
-            scores = 2 * scores - square_norms - (chunk**2).sum(axis=1, keepdims=True)
-        for i, row in enumerate(scores, start):
-            kept: Int64 = np.arange(len(item_ids))
-            if excluded is not None:
-                kept = np.flatnonzero(~np.isin(item_ids, to_host(excluded.row(i))))
-            results.append(_best(row[kept], item_ids[kept], k))
+    with Progress("exact search", len(queries), "queries", shown=progress) as bar:
+        for start in range(0, len(queries), step):
+            chunk = queries[start : start + step]
+            scores = chunk @ vectors.T
+            if square_norms is not None:
+                scores = 2 * scores - square_norms - (chunk**2).sum(axis=1, keepdims=True)
+            for i, row in enumerate(scores, start):
+                kept: Int64 = np.arange(len(item_ids))
+                if excluded is not None:
+                    kept = np.flatnonzero(~np.isin(item_ids, to_host(excluded.row(i))))
+                results.append(_best(row[kept], item_ids[kept], k))
+            bar.update(len(chunk))
     return Candidates.from_rows(results)
 
 

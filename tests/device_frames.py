@@ -63,8 +63,11 @@ class Column:
 class Series:
     """A column of numbers: ``values`` on the device, and where it is not null."""
 
-    def __init__(self, data: Any, valid: Any = None) -> None:
-        if isinstance(data, ndarray):
+    def __init__(self, data: Any, valid: Any = None, dtype: str | None = None) -> None:
+        if dtype is not None:
+            assert dtype == "str"
+            self._data = cupy.asarray(np.array(data, object))
+        elif isinstance(data, ndarray):
             self._data = data
         else:
             data = list(data)
@@ -134,7 +137,7 @@ class Series:
     @classmethod
     def from_arrow(cls, lists: pa.ListArray) -> Series:
         arrays = (lists.offsets, lists.values)
-        return ListSeries(*(cupy.asarray(array.to_numpy()) for array in arrays))
+        return ListSeries(*(cupy.asarray(array.to_numpy(zero_copy_only=False)) for array in arrays))
 
     @classmethod
     def from_pylibcudf(cls, column: Column) -> Series:

@@ -14,6 +14,7 @@ TOY = (
     "tests/docs/test_training_pages.py",
     "tests/blocks/model/test_quantized_model.py",
     "tests/ops/test_ops.py",
+    "tests/ops/test_workflow_json.py",
 )
 
 # Started first, so that no process is left with one of them at the end.

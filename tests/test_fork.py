@@ -121,9 +121,10 @@ def searches_of(searcher: Searcher, queries: np.ndarray) -> Callable[[], None]:
     return search
 
 
-def frame_of(features: Any) -> pd.DataFrame:
-    ids = np.arange(len(features))
-    return pd.DataFrame({"id": ids, "features": features, "title": [f"item {i}" for i in ids]})
+def frame_of(embedding: Any) -> pd.DataFrame:
+    ids = np.arange(len(embedding))
+    titles = [f"item {i}" for i in ids]
+    return pd.DataFrame({"item_id": ids, "embedding": embedding, "title": titles})
 
 
 def json_strings(vectors: np.ndarray) -> list[str]:
@@ -251,7 +252,7 @@ def encoder(texts: list[str]) -> np.ndarray:
 def test_texts(project_to: int | None, forked: Any) -> None:
     if project_to is not None:
         pytest.importorskip("sklearn")
-    frame = pd.DataFrame({"id": range(300), "text": [f"text {i}" for i in range(300)]})
+    frame = pd.DataFrame({"item_id": range(300), "text": [f"text {i}" for i in range(300)]})
 
     def search() -> None:
         built = TextIndex.build(frame, encoder, project_to=project_to, backend="faiss")

@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "merlin_poeem"
 
-GROUND = {"arrays", "atomic_files", "version"}
+GROUND = {"arrays", "atomic_files", "optional", "progress", "version"}
 CODES = GROUND | {"quantization", "index"}
 SEARCH = CODES | {"search"}
 FRAMES = SEARCH | {"search.searcher", "frames"}
@@ -24,8 +24,11 @@ FRAMES = SEARCH | {"search.searcher", "frames"}
 ARROWS: dict[str, set[str]] = {
     "arrays": set(),
     "atomic_files": set(),
+    "optional": set(),
+    "progress": set(),
     "version": set(),
     "quantization": GROUND,
+    "datasets": GROUND | {"quantization"},
     "index": CODES,
     "convert": CODES,
     "search": CODES,
@@ -33,16 +36,21 @@ ARROWS: dict[str, set[str]] = {
     "search.gpu": SEARCH,
     "search.searcher": SEARCH | {"search.faiss", "search.gpu"},
     "evaluate": SEARCH,
-    "tuning": FRAMES | {"evaluate"},
+    "plots": CODES,
+    "tuning": FRAMES | {"evaluate", "plots"},
     "frames": FRAMES,
+    "encoders": FRAMES,
     "distributed": FRAMES,
     "blocks.quantizer": GROUND | {"quantization"},
     "blocks.model": CODES | {"blocks.quantizer"},
     "blocks.export": FRAMES | {"blocks.quantizer", "blocks.model", "distributed"},
     "blocks.in_graph": FRAMES | {"blocks.model", "blocks.export"},
     "blocks.recall_callback": FRAMES | {"blocks.model", "blocks.export", "evaluate"},
+    "blocks.recommend": FRAMES | {"blocks.model", "blocks.export"},
     "blocks": {
+        "optional",
         "blocks.recall_callback",
+        "blocks.recommend",
         "blocks.quantizer",
         "blocks.model",
         "blocks.export",

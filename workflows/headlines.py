@@ -26,8 +26,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from merlin_poeem import tune
+from merlin_poeem.encoders import NNLM, open_encoder
 from merlin_poeem.frames.text_index import PROBE, Encoder, TextIndex
-from workflows.encoders import NNLM, open_encoder
 
 FOLDER = "abcnews"
 FILES = ("abcnews-date-text.csv.gz", "abcnews-date-text.csv")
@@ -81,7 +81,7 @@ def read(path: Path) -> Headlines:
     ids, dates, texts = zip(*kept, strict=True)
     frame = pd.DataFrame(
         {
-            "id": np.array(ids, np.int64),
+            "item_id": np.array(ids, np.int64),
             "publish_date": np.array(dates, np.int64),
             "headline_text": list(texts),
         }
@@ -95,7 +95,8 @@ def simulate(n_headlines: int = 2000, seed: int = 0) -> pd.DataFrame:
     parts = [rng.choice(phrases, n_headlines) for phrases in PHRASES]
     texts = [" ".join(words) for words in zip(*parts, strict=True)]
     dates = 20030219 + rng.integers(0, 9, n_headlines)
-    return pd.DataFrame({"id": np.arange(n_headlines), "publish_date": dates, COLUMNS[1]: texts})
+    ids = np.arange(n_headlines)
+    return pd.DataFrame({"item_id": ids, "publish_date": dates, COLUMNS[1]: texts})
 
 
 def build(frame: pd.DataFrame, encoder: Encoder, **options: Any) -> TextIndex:

@@ -41,7 +41,7 @@ TASTE = 30
 
 
 def factorise(data: MovieLens, dim: int = DIM, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(users, films) with training ratings: ``id`` and ``features``, a JSON array of ``dim``.
+    """(users, films) with training ratings: their ids and ``embedding``, a JSON array of ``dim``.
 
     The inner product of a user and a film approximates whether one rated the other.
     """
@@ -51,7 +51,10 @@ def factorise(data: MovieLens, dim: int = DIM, seed: int = 0) -> tuple[pd.DataFr
     rated = csr_matrix((ones, (user_rows, film_columns)), (len(users), len(films)))
     model = TruncatedSVD(dim, random_state=seed)
     user_vectors = model.fit_transform(rated)
-    return _as_json(users, user_vectors), _as_json(films, model.components_.T)
+    return (
+        pd.DataFrame({"user_id": users, "embedding": _as_json(user_vectors)}),
+        pd.DataFrame({"item_id": films, "embedding": _as_json(model.components_.T)}),
+    )
 
 
 def simulate(n_users: int = 400, n_films: int = 300, seed: int = 0) -> MovieLens:
@@ -92,9 +95,9 @@ def write(users: pd.DataFrame, films: pd.DataFrame, folder: Path) -> tuple[Path,
 
 
 def index_films(films: pd.DataFrame, described: pd.DataFrame, **options: Any) -> Index:
-    """An index of ``films`` (``id, features``) that holds titles and genres."""
+    """An index of ``films`` (``item_id, embedding``) that holds titles and genres."""
     known = described[["item_id", "title", "genres"]]
-    joined = films.merge(known, left_on="id", right_on="item_id", how="left")
+    joined = films.merge(known, on="item_id", how="left")
     return index_frame(joined, item_table=["title", "genres"], **options)
 
 
@@ -104,10 +107,10 @@ def compare(users: pd.DataFrame, films: pd.DataFrame, data: MovieLens, seed: int
     ``agreement`` is with exact search, ``recall_at_20`` with the users' test films; training films
     are not shown again.
     """
-    judged = users[users["id"].isin(data.test["user_id"])]
-    queries, vectors = read_vectors(judged, "features"), read_vectors(films, "features")
-    item_ids = films["id"].to_numpy()
-    relevant, seen = (items_of(judged["id"], pairs) for pairs in (data.test, data.train))
+    judged = users[users["user_id"].isin(data.test["user_id"])]
+    queries, vectors = read_vectors(judged, "embedding"), read_vectors(films, "embedding")
+    item_ids = films["item_id"].to_numpy()
+    relevant, seen = (items_of(judged["user_id"], pairs) for pairs in (data.test, data.train))
     exact = exact_search(item_ids, vectors, queries, k=K, exclude=seen)
 
     def quality(found: Candidates) -> dict[str, float]:
@@ -130,14 +133,14 @@ def compare(users: pd.DataFrame, films: pd.DataFrame, data: MovieLens, seed: int
 def show(users: pd.DataFrame, films: pd.DataFrame, data: MovieLens, user_id: int) -> str:
     """What one user may like, who is like them, and films like :data:`SHOWN_FILM`."""
     titled = index_films(films, data.items)
-    one = with_vectors(users[users["id"] == user_id])
-    one["seen"] = items_of(one["id"], data.train).row(0).reshape(1, -1).tolist()
+    one = with_vectors(users[users["user_id"] == user_id])
+    one["seen"] = items_of(one["user_id"], data.train).row(0).reshape(1, -1).tolist()
     searcher = open_searcher(titled)
-    liked = search_frame(searcher, one, k=K, vectors="features", query_id="id", exclude="seen")
+    liked = search_frame(searcher, one, k=K, query_id="user_id", exclude="seen")
     # Of vectors whose length is popularity or zeal, the direction tells what is alike.
-    alike = open_searcher(index_frame(users, metric="cosine"))
-    neighbours = like_rows(alike, one, k=K)
-    film = with_vectors(films[films["id"] == SHOWN_FILM])
+    alike = open_searcher(index_frame(users, item_id="user_id", metric="cosine"))
+    neighbours = like_rows(alike, one, k=K, row_id="user_id")
+    film = with_vectors(films[films["item_id"] == SHOWN_FILM])
     similar = like_rows(open_searcher(index_films(films, data.items, metric="cosine")), film, k=K)
     return "\n\n".join(
         [
@@ -175,9 +178,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _as_json(ids: np.ndarray, vectors: np.ndarray) -> pd.DataFrame:
-    features = [json.dumps(row) for row in vectors.astype(np.float32).tolist()]
-    return pd.DataFrame({"id": ids, "features": features})
+def _as_json(vectors: np.ndarray) -> list[str]:
+    return [json.dumps(row) for row in vectors.astype(np.float32).tolist()]
 
 
 def _lines(found: pd.DataFrame) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from merlin_poeem.plots import plot_quality
 from workflows.comparison import Comparison
-from workflows.plot import plot_quality
 
 
 def show_and_save(comparison: Comparison, quality: str, title: str, path: Path) -> None:

@@ -25,7 +25,7 @@ from benchmarks.quality.tables import (
     kept,
 )
 from benchmarks.quality.variants import TASKS
-from workflows.plot import draw_quality
+from merlin_poeem.plots import draw_quality
 
 AGREEMENT = f"agreement_at_{MANY}"
 BASE = "ours-8"
@@ -70,13 +70,14 @@ def plot(rows: list[Row], task: str, path: Path) -> None:
         {**row, "n_probes": row["n_probes"] or None}
         for row in mean.reset_index().to_dict("records")
     ]
+    n_items = int(frame["n_items"].max())
     figure, both = plt.subplots(1, 2, figsize=(15, 6), layout="constrained")
     for axes, metric in zip(both, metrics, strict=True):
         # Exact search agrees with itself: a line at 1 would only press the others together.
         shown = [row for row in plotted if metric != AGREEMENT or row["n_probes"]]
-        draw_quality(axes, shown, metric)
+        draw_quality(axes, shown, metric, n_items=n_items, highlight="ours")
         axes.get_legend().remove()
-        axes.set_title(f"{task}: {int(frame['n_items'].max()):,} items")
+        axes.set_title(f"{task}: {n_items:,} items")
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

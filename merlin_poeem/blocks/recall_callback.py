@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from merlin_poeem.arrays import Int64
@@ -14,8 +15,11 @@ from merlin_poeem.blocks.export.export import (
     item_vectors,
     query_vectors,
 )
+from merlin_poeem.blocks.export.workflow_part import AnyWorkflow
 from merlin_poeem.blocks.model.towers import find_quantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
+from merlin_poeem.frames.item_ids import have_texts, lists_by_id
+from merlin_poeem.index.item_keys import ItemKeys, Keys
 from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.ragged import IdLists
 from merlin_poeem.search.searcher import open_searcher
@@ -44,6 +48,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         refine: int = 0,
         exclude: Any = None,
         backend: str = "auto",
+        workflow: AnyWorkflow | None = None,
         item_id_column: str | None = None,
         batch_size: int = 4096,
     ) -> None:
@@ -54,9 +59,13 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
             Rows with the query tower's columns, one a query.
         items
             Rows with the item tower's columns: the catalog.
+        workflow
+            As of :func:`~merlin_poeem.blocks.export_index`: ``queries`` and ``items`` are then raw
+            rows.
         relevant, exclude
             Per query, the ids of the items it should find, and of those it must not be shown (such
-            as the training items); an :class:`~merlin_poeem.IdLists` or a sequence of rows.
+            as the training items); an :class:`~merlin_poeem.IdLists` or a sequence of rows, of
+            texts where item ids are.
         k, refine, backend
             As of :class:`~merlin_poeem.Searcher`. With ``refine`` above 0 the index stores the
             vectors of its items, in float16.
@@ -70,12 +79,13 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         """
         super().__init__()
         self.queries, self.items = queries, items
-        self.relevant = IdLists.of("relevant", relevant, len(relevant))
-        self.exclude = None if exclude is None else IdLists.of("exclude", exclude, len(relevant))
+        self.relevant = _lists("relevant", relevant, len(relevant))
+        self.exclude = None if exclude is None else _lists("exclude", exclude, len(relevant))
         self.k = positive_int("k", k)
         self.n_probes = None if n_probes is None else positive_int("n_probes", n_probes)
         self.refine = count("refine", refine)
         self.backend = backend
+        self.workflow = workflow
         self.item_id_column = item_id_column
         self.batch_size = batch_size
 
@@ -88,8 +98,16 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         """Search the validation queries, exactly and through the index."""
         logs = {} if logs is None else logs
         quantizer = find_quantizer(self.model)
-        _, queries = query_vectors(self.model, self.queries, batch_size=self.batch_size)
-        item_ids, vectors = self._float_vectors()
+        options: dict[str, Any] = {
+            "workflow": self.workflow,
+            "batch_size": self.batch_size,
+            "progress": False,
+        }
+        _, queries = query_vectors(self.model, self.queries, **options)
+        options["id_column"] = self.item_id_column
+        item_ids, vectors = item_vectors(self.model, self.items, **options)
+        if item_ids.dtype == object:
+            item_ids = self._numbered(item_ids)
         exact = exact_search(
             item_ids,
             vectors,
@@ -97,6 +115,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
             k=self.k,
             metric=quantizer.params.metric,
             exclude=self.exclude,
+            progress=False,
         )
         logs[f"float_recall_at_{self.k}"] = recall_at_k(exact, self.relevant, self.k)
         if not quantizer.is_started.numpy():
@@ -109,15 +128,26 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
             self.items,
             n_probes=self.n_probes,
             store_vectors="float16" if self.refine else None,
-            batch_size=self.batch_size,
-            id_column=self.item_id_column,
+            **options,
         )
         searcher = open_searcher(index, self.backend)
         found = searcher.search(queries, k=self.k, refine=self.refine, exclude=self.exclude)
         logs[f"quantized_recall_at_{self.k}"] = recall_at_k(found, self.relevant, self.k)
         logs["max_over_mean_list"] = list_balance(index).max_over_mean
 
-    def _float_vectors(self) -> tuple[Int64, Any]:
-        return item_vectors(
-            self.model, self.items, batch_size=self.batch_size, id_column=self.item_id_column
-        )
+    def _numbered(self, keys: Keys) -> Int64:
+        """The numbers that an export gives to ``keys``, and takes for them in the lists."""
+        item_ids = np.arange(len(keys), dtype=np.int64)
+        known = ItemKeys(item_ids, keys)
+        self.relevant = lists_by_id(known, self.relevant)
+        self.exclude = lists_by_id(known, self.exclude)
+        return item_ids
+
+
+def _lists(name: str, given: Any, n_queries: int) -> Any:
+    """IdLists; texts as they are, which only a catalog can look up."""
+    if not have_texts(given):
+        return IdLists.of(name, given, n_queries)
+    if len(given) != n_queries:
+        raise ValueError(f"{name}: expected {n_queries} lists, one a query; got {len(given)}")
+    return given

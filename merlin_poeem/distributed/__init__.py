@@ -4,9 +4,12 @@ Frames are ``dask.dataframe``'s, of pandas or (``dask_cudf``) cuDF partitions; a
 runs them. Workers read saved indexes by their path, so all must see it.
 """
 
-from merlin_poeem.distributed.encode import encode_ddf, fit_ddf, index_ddf
-from merlin_poeem.distributed.search import search_ddf
-from merlin_poeem.distributed.shards import Shard, load_shards, shard_index
+from merlin_poeem.optional import needed_by
+
+with needed_by("merlin_poeem.distributed", "dask"):
+    from merlin_poeem.distributed.encode import encode_ddf, fit_ddf, index_ddf
+    from merlin_poeem.distributed.search import search_ddf
+    from merlin_poeem.distributed.shards import Shard, load_shards, shard_index
 
 __all__ = [
     "Shard",

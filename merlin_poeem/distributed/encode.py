@@ -121,13 +121,15 @@ def fit_ddf(
     rotation: bool = True,
     item_scales: bool = True,
     seed: int = 0,
+    progress: bool = True,
 ) -> Quantization:
     """:func:`~merlin_poeem.fit` of the vectors of ``ddf``, trained here on a sample of them.
 
     The sample, and so the quantization, is the one that ``fit`` takes of all vectors at once,
     whatever the partitions: at most ``256 * max(n_lists, 2 ** pq_bits)`` rows, all that is
     gathered. ``ddf`` is read twice, first for its partitions' lengths; ``ddf.persist()`` saves
-    the second reading. Errors as of ``fit`` and :func:`encode_ddf`.
+    the second reading. ``progress`` is of the training here, as of ``fit``. Errors as of ``fit``
+    and :func:`encode_ddf`.
     """
     meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
     for name in columns_of_vectors(vectors):
@@ -144,7 +146,14 @@ def fit_ddf(
     if not samples:
         raise ValueError("ddf: expected at least one row, got none")
     gathered = _stack(vectors, dask.compute(*samples))
-    return fit(params, gathered, rotation=rotation, item_scales=item_scales, seed=seed)
+    return fit(
+        params,
+        gathered,
+        rotation=rotation,
+        item_scales=item_scales,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def codes_frame(item_codes: ItemCodes, vectors: StoredVectors | None = None) -> pd.DataFrame:

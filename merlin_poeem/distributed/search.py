@@ -22,6 +22,7 @@ from merlin_poeem.frames.results import Form, results_frame
 from merlin_poeem.frames.search_frame import search_with
 from merlin_poeem.index.copies import fingerprint_of
 from merlin_poeem.index.index import Index, stored_vectors
+from merlin_poeem.index.item_keys import as_keys, keyed_table
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.item_codes import ItemCodes
 from merlin_poeem.search.ragged import Candidates
@@ -116,7 +117,10 @@ def _without_items(index: Index) -> Index:
     of, no_vectors = (index.params, index.quantization), np.empty((0, index.dim), np.float32)
     # Those of the index are not read for it, and the dtype of none makes no difference.
     vectors = stored_vectors(*of, no_vectors, "float16") if index.has_vectors else None
-    return Index.from_codes(*of, none, vectors=vectors)
+    if not index.has_item_keys:
+        return Index.from_codes(*of, none, vectors=vectors)
+    keys = keyed_table(none.item_ids, as_keys("item_ids", []))
+    return Index.from_codes(*of, none, vectors=vectors, item_table=keys).with_item_keys()
 
 
 def _search_partition(frame: Any, saved: tuple[str, str, str], options: SearchOptions) -> Any:

@@ -52,12 +52,18 @@ def shard_index(index: Index, n_shards: int, folder: str | os.PathLike[str]) -> 
     Raises
     ------
     TypeError, ValueError
-        ``n_shards`` below 1 or above the number of items; a ``folder`` that is a link to nowhere;
-        what :func:`~merlin_poeem.save_index` refuses.
+        ``n_shards`` below 1 or above the number of items; an index with item keys, of which no
+        shard would know all; a ``folder`` that is a link to nowhere; what
+        :func:`~merlin_poeem.save_index` refuses.
     FileExistsError
         There is something at ``folder``: shards are never replaced under a search that uses them.
     """
     n_shards = positive_int("n_shards", n_shards)
+    if index.has_item_keys:
+        raise ValueError(
+            "index: expected one with integer ids, got one with item keys, of which no shard would "
+            "know all: shard index.without_item_keys(), and join the keys to what is found"
+        )
     if n_shards > max(1, index.n_items):
         raise ValueError(
             f"n_shards: expected at most the index's {index.n_items} items, got {n_shards}"

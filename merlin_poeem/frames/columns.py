@@ -139,6 +139,50 @@ def read_ids(frame: Any, name: str) -> Int64:
     return _as_ids(name, read_numbers(frame, name))
 
 
+def read_texts(frame: Any, name: str) -> list[str]:
+    """A column of texts, on the host; ``TypeError`` on any other, ``ValueError`` on a null."""
+    array = read_arrow(frame, name)
+    check_no_nulls(f"column {name!r}", array)
+    if len(array) and not is_text(array.type):
+        raise TypeError(f"column {name!r}: expected texts, got {array.type}")
+    texts: list[str] = array.to_pylist()
+    return texts
+
+
+def read_text_lists(frame: Any, name: str) -> tuple[Int64, list[str]]:
+    """The length (n,) of each list of texts in a column, 0 for a null, and the texts of all rows.
+
+    On the host. ``TypeError`` on anything but lists of texts; ``ValueError`` on a null in one.
+    """
+    import pyarrow as pa
+
+    array = read_arrow(frame, name)
+    if pa.types.is_null(array.type) or 0 < array.null_count == len(array):
+        return np.zeros(len(array), np.int64), []
+    is_list = _is_list(array.type)
+    if not is_list or not (
+        is_text(array.type.value_type) or pa.types.is_null(array.type.value_type)
+    ):
+        raise TypeError(
+            f"column {name!r}: expected lists of texts, the item keys of the index, got "
+            f"{array.type}"
+        )
+    lengths, values = _lengths_of(array), array.flatten()
+    if values.null_count:
+        is_null = values.is_null().to_numpy(zero_copy_only=False)
+        _refuse_nulls_inside(name, lengths, is_null, values.null_count)
+    return np.maximum(lengths, 0), values.to_pylist()
+
+
+def is_text(arrow_type: Any) -> bool:
+    """Whether it is one of Arrow's types of text."""
+    import pyarrow as pa
+
+    kinds = (pa.types.is_string, pa.types.is_large_string)
+    views = (getattr(pa.types, "is_string_view", None),)
+    return any(is_kind is not None and is_kind(arrow_type) for is_kind in (*kinds, *views))
+
+
 def read_known_ids(frame: Any, name: str) -> tuple[Int64 | None, NDArray[np.bool_], Int64]:
     """The ids of a column of ids or of lists of ids, some of them null, on the host.
 
@@ -170,6 +214,21 @@ def read_known_ids(frame: Any, name: str) -> tuple[Int64 | None, NDArray[np.bool
         is_number = ~np.isnan(values)  # an array in a list column keeps its NaN
         known[known], values = is_number, _whole_numbers(name, values[is_number])
     return lengths, known, as_item_ids(f"column {name!r}", values)
+
+
+def read_known_texts(frame: Any, name: str) -> tuple[Int64 | None, NDArray[np.bool_], list[str]]:
+    """:func:`read_known_ids` of texts or lists of texts."""
+    import pyarrow as pa
+
+    array, lengths = read_arrow(frame, name), None
+    if _is_list(array.type):
+        lengths, array = np.maximum(_lengths_of(array), 0), array.flatten()
+    if not is_text(array.type) and not pa.types.is_null(array.type):
+        raise TypeError(
+            f"column {name!r}: expected texts, the item keys of the index, got {array.type}"
+        )
+    known = ~array.is_null().to_numpy(zero_copy_only=False)
+    return lengths, known, array.drop_null().to_pylist()
 
 
 def read_numbers(frame: Any, name: str) -> NDArray[Any]:
@@ -249,12 +308,10 @@ def _check_plain(name: str, array: Any) -> None:
 
 def _lengths_and_values(frame: Any, name: str, on_device: bool) -> tuple[Int64, NDArray[Any]]:
     """Of a column of vectors: :func:`read_lists`, and the same of texts."""
-    import pyarrow as pa
-
     if on_device and cudf_calls.has_lists(column_of(frame, name)):
         return read_lists(frame, name, on_device=True)
     array = read_arrow(frame, name)
-    if not pa.types.is_string(array.type) and not pa.types.is_large_string(array.type):
+    if not is_text(array.type):
         return _lists_of_arrow(name, array)
     check_no_nulls(f"column {name!r}", array)
     return parse_vectors(f"column {name!r}", array)

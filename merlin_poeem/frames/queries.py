@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AnySet
 from dataclasses import dataclass
 from typing import Any
 
 from merlin_poeem.arrays import Float32, type_name
-from merlin_poeem.frames.columns import read_id_lists, read_vectors
+from merlin_poeem.frames.columns import read_vectors
+from merlin_poeem.frames.cudf_calls import is_cudf, to_arrow
+from merlin_poeem.frames.item_ids import KeySet, as_item_set, read_item_lists
 from merlin_poeem.frames.results import Form, check_form, query_ids_of
+from merlin_poeem.index.item_keys import ItemKeys, are_texts, as_keys
 from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, is_flat
-from merlin_poeem.search.ragged import Candidates
+from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.searcher import AnySearcher
 
 
@@ -28,7 +32,7 @@ class SearchOptions:
     vectors: str | Sequence[str] = "embedding"
     query_id: str | None = None
     exclude: Any = None
-    """A column's name, an :class:`~merlin_poeem.ItemSet` or None, once it is checked."""
+    """A column's name, an ItemSet, a KeySet or None, once it is checked."""
     allow: Any = None
     """As ``exclude``."""
     n_probes: int | None = None
@@ -44,19 +48,37 @@ class SearchOptions:
             object.__setattr__(self, name, column_or_set(name, getattr(self, name)))
 
 
-def column_or_set(name: str, given: Any) -> str | ItemSet | None:
-    """``given`` where it is a column's name or None, an ItemSet where it is item ids for all rows.
+def column_or_set(name: str, given: Any) -> str | ItemSet | KeySet | None:
+    """``given`` where it is a column's name or None, a set where it is item ids for all rows.
 
-    ``TypeError`` on anything else, and on ids that are no integers.
+    Of integers an ItemSet, of texts a KeySet. ``TypeError`` on anything else.
     """
-    if given is None or isinstance(given, str | ItemSet):
+    if given is None or isinstance(given, str | ItemSet | KeySet):
         return given
+    if isinstance(given, AnySet):
+        given = list(given)
+    elif is_cudf(given) and not hasattr(given, "columns") and given.dtype.kind == "O":
+        given = to_arrow(given).to_pylist()
+    if are_texts(given):
+        return KeySet(tuple(as_keys(name, given)))
     if is_flat(given, if_empty=True):
         return ItemSet.of(name, given)
     raise TypeError(
         f"{name}: expected a column's name, an ItemSet, or item ids for all rows; got "
         f"{type_name(given)}: lists that differ by row go into a column of the frame"
     )
+
+
+def _filter_of(
+    frame: Any,
+    name: str,
+    given: str | ItemSet | KeySet | None,
+    keys: ItemKeys | None,
+    on_device: bool,
+) -> ItemFilter | None:
+    if isinstance(given, str):
+        return read_item_lists(frame, given, keys, on_device=on_device)
+    return None if given is None else as_item_set(name, given, keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +103,11 @@ class Queries:
         *,
         on_device: bool = False,
         vectors: Float32 | None = None,
+        keys: ItemKeys | None = None,
     ) -> Queries:
         """What ``options`` name in ``frame``; ``vectors`` stand in for its column of them.
+
+        ``keys`` are those of the index, where it has some.
 
         Raises ``TypeError`` or ``ValueError`` as :func:`~merlin_poeem.search_frame` does of
         columns.
@@ -91,18 +116,25 @@ class Queries:
         if vectors is None:
             vectors = read_vectors(frame, options.vectors, dim=dim, on_device=on_device)
         exclude, allow = (
-            read_id_lists(frame, given, on_device=on_device) if isinstance(given, str) else given
-            for given in (options.exclude, options.allow)
+            _filter_of(frame, name, given, keys, on_device)
+            for name, given in (("exclude", options.exclude), ("allow", options.allow))
         )
         return cls(vectors, exclude, allow, name, ids)
 
-    def search(self, searcher: AnySearcher, options: SearchOptions) -> Candidates:
-        """Their candidates: :meth:`Searcher.search`."""
+    def search(
+        self, searcher: AnySearcher, options: SearchOptions, rows: slice | None = None
+    ) -> Candidates:
+        """Their candidates, or those of some ``rows`` alone: :meth:`Searcher.search`."""
+        exclude, allow = self.exclude, self.allow
+        if rows is not None:
+            exclude, allow = (
+                each.rows(rows) if isinstance(each, IdLists) else each for each in (exclude, allow)
+            )
         return searcher.search(
-            self.vectors,
+            self.vectors if rows is None else self.vectors[rows],
             k=options.k,
             n_probes=options.n_probes,
             refine=options.refine,
-            exclude=self.exclude,
-            allow=self.allow,
+            exclude=exclude,
+            allow=allow,
         )

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, check_unique, check_values, largest_value
-from merlin_poeem.frames.columns import read_arrow, read_ids, read_vectors
+from merlin_poeem.frames.columns import (
+    is_text,
+    read_arrow,
+    read_ids,
+    read_texts,
+    read_vectors,
+)
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.index.index import Index
+from merlin_poeem.index.item_keys import Keys, as_keys, check_unique_keys
 from merlin_poeem.index.item_table import check_column_names, check_item_table, nullable_dtype
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric
@@ -27,14 +34,15 @@ def index_frame(
     frame: Any,
     params: IVFPQParams | None = None,
     *,
-    item_id: str = "id",
-    vectors: str = "features",
+    item_id: str = "item_id",
+    vectors: str = "embedding",
     item_table: Sequence[str] | None = None,
     metric: Metric | None = None,
     rotation: bool = False,
     seed: int = 0,
     store_vectors: VectorDtype | None = None,
     info: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Index:
     """Train a quantization on the vectors of ``frame`` and encode them: a row becomes an item.
 
@@ -46,7 +54,8 @@ def index_frame(
         None takes :func:`~merlin_poeem.suggest_params` of what the frame holds, with ``metric``
         (inner product where that is None too).
     item_id
-        Column of integers, each once; they are the int64 ids that a search returns.
+        Column of integers or of texts, each once; they are the ids that a search returns. Texts
+        become the index's ``item_keys``.
     vectors
         Column of JSON strings or lists, as of :func:`~merlin_poeem.frames.columns.read_vectors`.
     item_table
@@ -61,11 +70,14 @@ def index_frame(
         As of :meth:`Index.from_vectors <merlin_poeem.Index.from_vectors>`.
     info
         JSON values stored with the index.
+    progress
+        Whether work of more than two seconds shows a bar on stderr.
 
     Raises
     ------
     TypeError
-        Not a frame, ids that are no integers, or vectors that are neither strings nor lists.
+        Not a frame, ids that are no integers and no texts, or vectors that are neither strings nor
+        lists.
     ValueError
         A missing column, no rows, a null, a repeated id, a vector that ``read_vectors`` refuses
         or, unless the metric is cosine, one with a value above 1e15 in size (naming the first such
@@ -78,16 +90,17 @@ def index_frame(
         raise ValueError(f"metric: expected None beside params, got {metric!r}")
     if store_vectors is not None:
         check_vector_dtype(store_vectors)  # before the training
-    item_ids = read_ids(frame, item_id)
-    check_unique(f"column {item_id!r}", item_ids)
+    item_ids = _read_each_once(frame, item_id)
     matrix = read_vectors(frame, vectors)
-    table = None if item_table is None else _item_table(frame, item_ids, item_table)
+    table = None if item_table is None else table_of_columns(frame, item_ids, item_table)
     if params is None:
         n_items, dim = matrix.shape
         params = suggest_params(n_items, dim, metric=metric or "inner_product")
     # Here, as the rows of a sample have other numbers.
     check_values(f"column {vectors!r}", matrix, largest_value(params.metric))
-    quantization = fit(params, _sample(matrix, params, seed), rotation=rotation, seed=seed)
+    quantization = fit(
+        params, _sample(matrix, params, seed), rotation=rotation, seed=seed, progress=progress
+    )
     return Index.from_vectors(
         params,
         quantization,
@@ -96,10 +109,11 @@ def index_frame(
         store_vectors=store_vectors,
         item_table=table,
         info=info,
+        progress=progress,
     )
 
 
-def with_vectors(frame: Any, column: str = "features", into: str | None = None) -> Any:
+def with_vectors(frame: Any, column: str = "embedding", into: str | None = None) -> Any:
     """``frame`` with the vectors of ``column`` as a float32 list column ``into``, parsed once.
 
     ``into`` None replaces ``column``. A frame of the same kind comes back, pandas or cuDF; the one
@@ -116,7 +130,12 @@ def _sample(vectors: Float32, params: IVFPQParams, seed: int) -> Float32:
     return vectors[np.sort(rows)]
 
 
-def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataFrame:
+def table_of_columns(frame: Any, item_ids: Int64 | Keys, columns: Sequence[str]) -> pd.DataFrame:
+    """The ``columns`` of a frame as the table of its rows' ``item_ids`` (n,), integers or keys.
+
+    Raises ``TypeError`` or ``ValueError`` on columns that are missing, that no index could save, or
+    that are named ``item_id`` or twice.
+    """
     import pandas as pd  # here, because importing it takes longer than all else together
 
     if isinstance(columns, str):
@@ -125,7 +144,20 @@ def _item_table(frame: Any, item_ids: Int64, columns: Sequence[str]) -> pd.DataF
         raise ValueError("item_table: expected columns beside the ids, got item_id")
     check_column_names(columns)
     kept = {name: _to_pandas(read_arrow(frame, name)) for name in columns}
-    return check_item_table(pd.DataFrame({"item_id": item_ids, **kept}))  # before the training
+    numbers = item_ids if item_ids.dtype.kind == "i" else np.arange(len(item_ids))
+    table = check_item_table(pd.DataFrame({"item_id": numbers, **kept}))
+    return table if numbers is item_ids else table.assign(item_id=item_ids)
+
+
+def _read_each_once(frame: Any, name: str) -> Int64 | Keys:
+    """A column of ids, integers or texts, each once."""
+    if is_text(read_arrow(frame, name).type):
+        keys = as_keys(f"column {name!r}", read_texts(frame, name))
+        check_unique_keys(f"column {name!r}", keys)
+        return keys
+    item_ids = read_ids(frame, name)
+    check_unique(f"column {name!r}", item_ids)
+    return item_ids
 
 
 def _to_pandas(array: Any) -> Any:

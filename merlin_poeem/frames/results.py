@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from merlin_poeem.arrays import array_module
 from merlin_poeem.frames.columns import column_of
+from merlin_poeem.frames.item_ids import item_column, item_lists
 from merlin_poeem.frames.list_writer import list_column
+from merlin_poeem.index.item_keys import ItemKeys
 from merlin_poeem.search.ragged import Candidates
 
 Form = Literal["long", "list"]
@@ -22,11 +24,19 @@ def check_form(form: Any) -> None:
 
 
 def results_frame(
-    module: ModuleType, form: Form, name: str, query_ids: Any, candidates: Candidates
+    module: ModuleType,
+    form: Form,
+    name: str,
+    query_ids: Any,
+    candidates: Candidates,
+    keys: ItemKeys | None = None,
 ) -> Any:
-    """A frame of ``module``, pandas or cudf: ``name`` beside the ``RESULT_COLUMNS`` of ``form``."""
+    """A frame of ``module``, pandas or cudf: ``name`` beside the ``RESULT_COLUMNS`` of ``form``.
+
+    ``keys`` are those of the index, where it has some.
+    """
     columns = _long_columns if form == "long" else _list_columns
-    return module.DataFrame(columns(module, name, query_ids, candidates))
+    return module.DataFrame(columns(module, name, query_ids, candidates, keys))
 
 
 def query_ids_of(frame: Any, query_id: str | None, form: Form) -> tuple[str, Any]:
@@ -55,23 +65,23 @@ def query_ids_of(frame: Any, query_id: str | None, form: Form) -> tuple[str, Any
 
 
 def _long_columns(
-    module: ModuleType, name: str, query_ids: Any, candidates: Candidates
+    module: ModuleType, name: str, query_ids: Any, candidates: Candidates, keys: ItemKeys | None
 ) -> dict[str, Any]:
     xp, queries = array_module(candidates.counts), candidates.query_numbers
     return {
         name: _plain(query_ids.take(queries)),
         "rank": xp.arange(1, len(queries) + 1) - candidates.offsets[queries],
-        "item_id": candidates.item_ids,
+        "item_id": item_column(module, keys, candidates.item_ids),
         "score": candidates.scores,
     }
 
 
 def _list_columns(
-    module: ModuleType, name: str, query_ids: Any, candidates: Candidates
+    module: ModuleType, name: str, query_ids: Any, candidates: Candidates, keys: ItemKeys | None
 ) -> dict[str, Any]:
     return {
         name: _plain(query_ids),
-        "item_id": list_column(module, candidates.offsets, candidates.item_ids),
+        "item_id": item_lists(module, keys, candidates.offsets, candidates.item_ids),
         "score": list_column(module, candidates.offsets, candidates.scores),
         "count": candidates.counts,
     }

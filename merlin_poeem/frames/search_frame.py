@@ -8,12 +8,15 @@ searcher on the device gets from a cuDF frame, and gives for it, stays there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from merlin_poeem.frames.columns import library_of
 from merlin_poeem.frames.cudf_calls import is_cudf
+from merlin_poeem.frames.portions import search_in_portions
 from merlin_poeem.frames.queries import Queries, SearchOptions
 from merlin_poeem.frames.results import Form, results_frame
+from merlin_poeem.frames.unknown_ids import tell_of_unknown
 from merlin_poeem.frames.unvisited import tell_of_unvisited
 from merlin_poeem.search.searcher import AnySearcher
 
@@ -30,6 +33,7 @@ def search_frame(
     n_probes: int | None = None,
     refine: int | None = None,
     form: Form = "long",
+    progress: bool = True,
 ) -> Any:
     """Search for every row of ``frame``; a frame of the same kind comes back, pandas or cuDF.
 
@@ -49,7 +53,11 @@ def search_frame(
         Items never returned, or the only ones that may be: the name of a list column of item ids,
         where a null is an empty list; or ids for all rows, as an :class:`~merlin_poeem.ItemSet` or
         any flat collection of integers (a list, set, array, Series …). Where it is empty,
-        ``allow`` allows nothing.
+        ``allow`` allows nothing. Of an index with keys they are texts, as its results are.
+
+        Ids that the index does not hold are no error. Where it holds none of many, they are likely
+        ids of another kind, such as those before or after Categorify: that is logged, once a
+        process.
 
         Only the ``n_probes`` lists of a query are looked through: few allowed items may be in none
         of them. A query then gets fewer, which is logged, once a process; a higher ``n_probes``
@@ -59,6 +67,8 @@ def search_frame(
         ``score``. ``"list"``: a row per query: query id, ``item_id`` and ``score`` as lists, and
         ``count``, their length. Fewer than ``k`` are never padded; in the long form a query without
         candidates has no row.
+    progress
+        Whether work of more than two seconds on the host shows a bar on stderr.
 
     Raises
     ------
@@ -79,14 +89,31 @@ def search_frame(
         refine=refine,
         form=form,
     )
-    return search_with(searcher, frame, options)
+    return search_with(searcher, frame, options, progress=progress)
 
 
-def search_with(searcher: AnySearcher, frame: Any, options: SearchOptions) -> Any:
+def search_with(
+    searcher: AnySearcher, frame: Any, options: SearchOptions, *, progress: bool = False
+) -> Any:
     """:func:`search_frame` of options that were put together before."""
     module = library_of(frame)
     on_device = searcher.on_device and is_cudf(frame)
-    queries = Queries.read(frame, options, searcher.index.dim, on_device=on_device)
-    found = queries.search(searcher, options)
+    index = searcher.index
+    queries = Queries.read(frame, options, index.dim, on_device=on_device, keys=index.item_keys)
+    return found_frame(searcher, module, queries, options, progress=progress)
+
+
+def found_frame(
+    searcher: AnySearcher,
+    module: ModuleType,
+    queries: Queries,
+    options: SearchOptions,
+    *,
+    progress: bool = False,
+) -> Any:
+    """What a search for ``queries`` finds, as a frame of ``module``."""
+    tell_of_unknown(searcher.index, queries, options)
+    found = search_in_portions(searcher, queries, options, progress=progress)
     tell_of_unvisited(searcher, queries, options, found)
-    return results_frame(module, options.form, queries.name, queries.ids, found)
+    keys = searcher.index.item_keys
+    return results_frame(module, options.form, queries.name, queries.ids, found, keys)

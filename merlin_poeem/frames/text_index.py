@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merlin_poeem.arrays import Float32, as_vectors, owned, read_only
-from merlin_poeem.frames.columns import check_no_nulls, column_of, read_arrow
+from merlin_poeem.frames.columns import column_of, read_texts
 from merlin_poeem.frames.items import with_items
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.ready_made import index_frame
@@ -28,6 +28,8 @@ from merlin_poeem.index.item_table import check_column_names
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.index.saving import save_index
 from merlin_poeem.index.stored_files import IndexFormatError
+from merlin_poeem.optional import needed_by
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization.params import IVFPQParams, positive_int
 from merlin_poeem.quantization.stored_vectors import VectorDtype
 from merlin_poeem.search.searcher import open_searcher
@@ -67,7 +69,7 @@ class TextIndex:
         encoder: Encoder,
         *,
         text: str = "text",
-        item_id: str = "id",
+        item_id: str = "item_id",
         item_table: Sequence[str] = (),
         params: IVFPQParams | None = None,
         project_to: int | None = None,
@@ -75,6 +77,7 @@ class TextIndex:
         n_partitions: int | None = None,
         seed: int = 0,
         backend: str = "auto",
+        progress: bool = True,
     ) -> TextIndex:
         """Encode the ``text`` column and index it.
 
@@ -96,6 +99,9 @@ class TextIndex:
             As of :func:`~merlin_poeem.index_frame`, of the vectors after the projection.
         n_partitions
             Of a pandas frame: encode it in that many Dask partitions.
+        progress
+            Whether work of more than two seconds shows a bar on stderr; of what Dask runs there is
+            none.
 
         Raises
         ------
@@ -124,7 +130,9 @@ class TextIndex:
             projection = gaussian_projection(len(probe), project_to, seed)
         if n_partitions is not None:
             frame = _partitioned(frame, n_partitions)
-        embedded = embed(frame, encoder, text=text, into=VECTORS, projection=projection)
+        embedded = embed(
+            frame, encoder, text=text, into=VECTORS, projection=projection, progress=progress
+        )
         if _is_dask(embedded):
             embedded = embedded.compute()
         index = index_frame(
@@ -137,6 +145,7 @@ class TextIndex:
             seed=seed,
             store_vectors=store_vectors,
             info={INFO: {"probe": _to_json(probe), "projection": _to_json(projection)}},
+            progress=progress,
         )
         return cls(index, encoder, backend=backend)
 
@@ -147,8 +156,11 @@ class TextIndex:
         k: int,
         n_probes: int | None = None,
         refine: int | None = None,
+        progress: bool = True,
     ) -> pd.DataFrame:
         """The ``k`` nearest texts of each: ``query, rank, item_id, score`` and the item table.
+
+        With ``progress``, work of more than two seconds shows a bar on stderr.
 
         Raises ``TypeError`` or ``ValueError`` as :meth:`build` does of vectors, where the encoder
         gives another width than it did, and as
@@ -158,7 +170,12 @@ class TextIndex:
 
         queries = pd.DataFrame({"query": [texts] if isinstance(texts, str) else list(texts)})
         embedded = embed(
-            queries, self.encoder, text="query", into=VECTORS, projection=self.projection
+            queries,
+            self.encoder,
+            text="query",
+            into=VECTORS,
+            projection=self.projection,
+            progress=progress,
         )
         found = search_frame(
             self.searcher,
@@ -168,6 +185,7 @@ class TextIndex:
             query_id="query",
             n_probes=n_probes,
             refine=refine,
+            progress=progress,
         )
         return with_items(found, self.index)
 
@@ -191,13 +209,15 @@ def embed(
     encoder: Encoder,
     *,
     text: str = "text",
-    into: str = "features",
+    into: str = "embedding",
     projection: Float32 | None = None,
+    progress: bool = True,
 ) -> Any:
     """``frame`` with the vectors of its texts as a float32 list column ``into``.
 
     pandas at once; a ``dask.dataframe`` lazily, each partition where Dask runs it. ``projection``
-    is (width, dim) float32 and multiplies the encoder's vectors.
+    is (width, dim) float32 and multiplies the encoder's vectors. With ``progress``, work of more
+    than two seconds shows a bar on stderr; what Dask runs never does.
 
     Raises ``TypeError`` or ``ValueError`` on a column that is missing or no text, null texts, and
     vectors that are not (n, width) float32 and finite.
@@ -206,31 +226,37 @@ def embed(
         meta = frame._meta.assign(**{into: np.empty(0, object)})
         return frame.map_partitions(_EmbedPartition(encoder, text, into, projection), meta=meta)
     width = None if projection is None else len(projection)
-    vectors = encode(_texts(frame, text), encoder, width)
+    vectors = encode(read_texts(frame, text), encoder, width, progress=progress)
     if projection is not None:
         vectors = vectors @ projection
     return frame.assign(**{into: matrix_column(frame, vectors)})
 
 
-def encode(texts: list[str], encoder: Encoder, width: int | None = None) -> Float32:
+def encode(
+    texts: list[str], encoder: Encoder, width: int | None = None, *, progress: bool = False
+) -> Float32:
     """(n, width) float32 vectors of ``texts``, encoded in batches of 1024 and checked.
 
     Raises ``TypeError`` or ``ValueError`` where the encoder gives anything else, or another width
     than ``width`` or from one batch to the next.
     """
     encoded = np.empty((0, width or 1), np.float32)
-    for start in range(0, len(texts), BATCH_SIZE):
-        batch = texts[start : start + BATCH_SIZE]
-        vectors = as_vectors("encoder's vectors", np.asarray(encoder(batch)), width)
-        if len(vectors) != len(batch):
-            raise ValueError(
-                f"encoder's vectors: expected {len(batch)}, one a text; got {len(vectors)}"
-            )
-        if start == 0:
-            width = vectors.shape[1]
-            encoded = np.empty((len(texts), width), np.float32)
-        # Copied, as the next batch may come in the same memory.
-        encoded[start : start + len(batch)] = vectors
+    # One batch has no progress; and most searches are of a text or two.
+    is_shown = progress and len(texts) > BATCH_SIZE
+    with Progress("encode", len(texts), "texts", shown=is_shown) as bar:
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = texts[start : start + BATCH_SIZE]
+            vectors = as_vectors("encoder's vectors", np.asarray(encoder(batch)), width)
+            if len(vectors) != len(batch):
+                raise ValueError(
+                    f"encoder's vectors: expected {len(batch)}, one a text; got {len(vectors)}"
+                )
+            if start == 0:
+                width = vectors.shape[1]
+                encoded = np.empty((len(texts), width), np.float32)
+            # Copied, as the next batch may come in the same memory.
+            encoded[start : start + len(batch)] = vectors
+            bar.update(len(batch))
     return encoded
 
 
@@ -243,10 +269,8 @@ def gaussian_projection(width: int, dim: int, seed: int = 0) -> Float32:
     dim = positive_int("project_to", dim)
     if dim > width:
         raise ValueError(f"project_to: expected at most the encoder's width = {width}, got {dim}")
-    try:
+    with needed_by("project_to", "text"):
         random_projection = import_module("sklearn.random_projection")
-    except ImportError as error:
-        raise ImportError("project_to needs scikit-learn: pip install scikit-learn") from error
     model = random_projection.GaussianRandomProjection(dim, random_state=seed)
     model.fit(np.zeros((1, width), np.float32))
     return np.ascontiguousarray(model.components_.T, np.float32)
@@ -272,6 +296,7 @@ class _EmbedPartition:
             text=self.text,
             into=self.into,
             projection=self.projection,
+            progress=False,
         )
 
     def __dask_tokenize__(self) -> str:
@@ -279,23 +304,9 @@ class _EmbedPartition:
         return os.urandom(16).hex()
 
 
-def _texts(frame: Any, column: str) -> list[str]:
-    import pyarrow as pa
-
-    texts = read_arrow(frame, column)
-    check_no_nulls(f"column {column!r}", texts)
-    is_text = pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)
-    if len(texts) and not is_text:
-        raise TypeError(f"column {column!r}: expected texts, got {texts.type}")
-    listed: list[str] = texts.to_pylist()
-    return listed
-
-
 def _partitioned(frame: Any, n_partitions: int) -> Any:
-    try:
+    with needed_by("n_partitions", "dask"):
         dask, dask_dataframe = import_module("dask"), import_module("dask.dataframe")
-    except ImportError as error:
-        raise ImportError("n_partitions needs Dask: pip install 'merlin-poeem[dask]'") from error
     n_partitions = positive_int("n_partitions", n_partitions)
     # Or else Dask turns lists into text, and sorts rows by their labels.
     with dask.config.set({"dataframe.convert-string": False}):

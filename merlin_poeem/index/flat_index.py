@@ -19,7 +19,16 @@ from merlin_poeem.arrays import (
     normalize,
     read_only,
 )
-from merlin_poeem.index.held_items import known_rows, refuse_held, table_with
+from merlin_poeem.index.held_items import (
+    HeldItems,
+    known_rows,
+    numbered_additions,
+    numbered_items,
+    refuse_held,
+    table_with,
+    table_with_keys,
+)
+from merlin_poeem.index.item_keys import INFO_KEY
 from merlin_poeem.index.item_table import check_item_table, check_rows
 from merlin_poeem.quantization.params import METRICS, Metric
 from merlin_poeem.quantization.stored_vectors import FlatDtype, StoredVectors
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
 MIDDLE_ROWS = 1024
 
 
-class FlatIndex:
+class FlatIndex(HeldItems):
     """Items and their vectors, without lists and codes: every search scores every item.
 
     For small catalogs, and to compare an :class:`~merlin_poeem.Index` with. Immutable and searched
@@ -72,7 +81,8 @@ class FlatIndex:
 
         ``"float32"`` takes 4 bytes a dimension; ``"float16"`` 2 and ``"int8"`` 1, and 4 more an
         item. Under cosine vectors are kept at unit length, under l2 less what they are counted
-        from, in float32's digits. ``item_table`` and ``info`` are copied.
+        from, in float32's digits. ``item_table`` and ``info`` are copied. ``item_ids`` are integers
+        or texts, as of :meth:`Index.from_vectors <merlin_poeem.Index.from_vectors>`.
 
         Raises
         ------
@@ -83,6 +93,7 @@ class FlatIndex:
         """
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {metric!r}")
+        item_ids, item_table, info = numbered_items(item_ids, item_table, info)
         item_ids, vectors = _checked(item_ids, vectors, None, metric)
         origin = _middle(vectors) if metric == "l2" else None
         stored = StoredVectors.of(vectors, store_vectors, origin)
@@ -139,6 +150,7 @@ class FlatIndex:
 
         Arguments and errors are those of :meth:`Index.extend <merlin_poeem.Index.extend>`.
         """
+        item_ids, item_table = numbered_additions(self, item_ids, item_table)
         item_ids, vectors = _checked(item_ids, vectors, self.dim, self.metric)
         refuse_held(self, item_ids)
         table = table_with(self, item_table, item_ids)
@@ -161,6 +173,16 @@ class FlatIndex:
             table = table[table["item_id"].isin(self.item_ids[kept])]
         left = read_only(self.item_ids[kept])
         return FlatIndex(self.metric, left, self.vectors[kept], table, self.info)
+
+    def with_item_keys(self, column: str = "item_key") -> FlatIndex:
+        """As of :meth:`Index.with_item_keys <merlin_poeem.Index.with_item_keys>`."""
+        table, info = table_with_keys(self, column), {**self.info, INFO_KEY: True}
+        return FlatIndex(self.metric, self.item_ids, self.vectors, table, info)
+
+    def without_item_keys(self) -> FlatIndex:
+        """The same index with its int64 ids at every edge; the table keeps ``item_key``."""
+        info = {name: value for name, value in self.info.items() if name != INFO_KEY}
+        return FlatIndex(self.metric, self.item_ids, self.vectors, self.item_table, info)
 
 
 def _checked(

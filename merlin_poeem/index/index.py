@@ -17,14 +17,24 @@ from merlin_poeem.arrays import (
     Int64,
     as_item_ids,
     as_vectors,
-    check_unique,
     largest_value,
     normalize,
     owned,
     read_only,
 )
 from merlin_poeem.index import list_lengths
-from merlin_poeem.index.held_items import known_rows, refuse_held, table_with
+from merlin_poeem.index.held_items import (
+    HeldItems,
+    check_each_once,
+    known_rows,
+    numbered_additions,
+    numbered_items,
+    other_table,
+    refuse_held,
+    table_with,
+    table_with_keys,
+)
+from merlin_poeem.index.item_keys import INFO_KEY
 from merlin_poeem.index.item_table import check_item_table, check_rows
 from merlin_poeem.index.list_lengths import Coded, Float64
 from merlin_poeem.quantization import coding
@@ -52,7 +62,7 @@ def no_list_lengths() -> None:
     """The loader of an index whose lists score ⟨q, c⟩ alone, whatever becomes of it."""
 
 
-class Index:
+class Index(HeldItems):
     """The items of a catalog, quantized and grouped by list.
 
     Immutable: :meth:`extend` and :meth:`remove` return a new one, and searchers opened on the old
@@ -173,17 +183,22 @@ class Index:
         store_vectors: VectorDtype | None = None,
         item_table: pd.DataFrame | None = None,
         info: Mapping[str, Any] | None = None,
+        progress: bool = True,
     ) -> Index:
         """Encode raw (n, dim) float32 ``vectors`` with a trained quantization and group them.
 
         ``store_vectors`` keeps the vectors too, in ``"float16"`` (2 bytes a dimension) or
         ``"int8"`` (1), and 4 bytes an item: searches can then look at their best candidates again
-        (``refine``).
+        (``refine``). With ``progress``, work of more than two seconds shows a bar on stderr.
+
+        ``item_ids`` are integers, or texts: those become the index's ``item_keys``, and stand for
+        its items at every edge, in the ``item_id`` of ``item_table`` too.
 
         Raises ``TypeError`` or ``ValueError`` on vectors or ids that :meth:`extend` would refuse,
         and tables that :meth:`from_codes` would.
         """
-        item_codes = encode_items(params, quantization, item_ids, vectors)
+        item_ids, item_table, info = numbered_items(item_ids, item_table, info)
+        item_codes = encode_items(params, quantization, item_ids, vectors, progress=progress)
         kept = None
         if store_vectors is not None:
             kept = stored_vectors(params, quantization, vectors, store_vectors)
@@ -375,13 +390,15 @@ class Index:
         Parameters
         ----------
         item_ids
-            (n,) integers that fit in int64, none held already.
+            (n,) integers that fit in int64, or the keys of an index that has keys; none held
+            already.
         vectors
             (n, dim) float32, raw space.
         item_table
             Rows about added items, each at most once, with the columns of ``self.item_table``;
-            only with an index that has one. A column keeps its dtype, save that integers and bools
-            become nullable ones where nulls are added, and categories of text those of both.
+            only with an index that has one. Of an index with keys, its ``item_id`` are keys.
+            A column keeps its dtype, save that integers and bools become nullable ones where nulls
+            are added, and categories of text those of both.
 
         Raises
         ------
@@ -391,6 +408,7 @@ class Index:
             about items that are not added, columns that are missing or unknown, or values that the
             dtype of their column can't hold unchanged.
         """
+        item_ids, item_table = numbered_additions(self, item_ids, item_table)
         added = encode_items(self.params, self.quantization, item_ids, vectors)
         kept = self.vectors
         refuse_held(self, added.item_ids)
@@ -451,7 +469,7 @@ class Index:
         Parameters
         ----------
         item_ids
-            (n,) integers, each once: all items of the index, and no others, in any order.
+            (n,) integers or keys, each once: all items of the index, and no others, in any order.
         vectors
             (n, dim) float32, raw space.
         store_vectors
@@ -463,8 +481,7 @@ class Index:
             Vectors that :meth:`from_vectors` would refuse; ids that repeat, that the index does not
             hold, or that are missing.
         """
-        item_ids = as_item_ids("item_ids", item_ids)
-        check_unique("item_ids", item_ids)
+        check_each_once(self, item_ids)
         given = stored_vectors(self.params, self.quantization, vectors, store_vectors)
         rows = known_rows(self, item_ids)
         if len(rows) != self.n_items:
@@ -509,10 +526,26 @@ class Index:
         The table that it had is not read, so that one that is refused can be put right. Raises as
         :meth:`from_codes` does.
         """
+        item_table = other_table(self, item_table)
         if item_table is not None:
             item_table = check_item_table(item_table)
             check_rows(item_table, self.item_ids, "the index's items")
         return self._with(self.params, lambda: item_table)
+
+    def with_item_keys(self, column: str = "item_key") -> Index:
+        """The same index with the texts of a column of its table for ``item_keys``.
+
+        They stand for its items from here on in frames, tables and methods. The column is kept as
+        ``item_key``. ``TypeError`` or ``ValueError`` where it is missing, no text, null or
+        repeated, where an item has no row, or an id is below 0.
+        """
+        table = table_with_keys(self, column)
+        return self._with(self.params, lambda: table, info={**self.info, INFO_KEY: True})
+
+    def without_item_keys(self) -> Index:
+        """The same index with its int64 ids at every edge; the table keeps ``item_key``."""
+        info = {name: value for name, value in self.info.items() if name != INFO_KEY}
+        return self._with(self.params, info=info)
 
     def _with_items(
         self,
@@ -552,6 +585,7 @@ class Index:
         load_list_lengths: LoadOptionalArray | None = None,
         *,
         load_vectors: LoadVectors | Literal["same"] | None = "same",
+        info: Mapping[str, Any] | None = None,
     ) -> Index:
         if load_vectors == "same":
             load_vectors = None if self._load_vectors is None else self._shared_vectors
@@ -564,7 +598,7 @@ class Index:
             lambda: self.scales,
             load_list_lengths or self._loader_of(lambda: self.list_lengths64),
             load_item_table or (lambda: self.item_table),
-            self.info,
+            self.info if info is None else info,
             load_vectors,
         )
 
@@ -578,7 +612,12 @@ class Index:
 
 
 def encode_items(
-    params: IVFPQParams, quantization: Quantization, item_ids: Any, vectors: Float32
+    params: IVFPQParams,
+    quantization: Quantization,
+    item_ids: Any,
+    vectors: Float32,
+    *,
+    progress: bool = False,
 ) -> ItemCodes:
     """Encode raw (n, dim) float32 item vectors, normalised first where the metric is cosine."""
     check_agreement(params, quantization)
@@ -589,7 +628,7 @@ def encode_items(
         raise ValueError(f"item_ids: expected {len(vectors)}, one a vector; got {len(item_ids)}")
     if params.metric == "cosine":
         vectors = normalize(vectors)
-    list_ids, codes = coding.encode(quantization, vectors)
+    list_ids, codes = coding.encode(quantization, vectors, progress=progress)
     scales = None
     if quantization.has_scales:
         scales = coding.scales_of(quantization, vectors, list_ids, codes)

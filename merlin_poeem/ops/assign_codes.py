@@ -12,9 +12,10 @@ from nvtabular.ops.categorify import _emb_sz_rule
 from nvtabular.ops.operator import ColumnSelector, Operator
 
 from merlin_poeem.arrays import Int32, Int64
-from merlin_poeem.frames.columns import library_of, read_known_ids
+from merlin_poeem.frames.columns import library_of, read_known_ids, read_known_texts
 from merlin_poeem.frames.list_writer import list_column
 from merlin_poeem.index.index import Index
+from merlin_poeem.index.item_keys import ItemKeys
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.quantization.item_codes import unpack_codes
 from merlin_poeem.search.ragged import offsets_of
@@ -43,8 +44,8 @@ class AssignCodes(IndexOperator):
     stands also for a null inside a list; a null list becomes an empty one. A partition of pandas
     whose lists are all null does not tell that they are lists, and gives a 0 a row.
 
-    The ids are those that the index holds: apply it to the raw ids, not to what Categorify made of
-    them. They are looked up on the host, also for cuDF.
+    The ids are those that the index holds, integers or its keys: apply it to the raw ids, not to
+    what Categorify made of them. They are looked up on the host, also for cuDF.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ class AssignCodes(IndexOperator):
     def transform(self, col_selector: ColumnSelector, df: DataFrameType) -> DataFrameType:
         features: dict[str, Any] = {}
         for name in col_selector.names:
-            lengths, known, item_ids = read_known_ids(df, name)
+            lengths, known, item_ids = _read_known(df, name, self.index.item_keys)
             columns: Any = codes_of(self.index, known, item_ids)
             if lengths is not None:
                 module, offsets = library_of(df), offsets_of(lengths)
@@ -95,6 +96,16 @@ class AssignCodes(IndexOperator):
                 "embedding_sizes": {"cardinality": cardinality, "dimension": dimension},
             }
         )
+
+
+def _read_known(
+    df: DataFrameType, name: str, keys: ItemKeys | None
+) -> tuple[Int64 | None, NDArray[np.bool_], Int64]:
+    """:func:`~merlin_poeem.frames.columns.read_known_ids`, by the ``keys`` of an index."""
+    if keys is None:
+        return read_known_ids(df, name)
+    lengths, known, texts = read_known_texts(df, name)
+    return lengths, known, keys.ids_of(texts)
 
 
 def codes_of(index: Index, known: NDArray[np.bool_], item_ids: Int64) -> Int32:

@@ -2,7 +2,7 @@
 
 An operator holds the path and the fingerprint of a saved index, and nothing that is open: that
 pickles in a few bytes, to a Dask worker or into ``workflow.pkl``. See
-:mod:`merlin_poeem.index.copies`.
+:mod:`merlin_poeem.index.copies`; :mod:`merlin_poeem.ops.workflow_json` on ``graph.json``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,15 @@ class IndexOperator(StatOperator):
         """The saved index, opened on first use in this process."""
         return open_index(self.index_path, self.fingerprint)
 
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor takes beside :attr:`copies`, by name, as JSON holds it."""
+        return {}
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """The constructor's arguments that are copied with a workflow, and their folders' names."""
+        return {"index_path": f"index-{self.fingerprint}"}
+
     @property
     def supported_formats(self) -> DataFormats:
         return DataFormats.PANDAS_DATAFRAME | DataFormats.CUDF_DATAFRAME
@@ -77,7 +86,7 @@ class IndexOperator(StatOperator):
         """
         if "://" in str(new_path):
             raise ValueError(f"path: expected a local folder for the workflow, got {new_path}")
-        bundled = Path(new_path).resolve() / f"index-{self.fingerprint}"
+        bundled = Path(new_path).resolve() / self.copies["index_path"]
         if copy:
             # The operator itself stays with the index it has: the folder may be a temporary one.
             copy_index(self.index_path, self.fingerprint, bundled)

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 from merlin.core.dispatch import DataFrameType, annotate
+from merlin.dtypes import string
 from merlin.schema import Tags
 from nvtabular.ops.operator import ColumnSelector, Operator
 
-from merlin_poeem.arrays import Float32
+from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.frames.columns import library_of
+from merlin_poeem.frames.item_ids import KeySet, as_item_set
 from merlin_poeem.frames.queries import Queries, SearchOptions, column_or_set
-from merlin_poeem.frames.results import results_frame
-from merlin_poeem.frames.search_frame import search_with
+from merlin_poeem.frames.search_frame import found_frame, search_with
 from merlin_poeem.ops.index_operator import IndexOperator
 from merlin_poeem.ops.saved_tower import copy_tower, fingerprint_of_tower, open_tower
 from merlin_poeem.quantization.params import check_n_probes, positive_int
+from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.request import check_refine
 from merlin_poeem.search.searcher import open_saved_searcher
 
@@ -38,10 +40,11 @@ class RetrieveCandidates(IndexOperator):
 
         candidates = user_features >> RetrieveCandidates("items.index", 100, query_tower="tower")
 
-    It gives ``candidate_ids`` (int64 lists) and ``candidate_scores`` (float32 lists), best first,
-    and ``candidate_count`` (int64), their length. Rows with fewer than ``k`` are not padded. These
-    are the results of :func:`~merlin_poeem.search_frame`, pandas and cuDF alike; a
-    tower runs in TensorFlow, which copies its features to the host.
+    It gives ``candidate_ids`` (int64 lists, or lists of texts where the index has keys) and
+    ``candidate_scores`` (float32 lists), best first, and ``candidate_count`` (int64), their length.
+    Rows with fewer than ``k`` are not padded. These are the results of
+    :func:`~merlin_poeem.search_frame`, pandas and cuDF alike; a tower runs in TensorFlow, which
+    copies its features to the host.
 
     ``Workflow.fit`` reads the dtypes of lists from the first partition with rows, and in pandas
     fails where none of those rows has a candidate; ``Workflow.fit_schema`` needs no data.
@@ -100,14 +103,33 @@ class RetrieveCandidates(IndexOperator):
             n_probes = check_n_probes(n_probes, self.index.n_lists)
         self.n_probes = n_probes
         self.refine = None if refine is None else check_refine(self.index, refine)
-        self.exclude = column_or_set("exclude", exclude)
-        self.allow = column_or_set("allow", allow)
-        self.backend = backend
-        self.prefix = prefix
+        self.exclude = self._filter("exclude", exclude)
+        self.allow = self._filter("allow", allow)
+        self.backend = _text("backend", backend)
+        self.prefix = _text("prefix", prefix)
         self.tower_path = None if query_tower is None else str(Path(query_tower).resolve())
         self.tower_fingerprint = (
             "" if self.tower_path is None else fingerprint_of_tower(self.tower_path, self.index)
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`; item ids become a list."""
+        return {
+            "k": self.k,
+            "n_probes": self.n_probes,
+            "exclude": _column_or_list(self.exclude),
+            "backend": self.backend,
+            "prefix": self.prefix,
+            "allow": _column_or_list(self.allow),
+            "refine": self.refine,
+        }
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """As of :class:`~merlin_poeem.ops.index_operator.IndexOperator`, with the tower's."""
+        if self.tower_path is None:
+            return super().copies
+        return {**super().copies, "query_tower": f"query-tower-{self.tower_fingerprint}"}
 
     @annotate("RetrieveCandidates_op", color="darkgreen", domain="merlin_poeem")
     def transform(self, col_selector: ColumnSelector, df: DataFrameType) -> DataFrameType:
@@ -133,7 +155,7 @@ class RetrieveCandidates(IndexOperator):
         super().set_storage_path(new_path, copy)
         if self.tower_path is None:
             return
-        bundled = Path(new_path).resolve() / f"query-tower-{self.tower_fingerprint}"
+        bundled = Path(new_path).resolve() / self.copies["query_tower"]
         if copy:
             copy_tower(self.tower_path, self.tower_fingerprint, bundled)
         else:
@@ -152,9 +174,17 @@ class RetrieveCandidates(IndexOperator):
         )
         if self.tower_path is None:
             return search_with(searcher, frame, options)
-        queries = Queries.read(frame, options, self.index.dim, vectors=self._vectors(frame))
-        found = queries.search(searcher, options)
-        return results_frame(library_of(frame), options.form, queries.name, queries.ids, found)
+        index = searcher.index
+        vectors, keys = self._vectors(frame), index.item_keys
+        queries = Queries.read(frame, options, index.dim, vectors=vectors, keys=keys)
+        return found_frame(searcher, library_of(frame), queries, options)
+
+    def _filter(self, name: str, given: Any) -> str | ItemSet | KeySet | None:
+        """``given``, checked to be of the kind of ids that the index has."""
+        checked = column_or_set(name, given)
+        if isinstance(checked, ItemSet | KeySet):
+            as_item_set(name, checked, self.index.item_keys)
+        return checked
 
     def _vectors(self, frame: DataFrameType) -> Float32:
         """The query tower's, of its features in ``frame``."""
@@ -185,7 +215,9 @@ class RetrieveCandidates(IndexOperator):
         return names
 
     def _compute_dtype(self, col_schema: Any, input_schema: Any) -> Any:
-        return col_schema.with_dtype(_DTYPES[col_schema.name.removeprefix(f"{self.prefix}_")])
+        result = col_schema.name.removeprefix(f"{self.prefix}_")
+        is_key = result == "ids" and self.index.has_item_keys
+        return col_schema.with_dtype(string if is_key else _DTYPES[result])
 
     def _compute_tags(self, col_schema: Any, input_schema: Any) -> Any:
         return col_schema.with_tags([Tags.LIST] if self._is_list(col_schema) else [])
@@ -199,3 +231,15 @@ class RetrieveCandidates(IndexOperator):
 
     def _is_list(self, col_schema: Any) -> bool:
         return bool(col_schema.name != self._names()["count"])
+
+
+def _text(name: str, given: Any) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"{name}: expected a str, got {given!r} ({type_name(given)})")
+    return given
+
+
+def _column_or_list(given: str | ItemSet | KeySet | None) -> str | list[int] | list[str] | None:
+    if isinstance(given, ItemSet):
+        return [int(item_id) for item_id in given.item_ids]
+    return list(given.texts) if isinstance(given, KeySet) else given

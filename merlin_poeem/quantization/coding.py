@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merlin_poeem.arrays import LARGEST_FLOAT, LARGEST_VALUE, Float32, Int32, as_vectors, read_only
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization.item_codes import N_SCALES, Quantization, check_scales
 
 Codes = NDArray[np.unsignedinteger]
@@ -20,11 +21,13 @@ LARGEST_SCALE_RATIO = 1e4
 """Of the ends of a scale range that is fitted."""
 
 
-def encode(quantization: Quantization, vectors: Float32) -> tuple[Int32, Codes]:
+def encode(
+    quantization: Quantization, vectors: Float32, *, progress: bool = False
+) -> tuple[Int32, Codes]:
     """Nearest list and nearest codewords of raw (n, dim) float32 vectors; ties to the lower number.
 
     Returns read-only ``list_ids`` (n,) int32 and ``codes`` (n, pq_dim), bounded in memory for any
-    n.
+    n. With ``progress``, work of more than two seconds shows a bar on stderr.
     ``ValueError`` for values above 1e15 in size: where the metric is cosine, give unit vectors.
     """
     vectors = as_vectors("vectors", vectors, quantization.dim, largest=LARGEST_VALUE)
@@ -32,16 +35,18 @@ def encode(quantization: Quantization, vectors: Float32) -> tuple[Int32, Codes]:
     rows = max(1, CHUNK_BYTES // (4 * widest))
     list_ids = np.empty(len(vectors), np.int32)
     codes: Codes = np.empty((len(vectors), quantization.pq_dim), quantization.code_dtype)
-    for start in range(0, len(vectors), rows):
-        chunk = slice(start, start + rows)
-        x_rot = quantization.rotate(vectors[chunk])
-        list_ids[chunk] = nearest(x_rot, quantization.coarse_centroids)
-        target = x_rot
-        if quantization.encodes_residual:
-            target = x_rot - quantization.coarse_centroids[list_ids[chunk]]
-        subvectors = target.reshape(-1, quantization.pq_dim, quantization.pq_len)
-        for m in range(quantization.pq_dim):
-            codes[chunk, m] = nearest(subvectors[:, m], quantization.codebook[m])
+    with Progress("encode", len(vectors), "vectors", shown=progress) as bar:
+        for start in range(0, len(vectors), rows):
+            chunk = slice(start, start + rows)
+            x_rot = quantization.rotate(vectors[chunk])
+            list_ids[chunk] = nearest(x_rot, quantization.coarse_centroids)
+            target = x_rot
+            if quantization.encodes_residual:
+                target = x_rot - quantization.coarse_centroids[list_ids[chunk]]
+            subvectors = target.reshape(-1, quantization.pq_dim, quantization.pq_len)
+            for m in range(quantization.pq_dim):
+                codes[chunk, m] = nearest(subvectors[:, m], quantization.codebook[m])
+            bar.update(len(x_rot))
     return read_only(list_ids), read_only(codes)
 
 

@@ -13,6 +13,8 @@ from types import ModuleType
 import numpy as np
 
 from merlin_poeem.arrays import Float32, Int64, as_vectors, largest_value, normalize
+from merlin_poeem.optional import needed_by
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization import coding, openmp
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
@@ -31,13 +33,14 @@ def fit(
     rotation: bool = True,
     item_scales: bool = True,
     seed: int = 0,
+    progress: bool = True,
 ) -> Quantization:
     """Cluster raw (n, dim) float32 ``vectors`` into coarse centroids and a residual codebook.
 
     With ``rotation``, an OPQ rotation of the residuals is found first (Ge et al., CVPR 2013). At
     most 256 vectors per centroid are used, drawn with ``seed``. With ``item_scales``, items get a
     scale each, a byte more (see :class:`~merlin_poeem.Quantization`); by ``l2``, whose distances
-    no scale mends, never.
+    no scale mends, never. With ``progress``, work of more than two seconds shows a bar on stderr.
 
     Raises
     ------
@@ -56,33 +59,47 @@ def fit(
         raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {params.pq_bits}")
     if len(vectors) < params.n_lists:
         raise ValueError(
-            f"vectors: expected at least n_lists = {params.n_lists}, got {len(vectors)}"
+            f"vectors: expected at least n_lists = {params.n_lists}, got {len(vectors)}: take "
+            f"fewer lists, as suggest_params({len(vectors)}, {dim}) does"
         )
     n_points = MAX_POINTS_PER_CENTROID * max(params.n_lists, params.pq_book_size)
     vectors = _sample(vectors, n_points, seed)
     if params.metric == "cosine":
         vectors = normalize(vectors)
-    centroids = _kmeans(faiss, vectors, params.n_lists, seed)
-    matrix, x_rot = None, vectors
-    if rotation:
-        residuals = vectors - centroids[_assign(faiss, vectors, centroids)]
-        matrix = _opq_rotation(faiss, residuals, params)
-        x_rot = vectors @ matrix
-        centroids = centroids @ matrix
-    residuals = x_rot - centroids[_assign(faiss, x_rot, centroids)]
-    quantization = Quantization(centroids, _train_codebook(faiss, residuals, params), matrix)
-    if params.metric == "l2" or not item_scales:
-        return quantization
+    has_scales = item_scales and params.metric != "l2"
+    with Progress("fit", 2 + rotation + has_scales, "steps", shown=progress) as bar:
+        bar.doing(f"{params.n_lists} lists of {len(vectors)} vectors")
+        centroids = _kmeans(faiss, vectors, params.n_lists, seed)
+        bar.update()
+        matrix, x_rot = None, vectors
+        if rotation:
+            bar.doing("rotation")
+            residuals = vectors - centroids[_assign(faiss, vectors, centroids)]
+            matrix = _opq_rotation(faiss, residuals, params)
+            x_rot = vectors @ matrix
+            centroids = centroids @ matrix
+            bar.update()
+        bar.doing("codebook")
+        residuals = x_rot - centroids[_assign(faiss, x_rot, centroids)]
+        quantization = Quantization(centroids, _train_codebook(faiss, residuals, params), matrix)
+        bar.update()
+        if has_scales:
+            bar.doing("scales")
+            quantization = _with_scale_range(quantization, vectors)
+            bar.update()
+    return quantization
+
+
+def _with_scale_range(quantization: Quantization, vectors: Float32) -> Quantization:
     scales = coding.exact_scales(quantization, vectors, *coding.encode(quantization, vectors))
     return replace(quantization, scale_range=coding.fit_scale_range(scales))
 
 
 def import_faiss() -> ModuleType:
     """The faiss module; ``ImportError`` that says what to install where there is none."""
-    try:
-        return import_module("faiss")
-    except ImportError as error:
-        raise ImportError("needs Faiss: pip install 'merlin-poeem[cpu]'") from error
+    with needed_by("search on the CPU, fit or a file of Faiss", "cpu"):
+        faiss = import_module("faiss")
+    return faiss
 
 
 def _sample(vectors: Float32, n_points: int, seed: int) -> Float32:

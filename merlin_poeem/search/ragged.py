@@ -82,6 +82,12 @@ class IdLists:
         start, stop = self.offsets[i : i + 2].tolist()
         return self.values[start:stop]
 
+    def rows(self, span: slice) -> IdLists:
+        """The lists of the queries in ``span``, one after the other."""
+        start, stop, _ = span.indices(len(self))
+        offsets = self.offsets[start : stop + 1]
+        return IdLists(offsets - offsets[0], self.values[offsets[0] : offsets[-1]])
+
     @classmethod
     def from_rows(cls, rows: Sequence[Any]) -> IdLists:
         """From one sequence of integer ids per query; None counts as an empty one."""

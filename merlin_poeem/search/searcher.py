@@ -12,13 +12,16 @@ from merlin_poeem.index.copies import MOST_OPEN, open_index
 from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import Index
 from merlin_poeem.search import reference
+from merlin_poeem.search.gpu.presence import has_visible_gpu
 from merlin_poeem.search.ragged import Candidates
+from merlin_poeem.search.shown import Shown
 
 Backend = Literal["gpu", "faiss", "reference"]
 
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 _lock = threading.Lock()
+_told_of_idle_gpu = threading.Event()
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ class FlatSearcher(Protocol):
 AnySearcher: TypeAlias = Searcher | FlatSearcher
 
 
-class FlatReferenceSearcher:
+class FlatReferenceSearcher(Shown):
     """The NumPy definition of the search of a flat index, behind the protocol."""
 
     backend = "reference"
@@ -135,7 +138,7 @@ class FlatReferenceSearcher:
         )
 
 
-class ReferenceSearcher:
+class ReferenceSearcher(Shown):
     """The NumPy definition behind the protocol: exact, slow, for tests and small catalogs."""
 
     backend = "reference"
@@ -184,9 +187,15 @@ def open_searcher(
     """Open ``index`` for search.
 
     ``backend`` is ``"gpu"``, ``"faiss"``, ``"reference"`` or ``"auto"``: the GPU where there is one
-    that holds the index, else Faiss; the choice and its reason are logged. A backend that was named
-    and is not there is an error that says what it lacks (``ImportError``, and ``RuntimeError`` for
-    a GPU): none is ever replaced by another in silence; ``searcher.backend`` says which one runs.
+    that holds the index, else Faiss. A backend that was named and is not there is an error that
+    says what it lacks (``ImportError``, and ``RuntimeError`` for a GPU): none is ever replaced by
+    another in silence.
+
+    What ``"auto"`` took is what the searcher shows, in a notebook or by ``print``, and its
+    ``searcher.backend``. The choice and its reason are logged at INFO, which nobody sees unasked: a
+    machine without a GPU has nothing to be told. At WARNING, once a process, where the machine has
+    a GPU and Faiss runs: CuPy may be missing or the index too large, and searches are then much
+    slower than they could be. ``CUDA_VISIBLE_DEVICES=""`` says that this is meant.
 
     ``vectors_on_device`` tells the GPU whether to copy the vectors of an index that holds some, see
     :class:`~merlin_poeem.search.gpu.searcher.GpuSearcher`. The other backends have them in the
@@ -238,7 +247,25 @@ def _open_best(index: Index | FlatIndex, vectors_on_device: bool) -> Searcher | 
     try:
         searcher = open_searcher(index, "gpu", vectors_on_device=vectors_on_device)
     except (ImportError, RuntimeError, ValueError, MemoryError) as error:
-        logger.info("search backend: faiss, not gpu: %s", error)
-        return open_searcher(index, "faiss")
+        return _open_faiss(index, error)
     logger.info("search backend: gpu")
+    return searcher
+
+
+def _open_faiss(index: Index | FlatIndex, not_gpu: Exception) -> Searcher | FlatSearcher:
+    """Faiss, and told why it is ``not_gpu``."""
+    try:
+        searcher = open_searcher(index, "faiss")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error}; before it, backend 'auto' tried the GPU: {not_gpu}. Small catalogs can do "
+            "with backend='reference', which needs neither",
+            name=error.name,
+        ) from error
+    # What refuses this index has found a GPU.
+    is_gpu_idle = isinstance(not_gpu, ValueError | MemoryError) or has_visible_gpu()
+    level = logging.WARNING if is_gpu_idle and not _told_of_idle_gpu.is_set() else logging.INFO
+    if is_gpu_idle:
+        _told_of_idle_gpu.set()
+    logger.log(level, "search backend: faiss, not gpu: %s", not_gpu)
     return searcher

@@ -30,6 +30,7 @@ from merlin_poeem.blocks.export.query_tower import (
     saved_module,
     serving_function,
 )
+from merlin_poeem.blocks.in_graph.predict import refuse_keys
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
 from merlin_poeem.blocks.model.freshness import check_fresh
 from merlin_poeem.blocks.model.towers import query_tower_of
@@ -135,10 +136,11 @@ def export_saved_model(
     Raises
     ------
     StaleIndexError, ValueError
-        As of :func:`export_ensemble`.
+        As of :func:`export_ensemble`, and on an index with item keys.
     """
     index = load_index(index_path)
     check_fresh(index, model)
+    refuse_keys(index)
     with _new_repository(path) as repository:
         target = repository / name / str(VERSION) / "model.savedmodel"
         _save_search(query_tower_of(model), IVFPQTopK.from_index(index), target)

@@ -76,8 +76,8 @@ class QueryPoeem(BaseOperator):
     FileNotFoundError
         There is nothing at ``index_path``.
     ValueError
-        What is there is no index, or damaged; ``k``, ``n_probes`` or ``refine`` out of range, or
-        ``refine`` above 0 where the index holds no vectors.
+        What is there is no index, damaged, or has item keys; ``k``, ``n_probes`` or ``refine`` out
+        of range, or ``refine`` above 0 where the index holds no vectors.
     TypeError
         A column that is not named by a text.
     """
@@ -99,6 +99,13 @@ class QueryPoeem(BaseOperator):
         super().__init__()
         self.index_path = str(Path(index_path).resolve())
         index = load_index(self.index_path)
+        if index.has_item_keys:
+            # Its executor casts texts to what NumPy calls str, which Triton's tensors are not.
+            raise ValueError(
+                "index: expected one with integer ids, as Merlin Systems 23.8 sends no texts, got "
+                "one with item keys: save index.without_item_keys() for it, and join the keys of "
+                "its item_table where the answers arrive"
+            )
         self.fingerprint = fingerprint_of(self.index_path)
         self.dim = index.dim
         self.k = positive_int("k", k)

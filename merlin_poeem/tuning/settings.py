@@ -52,25 +52,12 @@ class Tuning:
         return pd.DataFrame([asdict(setting) for setting in self.settings], columns=columns)
 
     def plot(self, path: str | Path) -> None:
-        """A picture of quality against the bytes read, a curve for each ``refine``.
+        """A file of :func:`~merlin_poeem.plots.draw_settings`: quality against the bytes read.
 
-        Its kind is that of ``path``'s ending, such as ``.png``. Needs matplotlib.
+        Its kind is that of ``path``'s ending, such as ``.png``. Needs matplotlib, which the extra
+        ``plots`` brings.
         """
-        from matplotlib.figure import Figure
+        from merlin_poeem.plots import plot_settings
 
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        for refine in sorted({setting.refine for setting in self.settings}):
-            curve = [setting for setting in self.settings if setting.refine == refine]
-            costs = [setting.bytes_read for setting in curve]
-            axes.plot(costs, [s.quality for s in curve], marker=".", label=f"refine {refine}")
-        chosen = self.setting
-        label = f"chosen: n_probes {chosen.n_probes}, refine {chosen.refine}"
-        axes.plot([chosen.bytes_read], [chosen.quality], "ko", fillstyle="none", ms=12, label=label)
-        axes.axhline(self.target, color="0.6", linestyle="--", label=f"target {self.target:.3g}")
-        axes.set_xscale("log")
-        axes.set_xlabel("bytes read per query")
-        axes.set_ylabel("quality")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(path, dpi=150)
+        chosen = self.setting.n_probes, self.setting.refine
+        plot_settings(self.table(), path, chosen=chosen, target=self.target)

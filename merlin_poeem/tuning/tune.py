@@ -11,8 +11,10 @@ import numpy as np
 
 from merlin_poeem.arrays import Float32, normalize, type_name
 from merlin_poeem.evaluate import items_scanned
+from merlin_poeem.frames.item_ids import lists_by_id
 from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import MOST_BY_DEFAULT, Index
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization.params import check_n_probes, count, positive_int
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.second_look import refine_candidates
@@ -47,6 +49,7 @@ def tune(
     refine: Sequence[int] | None = None,
     backend: str = "auto",
     seed: int = 0,
+    progress: bool = True,
 ) -> Tuning:
     """The cheapest ``n_probes`` and ``refine`` with which ``index`` finds what exact search finds.
 
@@ -74,17 +77,20 @@ def tune(
         Queries of a batch that is timed; None takes all of them at once. 1 times what a single
         request waits for.
     relevant
-        Item ids that are right, one list a query: quality is then recall@k of these.
+        Item ids that are right, one list a query: quality is then recall@k of these. Of an index
+        with keys these, or ids.
     exact
         The items' exact vectors; None takes those that the index holds.
     exclude
         As of :meth:`Searcher.search <merlin_poeem.Searcher.search>`, one list a query or ids for
-        all.
+        all; or keys.
     n_probes, refine
         What is tried; None: numbers of lists from 1 on, each about 1.4 times the one before, and 0,
         2, 4, 8 and 16 where the index holds vectors, else 0.
     backend
         As of :func:`~merlin_poeem.open_searcher`.
+    progress
+        Whether work of more than two seconds shows a bar on stderr.
 
     Raises
     ------
@@ -102,12 +108,14 @@ def tune(
         raise ValueError(f"within: expected milliseconds above 0, got {within}")
     k, probes = positive_int("k", k), _probes(index, n_probes)
     refines = _refines(index, refine)
+    relevant, exclude = (lists_by_id(index.item_keys, given) for given in (relevant, exclude))
     trial = Trial.of(index, queries, k, relevant, exact, exclude, batch, backend, seed)
     if refine is None and trial.searcher.on_device:
         refines = [each for each in refines if each * k <= MOST_BY_DEFAULT]
     wanted = None if trial.whole is None else target * trial.whole - ROUNDING
     enough = _Enough(wanted, SLACK[by], within)
-    settings = list(_measured(trial, probes, refines, enough))
+    with Progress("tune", len(probes), "n_probes", shown=progress) as bar:
+        settings = list(_measured(trial, probes, refines, enough, bar))
     if wanted is None:
         wanted = target * max(setting.quality for setting in settings) - ROUNDING
     reaching = [setting for setting in settings if setting.quality >= wanted]
@@ -140,10 +148,9 @@ def _measured(
     probes: Sequence[int],
     refines: Sequence[int],
     enough: _Enough,
+    bar: Progress,
 ) -> Iterator[Setting]:
     """Settings from few lists on, until there are ``enough``."""
-    from tqdm.auto import tqdm
-
     index = trial.searcher.index
     code_bytes = index.packed_codes.itemsize * index.packed_codes.shape[1]
     code_bytes += 0 if index.scales is None else 1
@@ -151,7 +158,7 @@ def _measured(
     vector_bytes = 0 if vectors is None else vectors.nbytes / max(1, len(vectors))
     queries_rot = normalize(trial.queries) if index.metric == "cosine" else trial.queries
     queries_rot = index.quantization.rotate(queries_rot)
-    for n_probes in tqdm(probes, desc="tune", unit="n_probes"):
+    for n_probes in probes:
         scanned = float(np.mean(items_scanned(index, trial.queries, n_probes)))
         by_codes = trial.found(n_probes, trial.k * max(1, *refines))
         of_these = []
@@ -166,6 +173,7 @@ def _measured(
         if enough.within is not None:
             of_these = _timed(trial, of_these, of_these)
         yield from of_these
+        bar.update()
         if enough.after(of_these, scanned * code_bytes):
             return
 

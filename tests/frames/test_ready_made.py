@@ -51,7 +51,7 @@ def catalog(n: int = 300, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = FIRST_ID + 3 * rng.permutation(n)
     titles = [f"film {item_id}" for item_id in ids]
-    frame = pd.DataFrame({"id": ids, "features": to_json(vectors), "title": titles})
+    frame = pd.DataFrame({"item_id": ids, "embedding": to_json(vectors), "title": titles})
     return frame.set_index(np.arange(n) + 7), vectors
 
 
@@ -72,17 +72,18 @@ def index(frame: pd.DataFrame) -> Index:
 
 class TestWithVectors:
     def test_searches(self, index: Index, frame: pd.DataFrame) -> None:
-        queries = with_vectors(frame, into="embedding")
-        assert queries["features"].tolist() == frame["features"].tolist()
-        assert "embedding" not in frame
-        found = search_frame(open_searcher(index), queries, k=1, query_id="id")
-        assert (found["id"] == found["item_id"]).mean() > 0.95
+        queries = with_vectors(frame, into="parsed")
+        assert queries["embedding"].tolist() == frame["embedding"].tolist()
+        assert "parsed" not in frame
+        queries = queries.rename(columns={"item_id": "film"})
+        found = search_frame(open_searcher(index), queries, k=1, vectors="parsed", query_id="film")
+        assert (found["film"] == found["item_id"]).mean() > 0.95
 
     def test_replaces_and_keeps_labels(self, frame: pd.DataFrame, vectors: np.ndarray) -> None:
         replaced = with_vectors(frame)
         pd.testing.assert_index_equal(replaced.index, frame.index)
-        assert isinstance(frame["features"].iloc[0], str)
-        np.testing.assert_array_equal(np.stack(replaced["features"].tolist()), vectors)
+        assert isinstance(frame["embedding"].iloc[0], str)
+        np.testing.assert_array_equal(np.stack(replaced["embedding"].tolist()), vectors)
 
 
 class TestIndexFrame:
@@ -91,15 +92,17 @@ class TestIndexFrame:
         frame, _ = catalog(n)
         index = index_frame(frame, metric="l2")
         assert index.params == suggest_params(n, DIM, metric="l2")
-        found = search_frame(open_searcher(index), with_vectors(frame), k=n, vectors="features")
-        assert found.groupby("query_id")["item_id"].apply(set).tolist() == [set(frame["id"])] * n
+        found = search_frame(open_searcher(index), with_vectors(frame), k=n)
+        assert (
+            found.groupby("query_id")["item_id"].apply(set).tolist() == [set(frame["item_id"])] * n
+        )
         assert found["item_id"].dtype == np.int64
-        assert (found[found["rank"] == 1]["item_id"].to_numpy() == frame["id"]).all()
+        assert (found[found["rank"] == 1]["item_id"].to_numpy() == frame["item_id"]).all()
 
     def test_suggested_parameters_are_good(self, frame: pd.DataFrame, vectors: np.ndarray) -> None:
         index = index_frame(frame)
         found = open_searcher(index).search(vectors, k=10)
-        exact = exact_search(frame["id"].to_numpy(), vectors, vectors, k=10)
+        exact = exact_search(frame["item_id"].to_numpy(), vectors, vectors, k=10)
         assert agreement(found, exact, 10) > 0.9
 
     def test_lists_give_the_same_as_json(self, frame: pd.DataFrame, index: Index) -> None:
@@ -177,7 +180,7 @@ class TestIndexFrame:
             ({}, {"item_table": ["key"]}, ValueError, "column 'key': expected it in the frame"),
             ({}, {"item_table": "title"}, TypeError, "item_table: expected a sequence"),
             ({}, {"item_table": ["item_id"]}, ValueError, "item_table: expected columns beside"),
-            ({"id": 5}, {}, ValueError, "column 'id': expected each id once"),
+            ({"item_id": 5}, {}, ValueError, "column 'item_id': expected each id once"),
             ({}, {"params": PARAMS, "metric": "l2"}, ValueError, "metric: expected None beside"),
         ],
     )
@@ -197,28 +200,39 @@ class TestItems:
     def test_item_to_items_never_itself(self, index: Index, frame: pd.DataFrame) -> None:
         searcher = open_searcher(index)
         found = like_rows(searcher, with_vectors(frame), k=5)
-        assert found.columns.tolist() == ["id", "rank", "item_id", "score"]
-        assert found["id"].value_counts().unique().tolist() == [5]
-        assert not (found["id"] == found["item_id"]).any()
-        decoded = like_items(searcher, frame["id"].to_numpy(), k=5)
+        assert found.columns.tolist() == ["like", "rank", "item_id", "score"]
+        assert found["like"].value_counts().unique().tolist() == [5]
+        assert not (found["like"] == found["item_id"]).any()
+        decoded = like_items(searcher, frame["item_id"].to_numpy(), k=5)
         assert decoded.columns.tolist() == ["like", "rank", "item_id", "score"]
         assert not (decoded["like"] == decoded["item_id"]).any()
-        shared = found.merge(decoded, left_on=["id", "item_id"], right_on=["like", "item_id"])
+        shared = found.merge(decoded, on=["like", "item_id"])
         assert len(shared) > 0.8 * len(found)
+
+    def test_the_ids_of_rows_may_have_any_name(self, index: Index, frame: pd.DataFrame) -> None:
+        searcher, parsed = open_searcher(index), with_vectors(frame.head(9))
+        others = parsed.rename(columns={"item_id": "user_id", "embedding": "taste"})
+        found = like_rows(searcher, others, k=3, row_id="user_id", vectors="taste")
+        pd.testing.assert_frame_equal(found, like_rows(searcher, parsed, k=3))
+        assert found["like"].drop_duplicates().tolist() == frame["item_id"].head(9).tolist()
 
     def test_n_probes_is_passed_on(self, index: Index, frame: pd.DataFrame) -> None:
         searcher = open_searcher(index)
         one = with_vectors(frame.head(1))
         assert len(like_rows(searcher, one, k=300, n_probes=1)) < 299
         assert len(like_rows(searcher, one, k=300)) == 299
-        assert len(like_items(searcher, one["id"].to_numpy(), k=300, n_probes=1)) < 299
+        assert len(like_items(searcher, one["item_id"].to_numpy(), k=300, n_probes=1)) < 299
 
     def test_vectors_are_stored_and_looked_at(
         self, frame: pd.DataFrame, vectors: np.ndarray
     ) -> None:
         index = index_frame(frame, PARAMS, store_vectors="float16")
         assert index_frame(frame, PARAMS).vectors is None
-        searcher, parsed, ids = open_searcher(index), with_vectors(frame), frame["id"].to_numpy()
+        searcher, parsed, ids = (
+            open_searcher(index),
+            with_vectors(frame),
+            frame["item_id"].to_numpy(),
+        )
         exact = exact_search(ids, vectors, vectors, k=6, exclude=ids[:, None].tolist())
         best = exact.item_ids.reshape(len(ids), 6)[:, 0]
         # A second look at everything is exact search; an index with vectors takes it by default.
@@ -341,7 +355,7 @@ class TestCudf:
     def test_with_vectors(self, device_frame: Any, vectors: np.ndarray) -> None:
         from tests.device_frames import peek
 
-        queries = with_vectors(device_frame, into="embedding")
+        queries = with_vectors(device_frame)
         assert type(queries) is type(device_frame)
         np.testing.assert_array_equal(np.stack(peek(queries["embedding"])), vectors)
         assert queries["embedding"].index is device_frame.index

@@ -229,7 +229,7 @@ def test_empty_collections_exclude_or_allow_nothing(
         (pd.Series([[1]] * N), "item ids for all rows; got pandas.Series"),
         (np.ones((N, 2), int), "item ids for all rows; got numpy.ndarray"),
         (np.array(5), "item ids for all rows; got numpy.ndarray"),
-        (["seen"], "item ids for all rows; got list"),
+        (["seen"], "the name of a column, or item ids for all rows, .* such as 'seen'"),
         (iter([1]), "item ids for all rows; got list_iterator"),
         ([1.5], r"expected integers, got 1.5 \(float\)"),
         ([1, None], "expected integers, got None"),

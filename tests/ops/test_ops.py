@@ -402,6 +402,25 @@ class TestRetrieveCandidates:
         with pytest.raises(TypeError, match="exclude: expected a column's name, an ItemSet"):
             RetrieveCandidates(index_path, k=K, exclude=5)
 
+    def test_an_index_with_keys(self, index: Index, frame: pd.DataFrame, tmp_path: Path) -> None:
+        keys = [f"item {i}" for i in range(len(index))]
+        table = pd.DataFrame({"item_id": index.item_ids, "item_key": keys})
+        keyed = index.with_item_table(table).with_item_keys()
+        save_index(keyed, tmp_path / "index")
+        filters = {"exclude": keys[::3], "allow": keys[::2]}
+        found = ["embedding"] >> RetrieveCandidates(tmp_path / "index", k=K, **filters)
+        codes = found["candidate_ids"] >> AssignCodes(tmp_path / "index")
+        workflow = nvt.Workflow(found + codes)
+        got = run(workflow, in_partitions(frame, 9))
+        expected = search_frame(open_searcher(keyed), frame, k=K, form="list", **filters)
+        for ids, true_ids in zip(got["candidate_ids"], expected["item_id"], strict=True):
+            assert ids.tolist() == true_ids.tolist()
+        assert got["candidate_ids"].explode().isin(keys[2::6] + keys[4::6]).all()
+        lists = np.concatenate(got["candidate_ids_list_id"])
+        held = keyed.rows_of(keyed.item_keys.ids_of(np.concatenate(got["candidate_ids"])))
+        np.testing.assert_array_equal(lists, keyed.list_ids[held] + 1)
+        assert workflow.output_schema["candidate_ids"].dtype.name == "str"
+
     def test_bad_arguments(self, index_path: Path) -> None:
         with pytest.raises(ValueError, match="k: expected at least 1, got 0"):
             RetrieveCandidates(index_path, k=0)

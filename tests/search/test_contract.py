@@ -66,6 +66,12 @@ def check(searcher: Searcher, queries: np.ndarray, **search: object) -> Candidat
     return got
 
 
+def test_shows_its_backend_and_index(open_index: Callable[[Index], Searcher]) -> None:
+    searcher = open_index(random_index())
+    backend = f"backend={searcher.backend!r}"
+    assert repr(searcher) == f"{type(searcher).__name__}({backend}, {searcher.index!r})"
+
+
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
 @pytest.mark.parametrize("pq_bits", [4, 8])

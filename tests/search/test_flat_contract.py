@@ -39,6 +39,14 @@ def check(searcher: FlatSearcher, queries: np.ndarray, **search: Any) -> None:
     assert_flat_answers(searcher.index, got, queries, **search)
 
 
+def test_shows_its_backend_and_index(
+    open_index: Callable[[FlatIndex], FlatSearcher],
+) -> None:
+    searcher = open_index(random_flat())
+    backend = f"backend={searcher.backend!r}"
+    assert repr(searcher) == f"{type(searcher).__name__}({backend}, {searcher.index!r})"
+
+
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("dtype", FLAT_DTYPES)
 @pytest.mark.parametrize("metric", METRICS)

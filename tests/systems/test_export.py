@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from merlin.io import Dataset
@@ -271,3 +272,16 @@ def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         export_saved_model(model, tmp_path / "index", tmp_path / "repository")
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_an_index_with_item_keys_is_refused(
+    model: Any, index: Index, tower_path: Path, folder: Path
+) -> None:
+    ids = index.item_ids
+    table = pd.DataFrame({"item_id": ids, "sku": [f"s{i}" for i in ids]})
+    save_index(index.with_item_table(table).with_item_keys("sku"), folder / "keyed.index")
+    with pytest.raises(ValueError, match=r"sends no texts.*save index\.without_item_keys\(\)"):
+        export_ensemble(tower_path, folder / "keyed.index", folder / "never", k=K)
+    with pytest.raises(ValueError, match=r"as graphs give.*take index\.without_item_keys\(\)"):
+        export_saved_model(model, folder / "keyed.index", folder / "never")
+    assert not (folder / "never").exists()

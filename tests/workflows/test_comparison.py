@@ -14,8 +14,8 @@ pytest.importorskip("matplotlib")
 from merlin_poeem import Candidates, Index, IVFPQParams, fit  # noqa: E402
 from merlin_poeem.arrays import normalize  # noqa: E402
 from merlin_poeem.evaluate import exact_search, recall_at_k  # noqa: E402
+from merlin_poeem.plots import plot_quality  # noqa: E402
 from workflows.comparison import OURS, Comparison  # noqa: E402
-from workflows.plot import plot_quality  # noqa: E402
 
 N_ITEMS, DIM, K = 600, 8, 10
 KEYS = [

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from workflows import encoders, headlines
+from workflows import headlines
 from workflows.headlines import build, read, simulate
 
 faiss = pytest.importorskip("faiss")
@@ -26,9 +23,6 @@ ROWS = [
     "20030220,a,b",
     "20030221, act fire witnesses must be aware ",
 ]
-
-HAS_WORDLLAMA = importlib.util.find_spec("wordllama") is not None
-needs_wordllama = pytest.mark.skipif(not HAS_WORDLLAMA, reason="needs wordllama")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -56,8 +50,8 @@ class TestRead:
         for place in (path, path.parent, tmp_path):
             found = read(place)
             assert found.n_rows == 6
-            assert found.frame["id"].tolist() == [0, 1, 5]
-            assert found.frame["id"].dtype == found.frame["publish_date"].dtype == np.int64
+            assert found.frame["item_id"].tolist() == [0, 1, 5]
+            assert found.frame["item_id"].dtype == found.frame["publish_date"].dtype == np.int64
             assert found.frame["headline_text"].tolist() == [
                 "act fire witnesses must be aware",
                 "floods, fires and storms",
@@ -131,7 +125,6 @@ class TestCommand:
         ("options", "message"),
         [
             (["--encoder", "bert"], "encoder: expected wordllama, tf-hub:HANDLE"),
-            (["--encoder", "tf-hub:"], "encoder: expected wordllama, tf-hub:HANDLE"),
             (["--encoder", "tf-hub:x"], "needs tensorflow-hub: pip install tensorflow-hub"),
         ],
     )
@@ -143,28 +136,3 @@ class TestCommand:
         monkeypatch.setattr(headlines, "open_encoder", lambda name: letters)
         with pytest.raises(SystemExit, match="--data: expected the file or its folder, got none"):
             headlines.main([])
-
-
-@needs_wordllama
-class TestWordLlama:
-    def test_meaning(self) -> None:
-        encoder = encoders.open_encoder("wordllama")
-        one, like, unlike = encoder(["doctors at the hospital", "a nurse's clinic", "gold medal"])
-        assert one.dtype == np.float32
-        assert one @ like > one @ unlike
-
-
-def test_wordllama_leaves_logging_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    root = logging.getLogger()
-    before = root.level, list(root.handlers)
-
-    def noisy_import(name: str) -> SimpleNamespace:
-        # As the package does when it is first imported, which another test may have done.
-        root.setLevel(logging.INFO)
-        root.addHandler(logging.NullHandler())
-        model = SimpleNamespace(load=lambda **options: SimpleNamespace(embed=letters))
-        return SimpleNamespace(__file__=str(tmp_path / "__init__.py"), WordLlama=model)
-
-    monkeypatch.setattr(encoders, "_import", noisy_import)
-    assert encoders.wordllama() is letters
-    assert (root.level, root.handlers) == before

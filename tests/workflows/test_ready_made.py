@@ -53,9 +53,10 @@ def test_csv_round_trip_is_exact(data: MovieLens, tmp_path: Path) -> None:
     written = ready_made.factorise(data)
     for frame, path in zip(written, ready_made.write(*written, tmp_path), strict=True):
         again = pd.read_csv(path)
-        np.testing.assert_array_equal(again["id"], frame["id"])
+        ids = again.columns[0]
+        np.testing.assert_array_equal(again[ids], frame[ids])
         np.testing.assert_array_equal(
-            read_vectors(again, "features"), read_vectors(frame, "features")
+            read_vectors(again, "embedding"), read_vectors(frame, "embedding")
         )
 
 
@@ -63,7 +64,7 @@ def test_film_to_films_are_of_its_kind(data: MovieLens) -> None:
     _, films = ready_made.factorise(data)
     index = ready_made.index_films(films, data.items, metric="cosine")
     found = with_items(like_rows(open_searcher(index), with_vectors(films), k=5), index)
-    own = found[["id"]].merge(data.items, left_on="id", right_on="item_id")["genres"].str[0]
+    own = found[["like"]].merge(data.items, left_on="like", right_on="item_id")["genres"].str[0]
     assert (own == found["genres"].str[0]).mean() > 0.8
 
 
@@ -126,14 +127,18 @@ def test_command_ends_with_one_line(tmp_path: Path) -> None:
 def test_real_1m(dataset_dir: Callable[[str], Path]) -> None:
     data = read(dataset_dir("ml-1m"), "1m")
     users, films = ready_made.factorise(data)
-    assert (len(users), films["id"].max()) == (6040, 3952)
+    assert (len(users), films["item_id"].max()) == (6040, 3952)
     index = ready_made.index_films(films, data.items)
     judged = users.head(500)
-    relevant = [data.test["item_id"][data.test["user_id"] == i].to_numpy() for i in judged["id"]]
-    seen = [data.train["item_id"][data.train["user_id"] == i].to_numpy() for i in judged["id"]]
-    queries = read_vectors(judged, "features")
+    relevant = [
+        data.test["item_id"][data.test["user_id"] == i].to_numpy() for i in judged["user_id"]
+    ]
+    seen = [data.train["item_id"][data.train["user_id"] == i].to_numpy() for i in judged["user_id"]]
+    queries = read_vectors(judged, "embedding")
     found = open_searcher(index).search(queries, k=20, exclude=seen)
     assert recall_at_k(found, relevant, 20) > 0.19  # exact search: 0.206 over all users
     similar = ready_made.index_films(films, data.items, metric="cosine")
-    like_toy_story = like_rows(open_searcher(similar), with_vectors(films[films["id"] == 1]), k=10)
+    like_toy_story = like_rows(
+        open_searcher(similar), with_vectors(films[films["item_id"] == 1]), k=10
+    )
     assert "Aladdin (1992)" in with_items(like_toy_story, similar)["title"].tolist()

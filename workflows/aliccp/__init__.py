@@ -1,5 +1,4 @@
-"""Ali-CCP, read or made up, and two towers that learn its clicks together with their index.
+"""Ali-CCP: two towers that learn its clicks together with their index, and a made-up Ali-CCP.
 
-Rows are read by ``raw``, ``samples``, ``parquet`` or, whichever a folder holds, ``rows``; they are
-made up in ``simulation``. All come as tables of ``fields.SCHEMA``.
+``merlin_poeem.datasets.aliccp`` reads the rows; ``simulation`` makes them up.
 """

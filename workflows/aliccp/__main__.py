@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from merlin_poeem import load_index, open_searcher, save_index, search_frame
 from merlin_poeem.blocks import export_index, item_vectors, query_vectors
+from merlin_poeem.datasets.aliccp import to_parquet
 from workflows.aliccp.features import make_features
 from workflows.aliccp.judging import (
     JUDGED_USERS,
@@ -28,8 +29,6 @@ from workflows.aliccp.judging import (
     judged_users,
     test_clicks,
 )
-from workflows.aliccp.report import Report
-from workflows.aliccp.rows import import_rows
 from workflows.aliccp.simulate import write_all
 from workflows.aliccp.simulation.world import World, scaled
 from workflows.aliccp.towers import (
@@ -106,9 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             world = None if options.data else simulate(options, folder)
             if options.data:
-                report = Report(MAX_MALFORMED)
-                import_rows(options.data, folder, report)
-                print(report)
+                print(to_parquet(options.data, folder, max_malformed=MAX_MALFORMED))
         except (OSError, ValueError) as error:
             parser.exit(1, f"{error}\n")
         comparison, judged = run(

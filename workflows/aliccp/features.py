@@ -22,7 +22,7 @@ from merlin.schema import ColumnSchema, Schema
 from nvtabular import ops
 
 from merlin_poeem.arrays import Int64
-from workflows.aliccp.parquet import write_parquet
+from merlin_poeem.datasets.aliccp.parquet import write_parquet
 from workflows.numbering import item_frequencies, numbered_rows, user_item_workflow
 
 USER_LISTS = ["user_shops", "user_intentions", "user_brands", "user_categories"]

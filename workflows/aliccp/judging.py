@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merlin_poeem.arrays import Int64
+from merlin_poeem.datasets.aliccp.parquet import read_parquet
 from workflows.aliccp.features import COLUMNS, USER_COLUMNS, Features
-from workflows.aliccp.parquet import read_parquet
 from workflows.aliccp.simulation.clicks import best_items
 from workflows.aliccp.simulation.world import World
 from workflows.comparison import Comparison

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from workflows.aliccp.parquet import write_parquet
+from merlin_poeem.datasets.aliccp.parquet import write_parquet
 from workflows.aliccp.simulation.impressions import draw_rows
 from workflows.aliccp.simulation.world import World, scaled
 from workflows.aliccp.simulation.write_raw import write_raw

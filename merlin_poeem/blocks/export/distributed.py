@@ -28,6 +28,7 @@ from merlin_poeem.blocks.export.export import (
     encode,
     index_of,
     tagged_column,
+    with_integers,
 )
 from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.distributed.checks import meta_of
@@ -187,6 +188,7 @@ def _encode_partition(
     # One at a time: while it encodes, the quantizer passes float vectors through.
     with _lock:
         encoded = encode(Towers.of(model), frame, batch_size, id_column, kept.store_vectors)
+    encoded = with_integers(encoded)
     return _frame_of(encoded)
 
 

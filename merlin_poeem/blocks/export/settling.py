@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from merlin_poeem.arrays import normalize
 from merlin_poeem.blocks.export.export import Frames, item_vectors
+from merlin_poeem.blocks.export.exported_ids import Ids
+from merlin_poeem.blocks.export.workflow_part import AnyWorkflow
 from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.quantization.refit import ROUNDS, refit
 
@@ -17,9 +20,11 @@ def settle_codebook(
     model: tf.keras.Model,
     items: Frames,
     *,
+    workflow: AnyWorkflow | None = None,
     frequencies: Any = None,
     rounds: int = ROUNDS,
     batch_size: int = 4096,
+    progress: bool = True,
 ) -> None:
     """Move the codewords of ``model`` to where they fit ``items`` best; call it before an export.
 
@@ -29,12 +34,13 @@ def settle_codebook(
 
     Parameters
     ----------
-    model, items, batch_size
+    model, items, workflow, batch_size, progress
         As of :func:`~merlin_poeem.blocks.export_index`.
     frequencies
         (vocabulary,) how often each item id occurs in the training, as of
-        ``PopularityLogQCorrection``: codewords then fit often wanted items better. None: all items
-        alike.
+        ``PopularityLogQCorrection``: codewords then fit often wanted items better. With a
+        ``workflow`` a Series of counts by raw id, such as ``pairs["item_id"].value_counts()``; an
+        item that it does not have counts once. None: all items alike.
     rounds
         As of :func:`~merlin_poeem.refit`.
 
@@ -47,17 +53,26 @@ def settle_codebook(
     """
     quantizer = Towers.of(model).quantizer
     quantization = quantizer.quantization()
-    item_ids, vectors = item_vectors(model, items, batch_size=batch_size)
-    weights = None
-    if frequencies is not None:
-        frequencies = np.asarray(frequencies)
-        fits = frequencies.ndim == 1 and item_ids.min() >= 0 and item_ids.max() < len(frequencies)
-        if not fits:
-            raise ValueError(
-                f"frequencies: expected one for each item id from 0 up to {item_ids.max()}, got "
-                f"shape {frequencies.shape} and ids from {item_ids.min()}"
-            )
-        weights = frequencies[item_ids]
+    item_ids, vectors = item_vectors(
+        model, items, workflow=workflow, batch_size=batch_size, progress=progress
+    )
+    weights = None if frequencies is None else _weights(frequencies, item_ids)
     if quantizer.params.metric == "cosine":
         vectors = normalize(vectors)
     quantizer.codebook.assign(refit(quantization, vectors, weights=weights, rounds=rounds).codebook)
+
+
+def _weights(frequencies: Any, item_ids: Ids) -> Any:
+    """How often each of ``item_ids`` (n,) occurs."""
+    if isinstance(frequencies, pd.Series):
+        return frequencies.reindex(item_ids, fill_value=1).to_numpy()
+    frequencies = np.asarray(frequencies)
+    if item_ids.dtype == object:
+        raise TypeError("frequencies: expected a Series by raw id, as ids are texts; got an array")
+    fits = frequencies.ndim == 1 and item_ids.min() >= 0 and item_ids.max() < len(frequencies)
+    if not fits:
+        raise ValueError(
+            f"frequencies: expected one for each item id from 0 up to {item_ids.max()}, got "
+            f"shape {frequencies.shape} and ids from {item_ids.min()}"
+        )
+    return frequencies[item_ids]

@@ -35,6 +35,7 @@ from merlin_poeem.blocks.model.freshness import (
 )
 from merlin_poeem.blocks.model.towers import query_tower_of, refuse_stand_in
 from merlin_poeem.frames.columns import read_id_lists
+from merlin_poeem.frames.item_ids import KeySet, as_item_set
 from merlin_poeem.frames.queries import column_or_set
 from merlin_poeem.frames.results import RESULT_COLUMNS, Form, results_frame
 from merlin_poeem.index.index import Index
@@ -68,15 +69,26 @@ def top_k_encoder(
     StaleIndexError
         The index was exported from other weights.
     TypeError, ValueError
-        Another kind of model, an index that does not say what it was exported from, ``k``,
-        ``n_probes`` or ``refine`` out of range, or a ``refine`` above 0 and no vectors.
+        Another kind of model, an index that does not say what it was exported from or that has
+        item keys, ``k``, ``n_probes`` or ``refine`` out of range, or a ``refine`` above 0 and no
+        vectors.
     """
     check_fresh(index, model)
+    refuse_keys(index)
     layer = IVFPQTopK.from_index(index, k=k, n_probes=n_probes, refine=refine)
     encoder = mm.TopKEncoder(query_tower_of(model), topk_layer=layer, k=k)
     # Merlin would build the tower again, and a tower of TwoTowerModel then has new, random weights.
     encoder.built = True
     return encoder
+
+
+def refuse_keys(index: Index) -> None:
+    """``ValueError`` where ``index`` has item keys, which no graph gives."""
+    if index.has_item_keys:
+        raise ValueError(
+            "index: expected one with integer ids, as graphs give, got one with item keys: take "
+            "index.without_item_keys(), and join the keys of its item_table to what is found"
+        )
 
 
 def batch_predict(
@@ -142,6 +154,8 @@ def batch_predict(
             layer.fingerprints, {"query_tower": tower_fingerprint(encoder.blocks[0])}
         )
     excluded = column_or_set("exclude", exclude)
+    if isinstance(excluded, KeySet):
+        excluded = as_item_set("exclude", excluded, None)
     names = [*encoder.schema.column_names, query_id]
     for frame in partitions(frames):
         check_columns(frame, [*names, excluded] if isinstance(excluded, str) else names)

@@ -12,9 +12,10 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.search.item_set import ItemFilter, ItemSet
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.request import SearchRequest
+from merlin_poeem.search.shown import Shown
 
 
-class TensorFlowSearcher:
+class TensorFlowSearcher(Shown):
     """An index opened for search by :class:`~merlin_poeem.blocks.IVFPQTopK`.
 
     For :func:`~merlin_poeem.search_frame` and comparisons beside a model that

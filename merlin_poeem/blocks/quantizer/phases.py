@@ -5,6 +5,7 @@ All of it happens in the training graph, by the layer's own variables.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,10 @@ class Phases:
         step = self.step.assign_add(1)
         require_planned(self.warmup_steps, self.warmup, self.name)
         n_sampled = self._keep(vectors)
-        is_due = tf.logical_and(step > self.warmup_steps, n_sampled >= self._sample_size)
+        has_sample = tf.logical_or(
+            n_sampled >= self._sample_size, self._falls_short(step, n_sampled)
+        )
+        is_due = tf.logical_and(step > self.warmup_steps, has_sample)
         starts = tf.logical_and(is_due, tf.logical_not(self.is_started))
         tf.cond(starts, lambda: _without_output(self._start), _nothing)
         looks = tf.logical_and(self.is_started, step % self.rotation_interval == 0)
@@ -96,9 +100,35 @@ class Phases:
         self.sample.scatter_update(tf.IndexedSlices(kept, slots))
         return self.n_sampled.assign_add(n_kept)
 
+    def _falls_short(self, step: tf.Tensor, n_sampled: tf.Tensor) -> tf.Tensor:
+        """() bool: whether a training of known length ends before it has filled the sample."""
+        if not self.warmup or isinstance(self.warmup, int):
+            return tf.constant(False)
+        # Rounded down, as the warm-up is: it starts in the last step at the latest.
+        n_steps = tf.cast(self.warmup_steps, tf.float64) / self.warmup
+        expected = tf.cast(n_sampled, tf.float64) / tf.cast(step, tf.float64) * n_steps
+        return expected < self._sample_size
+
+    def _fill_sample(self) -> None:
+        """Put repeats of what came to the sample into its empty places, and say so.
+
+        Means over the sample, which all is made of, are then those over what came.
+        """
+        tf.print(
+            f"{self.name}: the index starts from the",
+            self.n_sampled,
+            f"item vectors that came, as this training brings fewer than sample_size = "
+            f"{self._sample_size}: with more epochs it starts from more",
+            output_stream=sys.stderr,
+        )
+        rows = tf.range(self._sample_size, dtype=tf.int64) % self.n_sampled
+        self.sample.assign(tf.gather(self.sample, rows))
+
     @tf.function(autograph=False)
     def _start(self) -> None:
         """Make the first cells from the sample."""
+        is_short = self.n_sampled < self._sample_size
+        tf.cond(is_short, lambda: _without_output(self._fill_sample), _nothing)
         sample, cells = self.sample.read_value(), self.cells
         pq_dim, book_size, _ = cells.codebook.shape
         centroids = warm_start.initial_centroids(sample, cells.coarse_centroids.shape[0], self.seed)

@@ -83,7 +83,9 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         warmup
             Where in the training the start is, at the earliest: it waits for a full sample. A
             share of the training, below 1 (:class:`~merlin_poeem.blocks.IndexStart` says how
-            long it is), or as an int a number of steps. Towers that have settled lose less to the
+            long it is), or as an int a number of steps. Where a share above 0 is given and the
+            training is too short to fill the sample, it does not wait, and a line on stderr says
+            so. Towers that have settled lose less to the
             index; where ``agreement`` has to bring items into their lists, a third is better
             (docs/quality.md).
         sample_size
@@ -222,6 +224,24 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         rotation = self.rotation.numpy() if self.learns_rotation else None
         return Quantization(self.coarse_centroids.numpy(), self.codebook.numpy(), rotation)
 
+    def waits_for(self) -> str | None:
+        """What the start of the index waits for and what helps; None once it has been made."""
+        if self.built and bool(self.is_started.numpy()):
+            return None
+        planned = int(self.warmup_steps.numpy())
+        if planned == UNPLANNED:
+            return f"its start is not yet planned (warmup = {self.warmup}): fit does that"
+        if not self.built or self.step.numpy() <= planned:
+            return (
+                f"it waits for step {planned + 1} (warmup = {self.warmup}): train longer, with "
+                "more epochs, or give it a smaller warmup"
+            )
+        return (
+            f"it waits for {self.sample_size} item vectors (sample_size), and "
+            f"{int(self.n_sampled.numpy())} came: train longer, with more epochs, or give it a "
+            "smaller sample_size"
+        )
+
     def health(self) -> Health:
         """How the lists and codewords serve the latest item vectors; ``RuntimeError`` before the
         start has been made."""
@@ -323,14 +343,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         )
 
     def _require_start(self) -> None:
-        if not self.built or not bool(self.is_started.numpy()):
+        waits_for = self.waits_for()
+        if waits_for is not None:
             steps = int(self.step.numpy()) if self.built else 0
-            planned = int(self.warmup_steps.numpy())
-            after = "steps not yet planned" if planned == UNPLANNED else f"{planned} steps"
             raise RuntimeError(
                 f"{self.name}: expected a started quantizer, got one after {steps} training steps; "
-                f"it starts after {after} (warmup = {self.warmup}) and a sample of "
-                f"{self.sample_size} item vectors"
+                f"{waits_for}"
             )
 
     def _joint_step(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -19,6 +19,7 @@ from merlin_poeem.search.faiss.portions import blocks, by_width, split
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.request import SearchRequest
 from merlin_poeem.search.second_look import look_again
+from merlin_poeem.search.shown import Shown
 
 # Results beyond k of the first search, and how many times more the next one asks for.
 MARGIN = 8
@@ -27,7 +28,7 @@ GROWTH = 4
 UNIT = 2.0**-23
 
 
-class FlatFaissSearcher:
+class FlatFaissSearcher(Shown):
     """A :class:`~merlin_poeem.FlatIndex` opened in Faiss, which keeps its vectors in float32.
 
     Raises ``ImportError`` where faiss-cpu is not installed.

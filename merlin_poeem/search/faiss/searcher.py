@@ -32,6 +32,7 @@ from merlin_poeem.search.faiss.scales import Scales
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.request import SearchRequest
 from merlin_poeem.search.second_look import look_again
+from merlin_poeem.search.shown import Shown
 
 # How many more results an unsettled query asks for next time, and cosines the first time.
 GROWTH = 4
@@ -41,7 +42,7 @@ SHARES_PER_THREAD = 2
 MIN_SHARE = 32
 
 
-class FaissSearcher:
+class FaissSearcher(Shown):
     """An index opened in Faiss, answering as :mod:`merlin_poeem.search.reference` defines.
 
     Opening copies the codes into Faiss' lists, with the items' scales where they have some: codes

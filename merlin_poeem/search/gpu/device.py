@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from merlin_poeem.optional import needed_by
 from merlin_poeem.search.gpu.card import Card
 from merlin_poeem.search.gpu.kernels import COMPILER_OPTIONS, kernel_source
 
@@ -205,12 +206,8 @@ class _CupyKernel:
 
 
 def _import_cupy() -> ModuleType:
-    try:
+    with needed_by("backend: gpu", "cu13"):
         import cupy
-    except ImportError as error:
-        raise ImportError(
-            "backend: gpu needs CuPy; install it with pip install 'merlin-poeem[cu13]' or [cu12]"
-        ) from error
     try:
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

@@ -21,11 +21,12 @@ from merlin_poeem.search.gpu.workspace import Workspace
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.request import check_flat
+from merlin_poeem.search.shown import Shown
 
 WORKSPACE_BYTES = 512 << 20
 
 
-class FlatGpuSearcher:
+class FlatGpuSearcher(Shown):
     """A :class:`~merlin_poeem.FlatIndex` opened on a GPU, answering as the NumPy definition says.
 
     Opening copies vectors and ids to the device: a vector's values in steps of 16 bytes, 4 more for

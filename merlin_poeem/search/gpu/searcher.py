@@ -34,6 +34,7 @@ from merlin_poeem.search.item_set import ItemFilter, ItemSet, as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.request import check_refine
 from merlin_poeem.search.second_look import refine_candidates
+from merlin_poeem.search.shown import Shown
 
 WORKSPACE_BYTES = 512 << 20
 # What is kept for searches that come again: bitmaps of item sets, and streams with their searches.
@@ -41,7 +42,7 @@ KEPT_MASKS = 8
 KEPT_STREAMS = 8
 
 
-class GpuSearcher:
+class GpuSearcher(Shown):
     """An index opened on a GPU, answering as :mod:`merlin_poeem.search.reference` defines.
 
     Opening copies codes and item ids to the device: ``pq_dim`` bytes an item (half of it with 4-bit

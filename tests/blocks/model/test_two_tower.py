@@ -167,12 +167,42 @@ def test_a_share_is_of_the_training_that_fit_is_told_of(build):
     assert quantizer.warmup_steps.numpy() == 12
 
 
-def test_export_before_the_start_is_refused():
+def told(caplog) -> list[str]:
+    """What this package has logged, of all that is."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("merlin_poeem")]
+
+
+def test_export_before_the_start_is_refused(caplog):
     model = v2(make_quantizer(warmup=1000))
     train(model, run_eagerly=True)
+    assert told(caplog) == [
+        "ivfpq_quantizer: the index has not started; it waits for step 1001 (warmup = 1000): train "
+        "longer, with more epochs, or give it a smaller warmup"
+    ]
     with pytest.raises(RuntimeError, match="after 8 training steps"):
         export_index(model, ITEMS)
     assert len(item_vectors(model, ITEMS)[0]) == N_ITEMS
+
+
+@pytest.mark.parametrize("build", [v1, v2])
+def test_a_training_too_short_for_the_sample_starts_an_index_all_the_same(build, capfd, caplog):
+    model = build(make_quantizer(warmup=0.75, sample_size=4096))
+    train(model, run_eagerly=True)  # of 1024 rows, in eight batches
+    assert "the index starts from the 896 item vectors that came" in capfd.readouterr().err
+    assert export_index(model, ITEMS).n_items == N_ITEMS
+    assert not told(caplog)
+
+
+@pytest.mark.parametrize("build", [v1, v2])
+def test_more_lists_than_items_are_said(build, caplog):
+    train(build(make_quantizer(n_lists=N_ITEMS + 1)), run_eagerly=True)
+    assert told(caplog) == [
+        "ivfpq_quantizer: n_lists = 51, and there are 50 items by the schema's domain of their "
+        "ids: lists will be empty; IVFPQQuantizer.for_catalog(50, dim) takes as many as suit"
+    ]
+    caplog.clear()
+    train(build(make_quantizer(n_lists=N_ITEMS)), run_eagerly=True)
+    assert not told(caplog)
 
 
 def test_float_vectors_of_a_model_without_quantizer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +104,45 @@ def test_start_waits_for_a_full_sample():
     for expected in (False, False, False, True):
         train_step(quantizer, vectors(30))
         assert bool(quantizer.is_started.numpy()) == expected
+
+
+def test_a_training_too_short_for_the_sample_starts_from_what_came(capfd):
+    quantizer = make_quantizer(warmup=0.5, sample_size=100, rotation=False)
+    quantizer.plan_start(6)  # 6 batches of 8
+    for step in range(4):
+        assert not quantizer.is_started.numpy()
+        train_step(quantizer, vectors(8, seed=step))
+    assert quantizer.is_started.numpy()
+    assert (
+        "ivfpq_quantizer: the index starts from the 32 item vectors that came, as this training "
+        "brings fewer than sample_size = 100" in capfd.readouterr().err
+    )
+    came = np.concatenate([vectors(8, seed=step) for step in range(4)])
+    np.testing.assert_array_equal(quantizer.sample.numpy(), came[np.arange(100) % 32])
+    # What comes later takes the places of repeats first.
+    train_step(quantizer, vectors(8, seed=9))
+    np.testing.assert_array_equal(quantizer.sample.numpy()[:40], [*came, *vectors(8, seed=9)])
+
+
+@pytest.mark.parametrize("warmup", [0.5, 0.0, 3])
+def test_a_training_long_enough_waits_for_a_full_sample(warmup, capfd):
+    quantizer = make_quantizer(warmup=warmup, sample_size=100)
+    quantizer.plan_start(8)  # of 16: the sample is full after 7
+    for step in range(8):
+        assert bool(quantizer.is_started.numpy()) == (step > 6)
+        train_step(quantizer, vectors(16, seed=step))
+    assert "item vectors that came" not in capfd.readouterr().err
+
+
+def test_says_what_the_start_waits_for():
+    quantizer = IVFPQQuantizer(4, 2, 4, warmup=0.5, sample_size=64)
+    assert quantizer.waits_for() == "its start is not yet planned (warmup = 0.5): fit does that"
+    quantizer = make_quantizer(warmup=1, sample_size=64)
+    for n, expected in ((32, "step 2 .warmup = 1.*more epochs"), (31, "64 .*sample_size.*63 came")):
+        train_step(quantizer, vectors(n))
+        assert re.search(expected, quantizer.waits_for())
+    train_step(quantizer, vectors(1))
+    assert quantizer.waits_for() is None
 
 
 def test_sample_holds_the_latest_vectors():
@@ -385,7 +425,7 @@ def test_export_before_the_start_is_refused():
     quantizer = make_quantizer()
     train_step(quantizer, vectors(10))
     with pytest.raises(
-        RuntimeError, match=r"after 1 training steps; .* after 2 steps \(warmup = 2\).*64 item"
+        RuntimeError, match=r"after 1 training steps; it waits for step 3 \(warmup = 2\)"
     ):
         quantizer.quantization()
     with pytest.raises(

@@ -3,6 +3,8 @@
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from threading import Event
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from merlin_poeem import Index, open_searcher
 from merlin_poeem.quantization.params import METRICS
+from merlin_poeem.search import searcher as search
+from merlin_poeem.search.gpu import presence
 from merlin_poeem.search.gpu import searcher as gpu
 from merlin_poeem.search.gpu.searcher import GpuSearcher
 from tests.index_factories import (
@@ -129,7 +133,7 @@ LACKS = {
     "no CuPy": (
         None,
         ImportError,
-        r"gpu needs CuPy; install it with pip install 'merlin-poeem\[cu13\]'",
+        r"gpu needs cupy, .* pip install 'cupy-cuda13x",
     ),
     "no driver": (
         no_driver,
@@ -154,9 +158,44 @@ def test_gpu_that_is_not_there(
     with caplog.at_level(logging.INFO, "merlin_poeem"):
         searcher = open_searcher(index)
     assert searcher.backend == "faiss"
-    assert (
-        caplog.records[-1].getMessage().startswith("search backend: faiss, not gpu: backend: gpu")
-    )
+    assert caplog.messages[-1].startswith("search backend: faiss, not gpu: backend: gpu")
+    assert caplog.records[-1].levelname == "INFO"
+
+
+def test_a_gpu_that_is_not_used_is_a_warning_once(
+    index: Index,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(presence, "DEVICES", tmp_path)
+    monkeypatch.setattr(search, "_told_of_idle_gpu", Event())
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with caplog.at_level(logging.INFO, "merlin_poeem"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        open_searcher(index)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        open_searcher(index)
+        open_searcher(index)
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
+    assert "faiss, not gpu: backend: gpu needs cupy" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("name", ["nvidiactl", "nvidia-uvm"])
+def test_a_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(presence, "DEVICES", tmp_path)
+    (tmp_path / name).touch()
+    assert not presence.has_visible_gpu()
+
+
+def test_auto_finds_neither(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cupy", "faiss"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = r"needs faiss, .* tried the GPU: backend: gpu needs cupy, .* backend='reference'"
+    with pytest.raises(ImportError, match=message):
+        open_searcher(index)
 
 
 @needs_compiler
@@ -167,8 +206,10 @@ def test_auto_takes_the_gpu_that_is_there(
     with caplog.at_level(logging.INFO, "merlin_poeem"):
         assert open_searcher(index).backend == "gpu"
         assert caplog.messages[-1] == "search backend: gpu"
+        monkeypatch.setattr(search, "_told_of_idle_gpu", Event())
         too_wide = random_index(pq_bits=12)
         assert open_searcher(too_wide).backend == "faiss"
+        assert caplog.records[-1].levelname == "WARNING"
         assert "faiss, not gpu: pq_bits: expected at most 8" in caplog.messages[-1]
         monkeypatch.setattr(gpu, "CupyDevice", lambda: EmulatedDevice(free_bytes=1000))
         assert open_searcher(index).backend == "faiss"

@@ -16,6 +16,9 @@ pytest.importorskip("tensorflow")
 
 from merlin.schema import Tags
 
+from merlin_poeem.datasets.aliccp.fields import SCHEMA
+from merlin_poeem.datasets.aliccp.parquet import write_parquet
+from merlin_poeem.datasets.aliccp.samples import read_samples
 from workflows.aliccp import features as aliccp_features
 from workflows.aliccp.features import (
     COLUMNS,
@@ -25,9 +28,6 @@ from workflows.aliccp.features import (
     Features,
     make_features,
 )
-from workflows.aliccp.fields import SCHEMA
-from workflows.aliccp.parquet import write_parquet
-from workflows.aliccp.samples import read_samples
 from workflows.aliccp.simulation.impressions import draw_rows
 from workflows.aliccp.simulation.world import World
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workflows.aliccp.rows import read
+from merlin_poeem.datasets.aliccp.rows import read
 from workflows.aliccp.simulate import main
 
 

@@ -12,7 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from workflows.aliccp.fields import HEAD, SAMPLE_FIELDS, SCHEMA, USER_FIELDS, list_column
+from merlin_poeem.datasets.aliccp.fields import (
+    HEAD,
+    SAMPLE_FIELDS,
+    SCHEMA,
+    USER_FIELDS,
+    list_column,
+)
 from workflows.aliccp.simulation.clicks import draw_items
 from workflows.aliccp.simulation.groups import Ints
 from workflows.aliccp.simulation.mix import mix

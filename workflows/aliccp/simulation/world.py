@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from workflows.aliccp.fields import CATALOG_COLUMNS, FIELDS
+from merlin_poeem.datasets.aliccp.fields import CATALOG_COLUMNS, FIELDS
 from workflows.aliccp.simulation.groups import Groups, Ints
 from workflows.aliccp.simulation.mix import mix
 from workflows.aliccp.simulation.tastes import (

@@ -8,7 +8,7 @@ from typing import TextIO
 import numpy as np
 import pyarrow as pa
 
-from workflows.aliccp.fields import HEAD, SAMPLE_FIELDS, USER_FIELDS, Field
+from merlin_poeem.datasets.aliccp.fields import HEAD, SAMPLE_FIELDS, USER_FIELDS, Field
 from workflows.aliccp.simulation.impressions import PARTS, draw_sessions
 from workflows.aliccp.simulation.mix import mix
 from workflows.aliccp.simulation.world import World

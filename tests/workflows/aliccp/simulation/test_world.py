@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from workflows.aliccp.items import distinct_items
+from merlin_poeem.datasets.aliccp.items import distinct_items
 from workflows.aliccp.simulation.impressions import draw_rows
 from workflows.aliccp.simulation.world import World, scaled
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from workflows.aliccp.raw import read_raw
+from merlin_poeem.datasets.aliccp.raw import read_raw
 from workflows.aliccp.simulation.impressions import draw_rows
 from workflows.aliccp.simulation.world import World
 from workflows.aliccp.simulation.write_raw import write_raw
