@@ -38,7 +38,7 @@ nitpick_ignore_regex = [
     (r"py:mod", r"merlin_poeem\..*"),
     (r"py:(class|obj)", r"(?!merlin_poeem\.).*"),
     (r"py:exc", r"tf\..*"),
-    (r"py:class", r"merlin_poeem\.(ops|search\.gpu|blocks\.in_graph)\.\w+\..*"),
+    (r"py:class", r"merlin_poeem\.(ops|search\.gpu|blocks\.in_graph|blocks\.export)\.\w+\..*"),
 ]
 
 html_theme = "furo"

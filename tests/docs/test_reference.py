@@ -28,7 +28,7 @@ def public_names() -> set[str]:
 
 def documented_names() -> list[str]:
     pages = "\n".join(path.read_text() for path in sorted((DOCS / "api").glob("*.rst")))
-    return re.findall(r"^\.\. auto\w+:: (\S+)$", pages, re.MULTILINE)
+    return re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", pages, re.MULTILINE)
 
 
 def test_every_public_name_is_documented_once() -> None:

@@ -42,3 +42,9 @@ def test_from_parquet_to_a_trained_index(tmp_path: Path, monkeypatch: pytest.Mon
     write_files(tmp_path)
     names = run_page("your_own_data.md", tmp_path, {})
     assert names["quantizer"].health().dead_lists < 0.5
+    found = names["found"]
+    assert list(found.columns) == ["user_id", "rank", "item_id", "score", "title"]
+    of_seen = found[found["user_id"] == "user-3"]
+    assert len(of_seen) == 10
+    assert "item-3" not in set(of_seen["item_id"])
+    assert (found["title"] == found["item_id"].str.replace("item-", "Item number ")).all()
