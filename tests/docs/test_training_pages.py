@@ -10,10 +10,13 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
+import nvtabular as nvt
 import tensorflow as tf
 from merlin.io import Dataset
 
-from merlin_poeem.blocks import IVFPQQuantizer, tower_fingerprints
+from merlin_poeem import save_index
+from merlin_poeem.blocks import IVFPQQuantizer, export_index, tower_fingerprints
+from merlin_poeem.ops import AssignCodes
 from tests.blocks import toy
 from tests.docs.pages import DOCS, python_blocks, run_page
 from tests.docs.test_choosing import rows_of_lists
@@ -42,6 +45,9 @@ def test_rows_before_the_start() -> None:
 
 def test_beside_merlin(tmp_path: Path) -> None:
     trained = toy.trained_model(toy.v2)
+    save_index(export_index(trained, toy.ITEMS), tmp_path / "items.index")
+    workflow = nvt.Workflow(["item_id"] >> AssignCodes(tmp_path / "items.index"))
+    workflow.fit(Dataset(toy.ITEMS)).save(str(tmp_path / "workflow"))
     # One step, which takes longer to trace than to do.
     instead = {'compile("adam")': 'compile("adam", metrics=[], run_eagerly=True)'}
     names = run_page("merlin.md", tmp_path, taken_for_granted(), instead)
