@@ -151,25 +151,10 @@ def compile_model(model: mm.RetrievalModelV2, batch_size: int) -> None:
     model.compile(optimizer=optimizer, run_eagerly=False, metrics=[])
 
 
-def train(
-    model: mm.RetrievalModelV2,
-    pairs: pd.DataFrame,
-    *,
-    batch_size: int,
-    epochs: int,
-    callbacks: tuple[tf.keras.callbacks.Callback, ...] = (),
-    looks: int = 1,
-) -> tf.keras.callbacks.History:
-    """Train; shows Keras' progress bar. ``callbacks`` get ``looks`` short epochs for each epoch."""
+def train(model: mm.RetrievalModelV2, pairs: pd.DataFrame, *, batch_size: int, epochs: int) -> None:
+    """Train; shows Keras' progress bar."""
     compile_model(model, batch_size)
-    dataset = Dataset(pairs, schema=schema())
-    return model.fit(
-        dataset,
-        batch_size=batch_size,
-        epochs=epochs * looks,
-        steps_per_epoch=None if looks == 1 else n_steps(len(pairs), batch_size, 1) // looks,
-        callbacks=list(callbacks),
-    )
+    model.fit(Dataset(pairs, schema=schema()), batch_size=batch_size, epochs=epochs)
 
 
 def new_quantizer(

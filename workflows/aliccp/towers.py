@@ -52,13 +52,8 @@ def train(
     seed: int,
     batch_size: int,
     epochs: int,
-    callbacks: tuple[tf.keras.callbacks.Callback, ...] = (),
-    sample_size: int | None = None,
 ) -> mm.RetrievalModel:
-    """A trained joint model, with as many lists as ``n_items`` ask for; streams the clicks.
-
-    ``sample_size`` is the quantizer's.
-    """
+    """A trained joint model, with as many lists as ``n_items`` ask for; streams the clicks."""
     tf.keras.utils.set_random_seed(seed)
     quantizer = IVFPQQuantizer(
         n_lists(n_items),
@@ -66,7 +61,6 @@ def train(
         metric="cosine",
         warmup=WARMUP,
         agreement=AGREEMENT,
-        sample_size=sample_size,
         seed=seed,
     )
     model = joint_model(features, quantizer)
@@ -87,7 +81,6 @@ def train(
         n_pairs=features.n_train,
         batch_size=batch_size,
         epochs=epochs,
-        callbacks=callbacks,
     )
     return model
 

@@ -99,15 +99,11 @@ def train_joint(
     seed: int,
     batch_size: int,
     epochs: int,
-    sample_size: int | None = None,
 ) -> mm.RetrievalModel:
-    """A trained joint model; each epoch shows what quantization costs.
-
-    ``sample_size`` is the quantizer's.
-    """
+    """A trained joint model; each epoch shows what quantization costs."""
     tf.keras.utils.set_random_seed(seed)
     steps = n_steps(len(features.train), batch_size, epochs)
-    quantizer = new_quantizer(seed=seed, sample_size=sample_size)
+    quantizer = new_quantizer(seed=seed)
     recall = QuantizedRecall(
         judged.users,
         features.items,
