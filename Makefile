@@ -24,6 +24,7 @@ QUICK       ?=
 # One of benchmarks.quality.training, in the place of a made-up catalog.
 TRIAL       ?=
 CPU_ARGS    ?=
+PICTURES_ARGS ?=
 # Processes that tests run in; a file stays in one, with what it has trained or compiled.
 PYTEST_JOBS ?= 2
 GPU_PYTHON  ?= python
@@ -98,6 +99,10 @@ notebooks: .venv/merlin/.ready ## run every notebook at full scale, with outputs
 	else
 		echo "NOT RUN: notebooks 04, 05 and 06. They need Python 3.12 or newer."
 	fi
+
+.PHONY: pictures
+pictures: .venv/merlin/.ready ## draw docs/pictures/ from the figures there, or from a new run's: [PICTURES_ARGS=--tutorial results/demo_tutorial.json --cpu-peers results/cpu_peers/NAME.json]
+	.venv/merlin/bin/python -m scripts.draw_pictures $(PICTURES_ARGS)
 
 # --- checking ------------------------------------------------------------------------------------
 
