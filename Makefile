@@ -151,6 +151,10 @@ lint: .venv/tools/.ready ## ruff, ruff format, mypy
 	$(TOOLS)/ruff format --check .
 	$(TOOLS)/mypy
 
+.PHONY: docs
+docs: .venv/merlin/.ready ## the pages, into docs/_build/html; a warning is an error
+	.venv/merlin/bin/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
 .PHONY: format
 format: .venv/tools/.ready ## mend what ruff can mend
 	$(TOOLS)/ruff check --fix-only .
@@ -185,7 +189,7 @@ wheel: .venv/tools/.ready ## the package as dist/*.whl, which pip installs anywh
 
 .PHONY: clean
 clean: ## remove the environments and every cache; results/ stays
-	rm -rf .venv build dist *.egg-info .emulation .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/_build *.egg-info .emulation .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/tools/.ready: requirements/tools.txt

@@ -107,7 +107,9 @@ def as_vectors(
     xp = array_module(vectors)
     array: Float32 = xp.asarray(vectors)
     if array.dtype != np.float32:
-        raise TypeError(f"{name}: expected float32, got {array.dtype}; cast with astype('float32')")
+        is_column = array.dtype == object and array.ndim == 1
+        remedy = "make one array with numpy.stack" if is_column else "cast with astype('float32')"
+        raise TypeError(f"{name}: expected float32, got {array.dtype}; {remedy}")
     if array.ndim != 2:
         raise ValueError(f"{name}: expected two dimensions (n, dim), got shape {array.shape}")
     if array.shape[1] == 0 or (dim is not None and array.shape[1] != dim):

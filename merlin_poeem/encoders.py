@@ -26,7 +26,7 @@ def open_encoder(name: str) -> Encoder:
     ----------
     name
         ``wordllama``: :func:`wordllama`. ``tf-hub:HANDLE``: a text embedding of TF-Hub, such as
-        :data:`NNLM`, which is downloaded. ``saved-model:FOLDER``: a SavedModel that takes a vector
+        ``NNLM``, which is downloaded. ``saved-model:FOLDER``: a SavedModel that takes a vector
         of strings.
 
     Raises

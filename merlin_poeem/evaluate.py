@@ -26,6 +26,19 @@ from merlin_poeem.search import reference
 from merlin_poeem.search.item_set import as_item_filter
 from merlin_poeem.search.ragged import Candidates, IdLists, offsets_of
 
+__all__ = [
+    "BytesPerItem",
+    "ListBalance",
+    "agreement",
+    "bytes_per_item",
+    "exact_search",
+    "items_scanned",
+    "list_balance",
+    "ndcg_at_k",
+    "precision_at_k",
+    "recall_at_k",
+]
+
 CHUNK_BYTES = 64 << 20
 MIDDLE_ROWS = 1024
 
@@ -111,7 +124,7 @@ def exact_search(
         As in :class:`~merlin_poeem.IVFPQParams`.
     exclude
         Item ids never returned: one list per query, or ids for all queries, as of
-        :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
+        :meth:`Searcher.search <merlin_poeem.Searcher.search>`.
     progress
         Whether work of more than two seconds shows a bar on stderr.
 

@@ -10,6 +10,7 @@ EXTRAS = {
     "cpu": "pip install faiss-cpu",
     "cu13": "pip install 'cupy-cuda13x[ctk]' cudf-cu13, or for CUDA 12 the extra cu12",
     "dask": "pip install 'dask[dataframe]' distributed",
+    "plots": "pip install matplotlib",
     "text": "pip install scikit-learn",
     "train": "uv pip install --require-hashes -r requirements/merlin.txt",
     "systems": "uv pip install --require-hashes -r requirements/merlin.txt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from threading import Lock, Timer
 from typing import Any
 
@@ -14,7 +15,8 @@ class Progress:
     """How much of a work is done, while it is done, as a bar once :data:`DELAY` is over.
 
     A timer draws it, so that it appears before a long first step ends too; short work draws
-    nothing, and does not import tqdm. Any thread may tell what it has done.
+    nothing, and does not import tqdm. Any thread may tell what it has done; what another process
+    gets is a copy that counts and draws nothing.
     """
 
     def __init__(self, work: str, total: int | None, unit: str, *, shown: bool = True) -> None:
@@ -34,6 +36,9 @@ class Progress:
         self._is_over = False
         self._lock = Lock()
         self._timer = Timer(DELAY, self._appear) if shown else None
+
+    def __reduce__(self) -> Any:
+        return partial(Progress, shown=False), (self._work, self._total, self._unit)
 
     def __enter__(self) -> Progress:
         if self._timer is not None:
@@ -64,8 +69,10 @@ class Progress:
                 self._bar.set_postfix_str(what)
 
     def _appear(self) -> None:
-        from tqdm import tqdm  # here, because most work needs none
-
+        try:
+            from tqdm import tqdm  # here, because most work needs none
+        except ModuleNotFoundError:
+            return  # run from a checkout, without what an installation brings
         with self._lock:
             if self._is_over:
                 return

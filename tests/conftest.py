@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from merlin_poeem import progress
 from tests.device_arrays import make_cupy
 from tests.scheduling import ByFileAndModel, order_of
 
@@ -49,6 +50,16 @@ def cudf(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "cudf", module)
     monkeypatch.setitem(sys.modules, "pylibcudf", pylibcudf)
     return module
+
+
+@pytest.fixture
+def long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All work counts as long: what may show a bar shows it at once."""
+
+    def timer(_: float, function: Callable[[], None]) -> Any:
+        return SimpleNamespace(start=function, cancel=lambda: None)
+
+    monkeypatch.setattr(progress, "Timer", timer)
 
 
 @pytest.fixture(scope="session")

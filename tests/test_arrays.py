@@ -57,6 +57,13 @@ def test_vectors_of_another_dtype(dtype: type) -> None:
         as_vectors("queries", np.ones((3, 2), dtype))
 
 
+def test_a_column_of_vectors_is_no_array() -> None:
+    column = pd.Series([np.ones(2, np.float32), np.ones(2, np.float32)])
+    with pytest.raises(TypeError, match="expected float32, got object; make one array with numpy"):
+        as_vectors("queries", column)
+    assert as_vectors("queries", np.stack(column)).shape == (2, 2)
+
+
 def test_vectors_as_lists_are_float64() -> None:
     with pytest.raises(TypeError, match="expected float32, got float64"):
         as_vectors("queries", [[1.0, 2.0]])

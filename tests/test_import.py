@@ -3,7 +3,17 @@
 import subprocess
 import sys
 
-HEAVY = {"tensorflow", "merlin", "nvtabular", "cupy", "cudf", "faiss", "pandas", "pyarrow"}
+HEAVY = {
+    "tensorflow",
+    "merlin",
+    "nvtabular",
+    "cupy",
+    "cudf",
+    "faiss",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+}
 MAX_SECONDS = 0.5
 
 

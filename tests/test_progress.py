@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +33,7 @@ from merlin_poeem.frames import portions, text_index
 from merlin_poeem.frames.text_index import embed
 from merlin_poeem.progress import Progress
 
-pytest.importorskip("faiss")
+faiss = pytest.importorskip("faiss")
 
 N, DIM, K = 300, 8, 5
 PARAMS = IVFPQParams(n_lists=4, pq_dim=4, pq_bits=4, n_probes=2)
@@ -42,14 +43,13 @@ FRAME = pd.DataFrame({"item_id": IDS, "embedding": list(VECTORS)})
 TEXTS = pd.DataFrame({"item_id": IDS, "text": [f"text {i}" for i in IDS]})
 
 
-@pytest.fixture
-def long_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All work counts as long, and as much."""
-
-    def timer(_: float, function: Callable[[], None]) -> Any:
-        return SimpleNamespace(start=function, cancel=lambda: None)
-
-    monkeypatch.setattr(bars, "Timer", timer)
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make small problems slow on a busy machine."""
+    n_threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(n_threads)
 
 
 @pytest.fixture(autouse=True)
@@ -105,11 +105,19 @@ WORK: dict[str, tuple[list[str], Callable[[bool], list[Any]]]] = {
     ),
     "tune": (
         ["tune"],
-        lambda progress: [tune(INDEX, VECTORS, K, exact=FLAT, progress=progress).settings],
+        lambda progress: [
+            tune(INDEX, VECTORS, K, target=0.5, exact=FLAT, progress=progress).settings
+        ],
     ),
     "embed": (
         ["encode"],
         lambda progress: [np.stack(embed(TEXTS, encoder, progress=progress)["embedding"])],
+    ),
+    "TextIndex.build in partitions": (
+        ["encode", "fit", "encode"],
+        lambda progress: made(
+            TextIndex.build(TEXTS, encoder, n_partitions=3, progress=progress).index
+        ),
     ),
     "TextIndex.build": (
         ["encode", "fit", "encode"],
@@ -137,7 +145,8 @@ def test_long_work_shows_a_bar(name: str, long_work: None, capsys: Any) -> None:
     assert not capsys.readouterr().err
 
 
-def test_short_work_shows_nothing(capsys: Any) -> None:
+def test_short_work_shows_nothing(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(bars, "DELAY", 600)  # short is what ends before, on a busy machine too
     for _, work in WORK.values():
         work(True)
     assert capsys.readouterr() == ("", "")
@@ -170,6 +179,16 @@ def test_a_bar_appears_in_the_middle_of_a_long_step(
     assert "fit: 100%" in capsys.readouterr().err
 
 
+def test_without_tqdm_there_is_no_bar(
+    long_work: None, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with Progress("fit", 3, "steps") as bar:
+        bar.doing("lists")
+        bar.update()
+    assert not capsys.readouterr().err
+
+
 def test_no_bar_appears_after_the_work(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     late: list[Callable[[], None]] = []
 
@@ -181,6 +200,18 @@ def test_no_bar_appears_after_the_work(monkeypatch: pytest.MonkeyPatch, capsys: 
         raise KeyError
     late[0]()
     assert not capsys.readouterr().err
+
+
+def test_another_process_gets_a_copy_that_draws_nothing(long_work: None, capsys: Any) -> None:
+    with Progress("search", 3, "queries") as bar:
+        copy = pickle.loads(pickle.dumps(bar))
+        with copy:
+            copy.update(2)
+        bar.update()
+    err = capsys.readouterr().err
+    assert drawn(err) == ["search"]
+    assert "1/3" in err
+    assert "2/3" not in err
 
 
 @pytest.mark.parametrize("form", ["long", "list"])

@@ -23,11 +23,10 @@ from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from merlin_poeem import tune
 from merlin_poeem.encoders import NNLM, open_encoder
-from merlin_poeem.frames.text_index import PROBE, Encoder, TextIndex
+from merlin_poeem.frames.text_index import Encoder, TextIndex
 
 FOLDER = "abcnews"
 FILES = ("abcnews-date-text.csv.gz", "abcnews-date-text.csv")
@@ -100,20 +99,10 @@ def simulate(n_headlines: int = 2000, seed: int = 0) -> pd.DataFrame:
 
 
 def build(frame: pd.DataFrame, encoder: Encoder, **options: Any) -> TextIndex:
-    """:meth:`TextIndex.build` of headlines, with a progress bar over what is encoded."""
-    with tqdm(total=len(frame), unit=" headlines", desc="encoding") as bar:
-
-        def encode(texts: list[str]) -> Any:
-            vectors = encoder(texts)
-            if texts != [PROBE]:
-                bar.update(len(texts))
-            return vectors
-
-        built = TextIndex.build(
-            frame, encode, text="headline_text", item_table=["publish_date"], **options
-        )
-    # Not built itself, whose encoder moves a bar that is closed.
-    return TextIndex(built.index, encoder)
+    """:meth:`TextIndex.build` of headlines."""
+    return TextIndex.build(
+        frame, encoder, text="headline_text", item_table=["publish_date"], **options
+    )
 
 
 def tuned(texts: TextIndex, encoder: Encoder, *, target: float, k: int = 10) -> TextIndex:

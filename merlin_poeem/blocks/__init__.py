@@ -10,6 +10,11 @@ with needed_by("merlin_poeem.blocks", "train"):
         item_vectors,
         query_vectors,
     )
+    from merlin_poeem.blocks.export.query_tower import (
+        QueryTower,
+        load_query_tower,
+        save_query_tower,
+    )
     from merlin_poeem.blocks.export.settling import settle_codebook
     from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder, top_k_encoder
     from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
@@ -34,6 +39,7 @@ __all__ = [
     "QuantizedRecall",
     "QuantizedTwoTowerModel",
     "QuantizedTwoTowerModelV2",
+    "QueryTower",
     "SameOnAllRanks",
     "StaleIndexError",
     "Temperature",
@@ -46,10 +52,12 @@ __all__ = [
     "export_index_ddf",
     "find_quantizer",
     "item_vectors",
+    "load_query_tower",
     "query_vectors",
     "recommend",
     "refresh_queries",
     "save_encoder",
+    "save_query_tower",
     "settle_codebook",
     "top_k_encoder",
     "tower_fingerprints",

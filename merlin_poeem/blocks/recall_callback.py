@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from merlin_poeem.blocks.export.export import (
 from merlin_poeem.blocks.export.workflow_part import AnyWorkflow
 from merlin_poeem.blocks.model.towers import find_quantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k
-from merlin_poeem.index.item_keys import ItemKeys, Keys, are_texts
+from merlin_poeem.frames.item_ids import have_texts, lists_by_id
+from merlin_poeem.index.item_keys import ItemKeys, Keys
 from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.ragged import IdLists
 from merlin_poeem.search.searcher import open_searcher
@@ -139,28 +139,15 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         """The numbers that an export gives to ``keys``, and takes for them in the lists."""
         item_ids = np.arange(len(keys), dtype=np.int64)
         known = ItemKeys(item_ids, keys)
-        self.relevant = _by_number(known, self.relevant)
-        self.exclude = None if self.exclude is None else _by_number(known, self.exclude)
+        self.relevant = lists_by_id(known, self.relevant)
+        self.exclude = lists_by_id(known, self.exclude)
         return item_ids
 
 
-@dataclass(frozen=True)
-class _KeyLists:
-    """What IdLists are, of item keys: what only a catalog can look up."""
-
-    rows: list[Any]
-
-
 def _lists(name: str, given: Any, n_queries: int) -> Any:
-    rows = [] if isinstance(given, IdLists) else list(given)
-    if not any(row is not None and are_texts(row) for row in rows):
+    """IdLists; texts as they are, which only a catalog can look up."""
+    if not have_texts(given):
         return IdLists.of(name, given, n_queries)
-    if len(rows) != n_queries:
-        raise ValueError(f"{name}: expected {n_queries} lists, one a query; got {len(rows)}")
-    return _KeyLists(rows)
-
-
-def _by_number(keys: ItemKeys, lists: Any) -> IdLists:
-    if isinstance(lists, IdLists):
-        return lists
-    return IdLists.from_rows([() if row is None else keys.ids_of(row) for row in lists.rows])
+    if len(given) != n_queries:
+        raise ValueError(f"{name}: expected {n_queries} lists, one a query; got {len(given)}")
+    return given

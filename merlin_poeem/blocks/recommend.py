@@ -42,7 +42,9 @@ def recommend(
     form: Form = "long",
     batch_size: int = 8192,
 ) -> pd.DataFrame:
-    """Candidates for each row of ``users``, with what the index knows about the items::
+    """Candidates for each row of ``users``, with what the index knows about the items.
+
+    In one call::
 
         found = recommend(model, searcher, users, workflow=workflow, k=10, exclude="seen")
 

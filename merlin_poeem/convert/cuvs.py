@@ -26,6 +26,8 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import Metric
 
+__all__ = ["save_cuvs"]
+
 SERIALIZATION_VERSION = 4
 
 # cuvs::distance::DistanceType: squared L2, and the inner product.

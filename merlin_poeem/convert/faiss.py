@@ -20,6 +20,8 @@ from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, unpack
 from merlin_poeem.quantization.lengths import longest_length, typical_length
 from merlin_poeem.quantization.params import IVFPQParams, Metric
 
+__all__ = ["build_ivfpq", "from_faiss", "to_faiss", "to_faiss_gpu"]
+
 Codes = NDArray[np.unsignedinteger]
 
 # Where our packing of codes is Faiss' own; other widths become bit strings there.

@@ -28,6 +28,8 @@ from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import MAX_PQ_BITS, IVFPQParams, Metric
 
+__all__ = ["read_poeem", "write_poeem"]
+
 HEADER = struct.Struct("<b5q")
 ROWS_PER_CHUNK = 1 << 16
 

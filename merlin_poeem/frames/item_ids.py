@@ -17,7 +17,7 @@ from merlin_poeem.frames.columns import (
     read_texts,
 )
 from merlin_poeem.frames.list_writer import list_column
-from merlin_poeem.index.item_keys import ItemKeys
+from merlin_poeem.index.item_keys import ItemKeys, are_texts
 from merlin_poeem.search.item_set import ItemSet
 from merlin_poeem.search.ragged import IdLists, offsets_of
 
@@ -71,6 +71,27 @@ def as_item_set(name: str, given: ItemSet | KeySet, keys: ItemKeys | None) -> It
             f"{name}: expected texts, the item keys of the index, got {given.item_ids[0]} (int)"
         )
     return given
+
+
+def lists_by_id(keys: ItemKeys | None, given: Any) -> Any:
+    """``given``, where it is lists of texts or texts for all, by the int64 ids that they stand for.
+
+    Anything else as it is, and all where the index has no ``keys``.
+    """
+    if keys is None or given is None or isinstance(given, IdLists | ItemSet):
+        return given
+    if are_texts(given):
+        return ItemSet(keys.ids_of(given))
+    if not have_texts(given):
+        return given
+    return IdLists.from_rows([() if row is None else keys.ids_of(row) for row in given])
+
+
+def have_texts(lists: Any) -> bool:
+    """Whether ``lists``, a sequence of rows, has one of texts."""
+    if isinstance(lists, IdLists | ItemSet) or not hasattr(lists, "__iter__"):
+        return False
+    return any(row is not None and are_texts(row) for row in lists)
 
 
 def item_column(module: ModuleType, keys: ItemKeys | None, item_ids: Int64) -> Any:

@@ -79,7 +79,7 @@ def index_frame(
         Not a frame, ids that are no integers and no texts, or vectors that are neither strings nor
         lists.
     ValueError
-        A missing column, no rows, a null, a repeated id, a vector that :func:`read_vectors` refuses
+        A missing column, no rows, a null, a repeated id, a vector that ``read_vectors`` refuses
         or, unless the metric is cosine, one with a value above 1e15 in size (naming the first such
         row), a column that ``item_table`` names twice, both ``params`` and ``metric``, or what
         :func:`~merlin_poeem.fit` refuses.

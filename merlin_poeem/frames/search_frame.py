@@ -42,7 +42,7 @@ def search_frame(
     Parameters
     ----------
     k, n_probes, refine
-        As in :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
+        As in :meth:`Searcher.search <merlin_poeem.Searcher.search>`.
     vectors
         A list column of vectors, a column of JSON arrays, or the names of ``dim`` columns of
         numbers. Values become the nearest float32.

@@ -100,8 +100,8 @@ class TextIndex:
         n_partitions
             Of a pandas frame: encode it in that many Dask partitions.
         progress
-            Whether work of more than two seconds shows a bar on stderr; of what Dask runs there is
-            none.
+            Whether work of more than two seconds shows a bar on stderr. What Dask runs in other
+            processes is not counted.
 
         Raises
         ------
@@ -128,13 +128,17 @@ class TextIndex:
         projection = None
         if project_to is not None:
             projection = gaussian_projection(len(probe), project_to, seed)
+        n_texts = None if _is_dask(frame) else len(frame)
         if n_partitions is not None:
             frame = _partitioned(frame, n_partitions)
-        embedded = embed(
-            frame, encoder, text=text, into=VECTORS, projection=projection, progress=progress
-        )
-        if _is_dask(embedded):
-            embedded = embedded.compute()
+        if _is_dask(frame):
+            with Progress("encode", n_texts, "texts", shown=progress) as bar:
+                embed_partition = _EmbedPartition(encoder, text, VECTORS, projection, bar)
+                embedded = _mapped(frame, embed_partition).compute()
+        else:
+            embedded = embed(
+                frame, encoder, text=text, into=VECTORS, projection=projection, progress=progress
+            )
         index = index_frame(
             embedded,
             params,
@@ -223,17 +227,15 @@ def embed(
     vectors that are not (n, width) float32 and finite.
     """
     if _is_dask(frame):
-        meta = frame._meta.assign(**{into: np.empty(0, object)})
-        return frame.map_partitions(_EmbedPartition(encoder, text, into, projection), meta=meta)
-    width = None if projection is None else len(projection)
-    vectors = encode(read_texts(frame, text), encoder, width, progress=progress)
-    if projection is not None:
-        vectors = vectors @ projection
-    return frame.assign(**{into: matrix_column(frame, vectors)})
+        return _mapped(frame, _EmbedPartition(encoder, text, into, projection))
+    # One batch has no progress; and most searches are of a text or two.
+    is_shown = progress and len(frame) > BATCH_SIZE
+    with Progress("encode", len(frame), "texts", shown=is_shown) as bar:
+        return _EmbedPartition(encoder, text, into, projection, bar)(frame)
 
 
 def encode(
-    texts: list[str], encoder: Encoder, width: int | None = None, *, progress: bool = False
+    texts: list[str], encoder: Encoder, width: int | None = None, bar: Progress | None = None
 ) -> Float32:
     """(n, width) float32 vectors of ``texts``, encoded in batches of 1024 and checked.
 
@@ -241,21 +243,19 @@ def encode(
     than ``width`` or from one batch to the next.
     """
     encoded = np.empty((0, width or 1), np.float32)
-    # One batch has no progress; and most searches are of a text or two.
-    is_shown = progress and len(texts) > BATCH_SIZE
-    with Progress("encode", len(texts), "texts", shown=is_shown) as bar:
-        for start in range(0, len(texts), BATCH_SIZE):
-            batch = texts[start : start + BATCH_SIZE]
-            vectors = as_vectors("encoder's vectors", np.asarray(encoder(batch)), width)
-            if len(vectors) != len(batch):
-                raise ValueError(
-                    f"encoder's vectors: expected {len(batch)}, one a text; got {len(vectors)}"
-                )
-            if start == 0:
-                width = vectors.shape[1]
-                encoded = np.empty((len(texts), width), np.float32)
-            # Copied, as the next batch may come in the same memory.
-            encoded[start : start + len(batch)] = vectors
+    for start in range(0, len(texts), BATCH_SIZE):
+        batch = texts[start : start + BATCH_SIZE]
+        vectors = as_vectors("encoder's vectors", np.asarray(encoder(batch)), width)
+        if len(vectors) != len(batch):
+            raise ValueError(
+                f"encoder's vectors: expected {len(batch)}, one a text; got {len(vectors)}"
+            )
+        if start == 0:
+            width = vectors.shape[1]
+            encoded = np.empty((len(texts), width), np.float32)
+        # Copied, as the next batch may come in the same memory.
+        encoded[start : start + len(batch)] = vectors
+        if bar is not None:
             bar.update(len(batch))
     return encoded
 
@@ -278,26 +278,24 @@ def gaussian_projection(width: int, dim: int, seed: int = 0) -> Float32:
 
 @dataclass(frozen=True, eq=False)
 class _EmbedPartition:
-    """:func:`embed` of one partition."""
+    """:func:`embed` of a pandas or cuDF frame, such as one partition."""
 
     encoder: Encoder
     text: str
     into: str
     projection: Float32 | None
+    bar: Progress | None = None
 
     def __post_init__(self) -> None:
         if self.projection is not None:
             object.__setattr__(self, "projection", owned(self.projection))
 
-    def __call__(self, partition: pd.DataFrame) -> Any:
-        return embed(
-            partition,
-            self.encoder,
-            text=self.text,
-            into=self.into,
-            projection=self.projection,
-            progress=False,
-        )
+    def __call__(self, partition: Any) -> Any:
+        width = None if self.projection is None else len(self.projection)
+        vectors = encode(read_texts(partition, self.text), self.encoder, width, self.bar)
+        if self.projection is not None:
+            vectors = vectors @ self.projection
+        return partition.assign(**{self.into: matrix_column(partition, vectors)})
 
     def __dask_tokenize__(self) -> str:
         # Dask names a task by a hash of what it runs, which encoders, being models, have none of.
@@ -311,6 +309,12 @@ def _partitioned(frame: Any, n_partitions: int) -> Any:
     # Or else Dask turns lists into text, and sorts rows by their labels.
     with dask.config.set({"dataframe.convert-string": False}):
         return dask_dataframe.from_pandas(frame, npartitions=n_partitions, sort=False)
+
+
+def _mapped(frame: Any, embed_partition: _EmbedPartition) -> Any:
+    """Each partition of a ``dask.dataframe`` embedded, lazily."""
+    meta = frame._meta.assign(**{embed_partition.into: np.empty(0, object)})
+    return frame.map_partitions(embed_partition, meta=meta)
 
 
 def _is_dask(frame: Any) -> bool:

@@ -116,7 +116,7 @@ class Index(HeldItems):
         """Group exported codes by list. Nothing is trained or encoded.
 
         ``vectors`` are those of the items, in the order of ``item_codes``, as
-        :func:`stored_vectors` makes them. ``item_table`` and ``info`` are copied.
+        ``stored_vectors`` makes them. ``item_table`` and ``info`` are copied.
 
         Raises
         ------
@@ -350,7 +350,7 @@ class Index(HeldItems):
         return ItemCodes(self.item_ids, self.list_ids, self.codes, self.scales)
 
     def coded(self, rows: Rows) -> Coded:
-        """What :func:`~merlin_poeem.quantization.coding.decode` takes, of some rows.
+        """What ``quantization.coding.decode`` takes, of some rows.
 
         List ids (n,) int32, codes (n, pq_dim) and scales, (n,) uint8 or None.
         """

@@ -35,7 +35,7 @@ class RetrieveCandidates(IndexOperator):
         candidates = ["embedding"] >> RetrieveCandidates("items.index", k=100, exclude="seen")
         workflow = nvtabular.Workflow(candidates + ["user_id"])
 
-    It is applied to one list column of float32 vectors, or to ``dim`` float32 columns; or, with a
+    It is applied to one list column of vectors, or to ``dim`` columns of numbers; or, with a
     ``query_tower``, to the columns of user features that the tower reads::
 
         candidates = user_features >> RetrieveCandidates("items.index", 100, query_tower="tower")
@@ -210,7 +210,7 @@ class RetrieveCandidates(IndexOperator):
         if len(names) not in (1, self.index.dim):
             raise ValueError(
                 f"columns: expected one list column of vectors, or {self.index.dim} columns of "
-                f"float32, got {len(names)}: {names}"
+                f"numbers, got {len(names)}: {names}"
             )
         return names
 

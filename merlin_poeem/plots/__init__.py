@@ -4,17 +4,15 @@ A ``draw_...`` function fills the axes that it is given; a ``plot_...`` function
 matplotlib, which the extra ``plots`` brings.
 """
 
-try:
-    import matplotlib as matplotlib
-except ImportError as error:
-    raise ImportError(
-        "merlin_poeem.plots needs matplotlib: pip install 'merlin-poeem[plots]'"
-    ) from error
+from merlin_poeem.optional import needed_by
 
-from merlin_poeem.plots.lists import draw_list_map, draw_list_sizes
-from merlin_poeem.plots.quality import draw_quality, plot_quality
-from merlin_poeem.plots.settings import draw_settings, plot_settings
-from merlin_poeem.plots.training import draw_training
+with needed_by("merlin_poeem.plots", "plots"):
+    import matplotlib as matplotlib
+
+    from merlin_poeem.plots.lists import draw_list_map, draw_list_sizes
+    from merlin_poeem.plots.quality import draw_quality, plot_quality
+    from merlin_poeem.plots.settings import draw_settings, plot_settings
+    from merlin_poeem.plots.training import draw_training
 
 __all__ = [
     "draw_list_map",

@@ -30,7 +30,7 @@ def suggest_params(
 
     ``n_lists`` is the power of two nearest to 4 √n_items, or to n_items / 32 where that is less.
     At equal items scanned more lists find more: of 100,000 made-up items of 33 bytes, 2 % of them
-    scanned, recall@100 is .890 with 256 lists, .944 with 1,024 and .961 with 4,096; of 70,000
+    scanned, ``recall@100`` is .890 with 256 lists, .944 with 1,024 and .961 with 4,096; of 70,000
     headlines .870, .904 and .940. But lists take time too, in training and in every search, and
     those of a few unpopular items see few vectors in a joint training.
 
@@ -47,7 +47,7 @@ def suggest_params(
     Returns
     -------
     IVFPQParams
-        Its ``n_probes`` is that of :func:`suggest_n_probes`.
+        Its ``n_probes`` is that of ``suggest_n_probes``.
 
     Raises
     ------

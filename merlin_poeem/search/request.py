@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """The arguments of :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
+    """The arguments of :meth:`Searcher.search <merlin_poeem.Searcher.search>`."""
 
     queries_rot: Float32
     """(n_queries, dim) float32, rotated (of a flat index raw); of unit length for cosine."""

@@ -97,7 +97,7 @@ class FlatSearcher(Protocol):
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
-        """The ``k`` best of all items: :meth:`Searcher.search`.
+        """The ``k`` best of all items: ``Searcher.search``.
 
         ``n_probes`` has to be None, and ``refine`` 0 or None: ``ValueError`` otherwise.
         """

@@ -153,7 +153,7 @@ class QueryPoeem(BaseOperator):
 
     def transform(self, col_selector: ColumnSelector, transformable: TensorTable) -> TensorTable:
         """Search for every row; raises what
-        :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>` promises.
+        :meth:`Searcher.search <merlin_poeem.Searcher.search>` promises.
         """
         name = self._vector_of(col_selector.names)
         queries = as_vectors(f"column {name!r}", transformable[name].values, self.dim)

@@ -11,6 +11,7 @@ import numpy as np
 
 from merlin_poeem.arrays import Float32, normalize, type_name
 from merlin_poeem.evaluate import items_scanned
+from merlin_poeem.frames.item_ids import lists_by_id
 from merlin_poeem.index.flat_index import FlatIndex
 from merlin_poeem.index.index import MOST_BY_DEFAULT, Index
 from merlin_poeem.progress import Progress
@@ -76,12 +77,13 @@ def tune(
         Queries of a batch that is timed; None takes all of them at once. 1 times what a single
         request waits for.
     relevant
-        Item ids that are right, one list a query: quality is then recall@k of these.
+        Item ids that are right, one list a query: quality is then recall@k of these. Of an index
+        with keys these, or ids.
     exact
-        The items' exact vectors; None takes those that the index holds.
+        The items' exact vectors, under the same ids or keys; None takes those that the index holds.
     exclude
         As of :meth:`Searcher.search <merlin_poeem.Searcher.search>`, one list a query or ids for
-        all.
+        all; or keys.
     n_probes, refine
         What is tried; None: numbers of lists from 1 on, each about 1.4 times the one before, and 0,
         2, 4, 8 and 16 where the index holds vectors, else 0.
@@ -93,7 +95,8 @@ def tune(
     Raises
     ------
     TypeError, ValueError
-        What a search refuses; a target or budget out of range; neither ``relevant`` items nor exact
+        What a search refuses; a target or budget out of range; ``exact`` with keys where the index
+        has none, or without where it has some; neither ``relevant`` items nor exact
         vectors; a ``refine`` above 0 where the index holds none; an empty index.
     """
     if not isinstance(index, Index):
@@ -106,6 +109,8 @@ def tune(
         raise ValueError(f"within: expected milliseconds above 0, got {within}")
     k, probes = positive_int("k", k), _probes(index, n_probes)
     refines = _refines(index, refine)
+    relevant, exclude = (lists_by_id(index.item_keys, given) for given in (relevant, exclude))
+    exact = _numbered_as(index, exact)
     trial = Trial.of(index, queries, k, relevant, exact, exclude, batch, backend, seed)
     if refine is None and trial.searcher.on_device:
         refines = [each for each in refines if each * k <= MOST_BY_DEFAULT]
@@ -219,6 +224,18 @@ def _cheapest_of_each_refine(reaching: Sequence[Setting]) -> list[Setting]:
     for setting in reaching:
         cheapest.setdefault(setting.refine, setting)
     return list(cheapest.values())
+
+
+def _numbered_as(index: Index, exact: FlatIndex | None) -> FlatIndex | None:
+    """``exact`` by the ids that ``index`` has for its items, where both have keys."""
+    if exact is None or not (index.has_item_keys or exact.has_item_keys):
+        return exact
+    if index.item_keys is None or exact.item_keys is None:
+        has = "item keys" if index.has_item_keys else "no item keys"
+        raise ValueError(f"exact: expected one with {has}, as the index, got another")
+    item_ids = index.item_keys.ids_of(exact.item_keys.keys_of(exact.item_ids))
+    order = np.argsort(item_ids)
+    return FlatIndex(exact.metric, item_ids[order], exact.vectors[order])
 
 
 def _probes(index: Index, given: Sequence[int] | None) -> list[int]:

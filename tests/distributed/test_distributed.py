@@ -140,6 +140,15 @@ class TestSearch:
         assert_same(found, one_process(index, frame, "reference", **asked))
 
     @pytest.mark.parametrize("of", ["whole", "shards"])
+    def test_lists_of_float64_become_the_nearest_float32(
+        self, index: Index, saved: dict[str, Path], frame: pd.DataFrame, of: str
+    ) -> None:
+        wide = frame.assign(embedding=list(np.stack(frame["embedding"]).astype(np.float64)))
+        ddf = in_partitions(wide, *BOUNDS)
+        found = search_ddf(saved[of], ddf, k=K, backend="reference")
+        assert_same(found, one_process(index, frame, "reference", k=K))
+
+    @pytest.mark.parametrize("of", ["whole", "shards"])
     def test_columns_of_numbers_item_sets_and_a_named_index(
         self, index: Index, saved: dict[str, Path], frame: pd.DataFrame, of: str
     ) -> None:

@@ -23,6 +23,7 @@ from merlin_poeem import (
     like_rows,
     open_searcher,
     search_frame,
+    tune,
     with_items,
 )
 from merlin_poeem.frames import unknown_ids
@@ -235,3 +236,40 @@ class TestUnknownIds:
         ids = [*range(n), *([int(numbers.item_ids[9])] if held else [])]
         self.search(numbers, [ids, *[None] * (N - 1)])
         assert unknown_ids._told.is_set() == (n >= 20 and not held)
+
+
+@pytest.mark.parametrize("name", ["relevant", "exclude"])
+def test_tune_takes_keys(numbers: Index, keyed: Index, name: str) -> None:
+    lists = [ids if len(ids) else numbers.item_ids[:3] for ids in random_id_lists(numbers, N, 9)]
+    named = [[key_of(int(each)) for each in ids] for ids in lists]
+    queries, exact = random_queries(numbers, N), numbers.decode(numbers.item_ids)
+    flat = FlatIndex.from_vectors(numbers.item_ids, exact, metric="cosine")
+    by_key = FlatIndex.from_vectors(
+        [key_of(int(each)) for each in numbers.item_ids], exact, metric="cosine"
+    )
+    truth = tune(numbers, queries, 3, exact=flat, **{name: lists})
+    plain = tune(numbers, queries, 3, exact=flat)
+    for given_lists in (named, pd.Series(named)):
+        got = tune(keyed, queries, 3, exact=by_key, **{name: given_lists})
+        assert got.table().equals(truth.table())
+    assert not plain.table().equals(truth.table())
+
+
+def test_tune_compares_by_key(numbers: Index, keyed: Index) -> None:
+    """Exact vectors in another order, of other items too."""
+    ids, queries = numbers.item_ids, random_queries(numbers, N)
+    decoded = numbers.decode(ids)
+    order = np.random.default_rng(0).permutation(len(ids))
+    named = [key_of(int(each)) for each in ids[order]]
+    flat = FlatIndex.from_vectors(ids, decoded, metric="cosine")
+    truth = tune(numbers, queries, 3, exact=flat)
+    by_key = FlatIndex.from_vectors(
+        [*named, "other", "another"], np.vstack([decoded[order], -decoded[:2]]), metric="cosine"
+    )
+    with pytest.raises(ValueError, match="exact: expected the items of the index, got others"):
+        tune(keyed, queries, 3, exact=by_key)
+    by_key = by_key.remove(["other", "another"])
+    assert tune(keyed, queries, 3, exact=by_key).table().equals(truth.table())
+    for index, exact in ((keyed, flat), (numbers, by_key)):
+        with pytest.raises(ValueError, match=r"exact: expected one with (no )?item keys"):
+            tune(index, queries, 3, exact=exact)

@@ -39,6 +39,17 @@ def results_of(notebook: nbformat.NotebookNode) -> dict[str, object]:
     return json.loads(re.search(r"^RESULTS (.*)$", printed, re.MULTILINE).group(1))
 
 
+def check_your_own_data(results: dict) -> None:
+    assert results["exact"] > 0.15 > 10 * results["popular"]
+    assert results["ours"] > 0.9 * results["exact"]
+    assert results["quality_of_setting"] >= 0.99
+    assert results["share_scanned"] < 0.8
+    assert results["leaks"] == 0
+    assert results["near_new_item"] >= 0.5  # a twentieth of the products by chance
+    assert results["same_from_folders"] == results["same_served"] == 1
+    assert results["without_tensorflow"]
+
+
 def check_poeem_tutorial(results: dict) -> None:
     assert results["exact"] > 0.22  # a ranking without any sense gives 0.17
     assert results["ours"] > 0.85 * results["exact"]
@@ -104,6 +115,7 @@ def check_gpu_search(results: dict) -> None:
 
 
 CHECKS = {
+    "00_your_own_data": check_your_own_data,
     "01_poeem_tutorial": check_poeem_tutorial,
     "02_aliccp_two_tower": check_aliccp,
     "03_movielens_retrieval": check_movielens,

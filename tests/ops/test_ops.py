@@ -295,6 +295,16 @@ class TestRetrieveCandidates:
         expected = search_frame(searcher, frame, k=K, n_probes=4, exclude="seen", form="list")
         assert_candidates(got, expected)
 
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+    def test_vectors_become_the_nearest_float32(
+        self, index: Index, index_path: Path, frame: pd.DataFrame, dtype: Any
+    ) -> None:
+        vectors = list(np.stack(frame["embedding"]).astype(dtype))
+        op = RetrieveCandidates(index_path, k=K, backend="reference")
+        got = run(nvt.Workflow(["embedding"] >> op), in_partitions(frame.assign(embedding=vectors)))
+        searcher = open_searcher(index, "reference")
+        assert_candidates(got, search_frame(searcher, frame, k=K, form="list"))
+
     def test_a_second_look(self, frame: pd.DataFrame, index: Index, tmp_path: Path) -> None:
         index = with_random_vectors(index, "float16").with_refine(3)
         save_index(index, tmp_path / "index")

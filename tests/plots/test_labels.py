@@ -61,6 +61,28 @@ def test_not_on_the_mark_of_another(axes: Axes) -> None:
     assert not np.allclose(offsets(axes), alone)
 
 
+def test_not_on_a_curve_where_there_is_room_beside(axes: Axes) -> None:
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    labels = PlacedLabels(axes)
+    labels.add("1", (0.5, 0.5), "black")
+    np.testing.assert_allclose(offsets(axes)[0, 0], 0, atol=1e-9)  # straight below
+    axes.plot([0.5, 0.5], [0, 1])
+    assert abs(offsets(axes)[0, 0]) > 3
+
+
+def test_not_under_the_legend(axes: Axes) -> None:
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    labels = PlacedLabels(axes)
+    labels.add("1", (0.99, 0.5), "black")
+    (alone,) = offsets(axes)
+    axes.plot([0, 0.1], [0, 0], label="a curve")
+    legend = axes.legend(loc="upper right", bbox_to_anchor=(1, 0.5))
+    assert not np.allclose(offsets(axes), alone)
+    renderer = axes.figure.canvas.get_renderer()
+    drawn = Text.get_window_extent(axes.texts[0], renderer)
+    assert not drawn.overlaps(legend.get_window_extent())
+
+
 def test_placed_again_when_the_figure_changes(axes: Axes) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     PlacedLabels(axes).add("1", (0.5, 0.02), "black")

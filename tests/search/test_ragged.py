@@ -43,6 +43,13 @@ def test_id_lists_keep_no_memory_of_the_caller(rows: list[list[int]], dtype: Any
     assert IdLists(lists.offsets, lists.values).offsets is lists.offsets  # no second copy
 
 
+@given(ROWS, st.integers(0, 6), st.integers(0, 6))
+def test_rows_of_id_lists(rows: list[list[int]], start: int, length: int) -> None:
+    part = IdLists.from_rows(rows).rows(slice(start, start + length))
+    expected = rows[start : start + length]
+    assert [part.row(i).tolist() for i in range(len(part))] == expected
+
+
 def test_none_is_an_empty_row() -> None:
     lists = IdLists.from_rows([None, [1], ()])
     assert lists.lengths.tolist() == [0, 1, 0]

@@ -117,7 +117,6 @@ class TestCommand:
         assert "3 headlines of 6 rows" in printed.out
         assert "Saved" in printed.out
         assert "confronting global challenges\n   1." in printed.out
-        assert "encoding" in printed.err
         headlines.main([*index, "--load", "--query", "floods and fires"])
         assert "floods and fires\n   1." in capsys.readouterr().out
 

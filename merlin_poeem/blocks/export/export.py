@@ -340,11 +340,14 @@ def _shown(
     """``batches`` of the rows of ``frames``, with a bar where ``progress`` is to be shown."""
     # The rows of a dataset are counted by reading it; what is no frame is refused by ``batches``.
     is_frame = hasattr(frames, "columns") and not isinstance(frames, Dataset)
-    n_rows = len(frames) if is_frame else None
+    n_rows, n_done = len(frames) if is_frame else None, 0
     with Progress("encode", n_rows, "rows", shown=progress) as bar:
         for ids, vectors in batches:
             yield ids, vectors
             bar.update(len(ids))
+            n_done += len(ids)
+        if n_rows is not None:
+            bar.update(n_rows - n_done)  # those that repeat an id
 
 
 def _collect(batches: Iterator[tuple[Ids, Float32]]) -> tuple[Ids, Float32]:

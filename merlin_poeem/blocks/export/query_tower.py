@@ -52,7 +52,7 @@ class QueryTower:
         :attr:`columns` as the workflow made them, and may hold others.
 
         Raises ``TypeError`` or ``ValueError`` as
-        :func:`~merlin_poeem.blocks.export.features.batches`, on columns that are missing (named),
+        ``batches``, on columns that are missing (named),
         and on vectors that are not finite.
         """
         batch_size = positive_int("batch_size", batch_size)

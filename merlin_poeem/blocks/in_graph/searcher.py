@@ -39,7 +39,7 @@ class TensorFlowSearcher(Shown):
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
-        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
+        """See :meth:`Searcher.search <merlin_poeem.Searcher.search>`."""
         request = SearchRequest.of(self.index, queries, k, n_probes, refine, exclude, allow)
         scores, item_ids, counts = self.layer.search(
             queries,

@@ -37,7 +37,7 @@ class StaleIndexError(ValueError):
 def tower_fingerprints(model: tf.keras.Model) -> dict[str, str]:
     """``{"query_tower": ..., "item_tower": ...}`` of a two-tower model, V1 or V2.
 
-    See :func:`tower_fingerprint`; ``TypeError`` for other models.
+    See ``tower_fingerprint``; ``TypeError`` for other models.
     """
     return fingerprints_of(Towers.of(model))
 
@@ -97,7 +97,7 @@ def check_fresh(index: Index, model_or_fingerprints: tf.keras.Model | Mapping[st
     StaleIndexError
         A tower has other weights.
     ValueError
-        The index holds no fingerprints, see :func:`index_fingerprints`, or there is no tower, or
+        The index holds no fingerprints, see ``index_fingerprints``, or there is no tower, or
         an unknown one, to compare.
     """
     given: Any = model_or_fingerprints

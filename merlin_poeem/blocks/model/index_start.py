@@ -20,8 +20,8 @@ class IndexStart(tf.keras.callbacks.Callback):
     stop early (``EarlyStopping``), it may stop before the start: give the quantizer a number of
     steps as ``warmup`` then.
 
-    Logged at level WARNING, so that it is seen: at the begin, more lists than there are items; at
-    the end, an index that has not started, and what helps.
+    Two things are logged at level WARNING, so that they are seen: at the begin, more lists than
+    there are items; at the end, an index that has not started, and what helps.
 
     The models of ``QuantizedTwoTowerModel`` and its V2 bring it along. A model whose item tower got
     its quantizer by Merlin's own ``connect`` has it among the ``callbacks`` of ``fit``.
@@ -54,7 +54,9 @@ class IndexStart(tf.keras.callbacks.Callback):
 
 
 def _tell_of_lists(towers: Towers) -> None:
-    """Log where the quantizer has more lists than the schema has items."""
+    """Log where the quantizer has more lists than the schema has items, if the tower has one."""
+    if not getattr(towers.item, "has_schema", False):
+        return
     domains = [column.int_domain for column in towers.item.schema.select_by_tag(Tags.ITEM_ID)]
     # Merlin takes a domain that ends at 0 for one that is not known.
     n_items = max((domain.max + 1 for domain in domains if domain and domain.max), default=None)

@@ -4,9 +4,9 @@
 
     print(aliccp.to_parquet("raw", "ali-ccp"))
 
-Needs nothing beside the package: no extra, no TensorFlow, no Merlin. Memory is bounded by the keys
-of the common features. All rows come as tables of :data:`SCHEMA`, with the columns as Merlin names
-them.
+Needs nothing beside the package: no extra, no TensorFlow, no Merlin. What stays in memory are the
+keys of the common features, then the items. All rows come as tables of :data:`SCHEMA`, with the
+columns as Merlin names them.
 """
 
 from merlin_poeem.datasets.aliccp.fields import SCHEMA

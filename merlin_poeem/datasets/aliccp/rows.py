@@ -14,6 +14,7 @@ from merlin_poeem.datasets.aliccp.items import distinct_items
 from merlin_poeem.datasets.aliccp.parquet import read_parquet, write_parquet
 from merlin_poeem.datasets.aliccp.raw import find_raw, read_raw
 from merlin_poeem.datasets.aliccp.report import Report
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization.params import count
 
 PARTS = ("train", "test")
@@ -43,6 +44,7 @@ def to_parquet(
     *,
     parts: Sequence[str] = PARTS,
     max_malformed: int = 0,
+    progress: bool = True,
 ) -> Report:
     """The raw folder to parquet: a row an impression, and the catalog of items beside.
 
@@ -59,6 +61,8 @@ def to_parquet(
         The first is the one whose items make up the catalog, unless the source has ``items/``.
     max_malformed
         Lines that may be left out. They are listed in the report.
+    progress
+        Whether work of more than two seconds shows a bar on stderr.
 
     Returns
     -------
@@ -88,15 +92,13 @@ def to_parquet(
     tables = {part: read(source, part, report=report) for part in parts}
     with whole_folder(folder) as partial:
         for part in parts:
-            write_parquet(_counted(tables[part], part), partial / part)
+            write_parquet(_counted(tables[part], part, progress), partial / part)
         write_parquet([_catalog(source, partial / parts[0])], partial / "items")
     return report
 
 
-def _counted(tables: Iterator[pa.Table], part: str) -> Iterator[pa.Table]:
-    from tqdm.auto import tqdm
-
-    with tqdm(desc=f"Reading {part}", unit=" rows", unit_scale=True) as bar:
+def _counted(tables: Iterator[pa.Table], part: str, progress: bool) -> Iterator[pa.Table]:
+    with Progress(f"read {part}", None, "rows", shown=progress) as bar:
         for table in tables:
             yield table
             bar.update(table.num_rows)

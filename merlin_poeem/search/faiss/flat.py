@@ -55,7 +55,7 @@ class FlatFaissSearcher(Shown):
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
-        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
+        """See :meth:`Searcher.search <merlin_poeem.Searcher.search>`.
 
         ``n_probes`` has to be None, and ``refine`` 0 or None.
         """

@@ -98,7 +98,7 @@ class FaissSearcher(Shown):
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
-        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`."""
+        """See :meth:`Searcher.search <merlin_poeem.Searcher.search>`."""
         request = SearchRequest.of(self.index, queries, k, n_probes, refine, exclude, allow)
         item_filter = Filter.of(self.index, request)
         if request.refine:

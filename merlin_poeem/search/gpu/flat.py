@@ -97,7 +97,7 @@ class FlatGpuSearcher(Shown):
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
-        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
+        """See :meth:`Searcher.search <merlin_poeem.Searcher.search>`.
 
         ``n_probes`` has to be None, and ``refine`` 0 or None. Results are where the queries are, as
         :meth:`GpuSearcher.search <merlin_poeem.search.gpu.searcher.GpuSearcher.search>` has them.

@@ -147,7 +147,7 @@ class GpuSearcher(Shown):
         exclude: Any = None,
         allow: Any = None,
     ) -> Candidates:
-        """See :meth:`Searcher.search <merlin_poeem.search.searcher.Searcher.search>`.
+        """See :meth:`Searcher.search <merlin_poeem.Searcher.search>`.
 
         ``queries`` in host memory give results in host memory, as NumPy arrays. Queries on the
         device (CuPy, or any array with ``__cuda_array_interface__`` or DLPack, such as Torch's and

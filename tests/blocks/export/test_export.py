@@ -12,7 +12,7 @@ import pytest
 from merlin.io import Dataset
 
 from merlin_poeem.arrays import normalize
-from merlin_poeem.blocks import encode_items, export_index
+from merlin_poeem.blocks import encode_items, export_index, query_vectors
 from merlin_poeem.blocks.export import export
 from merlin_poeem.blocks.export.export import item_vectors, partitions
 from merlin_poeem.evaluate import exact_search
@@ -66,6 +66,26 @@ def test_scales_are_those_of_the_float_vectors(
         ((vectors - each.decode(index.item_ids)) ** 2).sum() for each in (index, plain)
     )
     assert errors < before
+
+
+@pytest.mark.parametrize("kind", [lambda items: items, Dataset], ids=["frame", "dataset"])
+def test_a_long_export_shows_a_bar(
+    model: Any, items: pd.DataFrame, kind: Any, capsys: Any, long_work: None
+) -> None:
+    given, users = kind(items), kind(toy.USERS)
+    for work in (
+        lambda shown: export_index(model, given, batch_size=9, progress=shown).codes,
+        lambda shown: encode_items(model, given, batch_size=9, progress=shown).codes,
+        lambda shown: item_vectors(model, given, batch_size=9, progress=shown)[1],
+        lambda shown: query_vectors(model, users, batch_size=9, progress=shown)[1],
+    ):
+        result = work(True)
+        shown = capsys.readouterr().err
+        n_rows = len(result) if kind is Dataset else "100%"
+        assert f"{n_rows}" in shown
+        assert shown.lstrip().startswith("encode: ")
+        np.testing.assert_array_equal(work(False), result)
+        assert not capsys.readouterr().err
 
 
 def test_an_export_without_scales(model: Any, items: pd.DataFrame) -> None:

@@ -47,6 +47,16 @@ class TestToParquet:
         assert (report.n_rows, report.n_without_user) == (4, 1)
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["parquet"]
 
+    def test_a_long_reading_shows_a_bar(
+        self, raw: Path, tmp_path: Path, long_work: None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        aliccp.to_parquet(raw, tmp_path / "shown")
+        shown = capsys.readouterr().err
+        assert "read train: 3 rows" in shown
+        assert "read test: 1 rows" in shown
+        aliccp.to_parquet(raw, tmp_path / "not_shown", progress=False)
+        assert not capsys.readouterr().err
+
     def test_parquet_and_its_items(self, raw: Path, tmp_path: Path) -> None:
         aliccp.to_parquet(raw, tmp_path / "once")
         items = pa.table({"item_id": [900, 901, 902]})
