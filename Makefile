@@ -24,6 +24,7 @@ QUICK       ?=
 # One of benchmarks.quality.training, in the place of a made-up catalog.
 TRIAL       ?=
 CPU_ARGS    ?=
+PICTURES_ARGS ?=
 # Processes that tests run in; a file stays in one, with what it has trained or compiled.
 PYTEST_JOBS ?= 2
 GPU_PYTHON  ?= python
@@ -90,9 +91,18 @@ card-check: $(if $(EMULATE),.venv/current/.ready) ## everything a GPU can be ask
 	$(if $(EMULATE),.venv/current/bin/python,$(GPU_PYTHON)) -m benchmarks.card_check --minutes $(MINUTES) $(if $(EMULATE),--emulate) $(CARD_ARGS)
 
 .PHONY: notebooks
-notebooks: .venv/merlin/.ready .venv/current/.ready ## run every notebook at full scale, with outputs, into results/notebooks/
+notebooks: .venv/merlin/.ready ## run every notebook at full scale, with outputs, into results/notebooks/
 	.venv/merlin/bin/python -m scripts.execute_notebooks --environment merlin
-	.venv/current/bin/python -m scripts.execute_notebooks --environment current
+	if python="$(CURRENT_PYTHON)" && [ -n "$$python" ]; then
+		$(MAKE) --no-print-directory .venv/current/.ready CURRENT_PYTHON="$$python"
+		.venv/current/bin/python -m scripts.execute_notebooks --environment current
+	else
+		echo "NOT RUN: notebooks 04, 05 and 06. They need Python 3.12 or newer."
+	fi
+
+.PHONY: pictures
+pictures: .venv/merlin/.ready ## draw docs/pictures/ from the figures there, or from a new run's: [PICTURES_ARGS=--tutorial results/demo_tutorial.json --cpu-peers results/cpu_peers/NAME.json]
+	.venv/merlin/bin/python -m scripts.draw_pictures $(PICTURES_ARGS)
 
 # --- checking ------------------------------------------------------------------------------------
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from merlin_poeem.index.index import Index
 from merlin_poeem.plots.labels import PlacedLabels
 from merlin_poeem.plots.style import FAINT, OTHERS, OWN
 
-MAPPED_ITEMS = 3_000
+# Of the coloured lists, each, and of all the others together.
+ITEMS_OF_A_LIST, OTHER_ITEMS = 200, 3_000
 NAMED_LISTS = len(OTHERS)
+# A hundredth of the items on each side would leave the others no room.
+WINDOW = (1, 99)
+MARGIN = 0.08
 
 
 def draw_list_sizes(axes: Axes, index: Index) -> None:
@@ -32,36 +37,54 @@ def draw_list_sizes(axes: Axes, index: Index) -> None:
 def draw_list_map(axes: Axes, index: Index, *, seed: int = 0) -> None:
     """Items of ``index``, in the plane in which its lists lie farthest apart.
 
-    A point is an item, decoded; up to 3,000 are drawn by ``seed``. The longest lists are coloured,
-    with their number at the centroid. Directions inside the lists count for nothing in the choice
-    of the plane, and lists that lie one over another here may be far apart in all dimensions.
+    A point is an item, decoded. The longest lists are coloured, with their number at the centroid.
+    Of each up to 200 items are drawn by ``seed``, and up to 3,000 of all the others. Directions
+    inside the lists count for nothing in the choice of the plane, and lists that lie one over
+    another here may be far apart in all dimensions. The picture is as wide as all but a hundredth
+    of the items on each side need: those farther out are beyond its edge.
 
     ``ValueError`` where ``index`` holds no items.
     """
     if not index.n_items:
         raise ValueError("index: expected one that holds items, got none")
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(index.n_items)[:MAPPED_ITEMS]
-    lists = index.list_ids[rows]
-    vectors = index.quantization.rotate(index.decode(index.item_ids[rows]))
     centroids, weights = index.quantization.coarse_centroids, index.list_sizes
     middle = np.average(centroids, axis=0, weights=weights)
     spread = (centroids - middle) * np.sqrt(weights)[:, None]
     plane = np.linalg.svd(spread, full_matrices=False)[2][:2].T
-    points, centres = (vectors - middle) @ plane, (centroids - middle) @ plane
     longest = np.argsort(-weights, kind="stable")[:NAMED_LISTS]
     longest = longest[weights[longest] > 0]
-    others = ~np.isin(lists, longest)
-    axes.scatter(*points[others].T, s=3, color=FAINT, linewidths=0, zorder=1)
+
+    rows = np.random.default_rng(seed).permutation(index.n_items)
+    lists = index.list_ids[rows]
+    drawn = [rows[~np.isin(lists, longest)][:OTHER_ITEMS]]
+    drawn += [rows[lists == number][:ITEMS_OF_A_LIST] for number in longest]
+    points = [(_vectors(index, each) - middle) @ plane for each in drawn]
+    axes.scatter(*points[0].T, s=3, color=FAINT, linewidths=0, zorder=1)
     # The margin is that of the box around a number.
     labels = PlacedLabels(axes, at_point=True, margin=3, fontsize=8, fontweight="bold", zorder=4)
-    for number, colour in zip(longest, OTHERS, strict=False):
-        axes.scatter(*points[lists == number].T, s=9, color=colour, linewidths=0, zorder=2)
+    for number, colour, of_list in zip(longest, OTHERS, points[1:], strict=False):
+        axes.scatter(*of_list.T, s=9, color=colour, linewidths=0, zorder=2)
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour}
-        labels.add(str(number), tuple(centres[number]), colour, bbox=box)
-    axes.set_xticks([])
-    axes.set_yticks([])
+        labels.add(str(number), tuple((centroids[number] - middle) @ plane), colour, bbox=box)
+    centres = (centroids[longest] - middle) @ plane
+    _frame(axes, np.concatenate(points), centres)
     axes.set_xlabel("first axis between centroids")
     axes.set_ylabel("second axis")
-    shown = f"the {len(longest)} longest of {index.n_lists:,} lists coloured"
-    axes.set_title(f"{len(rows):,} items, {shown}")
+    shown = f"{sum(map(len, drawn)):,} of {index.n_items:,} items"
+    axes.set_title(f"{shown}, the {len(longest)} longest of {index.n_lists:,} lists coloured")
+
+
+def _vectors(index: Index, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, dim) items of rows, as their codes have them, in the space of the centroids."""
+    return index.quantization.rotate(index.decode(index.item_ids[rows]))
+
+
+def _frame(axes: Axes, points: NDArray[np.float64], centres: NDArray[np.float64]) -> None:
+    """Limits that show most ``points`` (n, 2) and all ``centres`` (m, 2), and no ticks."""
+    low, high = np.percentile(points, WINDOW, axis=0)
+    low, high = np.minimum(low, centres.min(axis=0)), np.maximum(high, centres.max(axis=0))
+    margin = MARGIN * (high - low) + np.finfo(np.float32).tiny
+    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+    axes.set_xticks([])
+    axes.set_yticks([])

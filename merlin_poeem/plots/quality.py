@@ -91,7 +91,8 @@ def draw_quality(
     catalog = _n_items(levels, curves, n_items) if against == "items_scanned" else None
     labels = PlacedLabels(axes, fontsize=7)
     for method, look in _looks(list(curves), highlight).items():
-        of_method = sorted(curves[method], key=lambda row: row[against])
+        # Not by the cost: times of a busy machine do not rise with every list.
+        of_method = sorted(curves[method], key=lambda row: row["n_probes"])
         costs = [row[against] / (catalog or 1) for row in of_method]
         values = [row[quality] for row in of_method]
         axes.plot(costs, values, label=_named(method, of_method[0]), **look)

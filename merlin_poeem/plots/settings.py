@@ -77,7 +77,8 @@ def draw_settings(
     axes.set_xlabel(f"read per query (labels: n_probes at refine {refine})")
     axes.set_ylabel("quality")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    # Beside the axes: curves of many settings leave no corner free.
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 
 
 def plot_settings(

@@ -45,7 +45,34 @@ def test_a_map_shows_every_item_once(axes: Axes, monkeypatch: pytest.MonkeyPatch
     longest = np.argsort(-index.list_sizes, kind="stable")[:3]
     assert shown == [index.n_items - sum(index.list_sizes[longest]), *index.list_sizes[longest]]
     assert [text.get_text() for text in axes.texts] == [str(number) for number in longest]
-    assert "the 3 longest of" in axes.get_title()
+    assert axes.get_title().startswith(
+        f"{index.n_items} of {index.n_items} items, the 3 longest of"
+    )
+
+
+def test_a_map_of_many_items_shows_some(axes: Axes, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = random_index("cosine")
+    monkeypatch.setattr(lists, "OTHER_ITEMS", 9)
+    monkeypatch.setattr(lists, "ITEMS_OF_A_LIST", 4)
+    monkeypatch.setattr(lists, "NAMED_LISTS", 2)
+    draw_list_map(axes, index)
+    assert [len(dots.get_offsets()) for dots in axes.collections] == [9, 4, 4]
+    assert axes.get_title().startswith(f"17 of {index.n_items} items")
+
+
+def test_one_item_far_away_takes_no_room(axes: Axes) -> None:
+    vectors = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    vectors[0] = 1000
+    params = IVFPQParams(n_lists=8, pq_dim=2, pq_bits=4)
+    quantization = fit(params, vectors[1:])
+    draw_list_map(axes, Index.from_vectors(params, quantization, np.arange(500), vectors))
+    shown = np.concatenate([dots.get_offsets() for dots in axes.collections])
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    inside = (left < shown[:, 0]) & (shown[:, 0] < right)
+    inside &= (bottom < shown[:, 1]) & (shown[:, 1] < top)
+    assert len(shown) == 500
+    assert 450 < inside.sum() < 500
+    assert right - left < 50
 
 
 def test_numbers_of_lists_in_one_place_are_apart(axes: Axes) -> None:

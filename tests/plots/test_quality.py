@@ -83,6 +83,15 @@ class TestCurves:
         assert axes.get_xlabel() == "items scanned per query (labels: n_probes)"
         assert axes.xaxis.get_major_formatter()(12_000, None) == "12,000"
 
+    def test_a_curve_goes_from_few_lists_to_many(self, axes: Axes) -> None:
+        """Also where more of them took less time, and whatever the order of the rows."""
+        times = dict(zip(PROBES, (12.0, 11.0, 15.0, 14.0, 20.0, 30.0), strict=True))
+        rows = [row | {"microseconds_per_query": times[row["n_probes"]]} for row in OURS[::-1]]
+        draw_quality(axes, rows, "recall_at_20", against="microseconds_per_query")
+        curve = curve_of(axes, "merlin_poeem")
+        assert curve.get_xdata().tolist() == list(times.values())
+        assert curve.get_ydata().tolist() == sorted(row["recall_at_20"] for row in OURS)
+
     @pytest.mark.parametrize(
         ("against", "scale"), [("microseconds_per_query", "linear"), ("n_probes", "log")]
     )
