@@ -55,8 +55,8 @@ def draw_quality(
     """Quality against what a search costs, a curve a method, each point with its ``n_probes``.
 
     Compare methods at the same share of the catalog scanned. At the same ``n_probes`` the
-    comparison is not fair: lists are of unequal length, a query tends to visit the long ones, and
-    so one index reads more items than another in as many lists.
+    comparison is not fair: lists are of unequal length, and so one index reads more items than
+    another in as many lists.
 
     Parameters
     ----------
@@ -107,6 +107,7 @@ def draw_quality(
     if catalog is not None:
         cost = SHARE
         axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+        axes.set_xlim(right=min(1.05, axes.get_xlim()[1]))
     axes.set_xlabel(cost if against == "n_probes" else f"{cost} (labels: n_probes)")
     axes.set_ylabel(quality.replace("_at_", "@"))
     axes.grid(alpha=0.25)
@@ -237,4 +238,6 @@ def _count(cost: float, _: int | None) -> str:
 
 
 def _percent(share: float, _: int | None) -> str:
+    if share > 1:  # a tick in the margin, of more than all
+        return ""
     return f"{100 * share:.3g}%"

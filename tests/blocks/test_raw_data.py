@@ -165,6 +165,17 @@ class TestWorkflowPart:
             part(users().drop(columns="user_id"))[["age", "country"]], known[["age", "country"]]
         )
 
+    @pytest.mark.parametrize("given", [[7, None], [None, None], [np.nan, 7.0]])
+    def test_nulls_where_the_training_had_integers(self, folder: Path, given: list[Any]) -> None:
+        columns = ["user_id"] >> ops.Categorify(out_path=str(folder / "numbers"))
+        workflow = nvt.Workflow(columns >> ops.TagAsUserID())
+        workflow.fit(Dataset(pd.DataFrame({"user_id": [7, 8, 9]})))
+        part = WorkflowPart(workflow, ["user_id"])
+        known, unknown = part(pd.DataFrame({"user_id": [7, 12_345]}))["user_id"]
+        got = part(pd.DataFrame({"user_id": given}))["user_id"].tolist()
+        assert got == [known if each == 7 else unknown for each in given]
+        assert part(pd.DataFrame({"other": [1]}))["user_id"].tolist() == [unknown]
+
     def test_what_is_missing_is_named(self, workflow: nvt.Workflow) -> None:
         message = r"expected the raw columns \['brand', 'tags'\], from which .* \['brand', 'tags'\]"
         with pytest.raises(ValueError, match=message):

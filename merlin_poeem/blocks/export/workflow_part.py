@@ -64,7 +64,7 @@ class WorkflowPart:
         if not len(raw):
             return pd.DataFrame({name: pd.Series(dtype=object) for name in self._wanted})
         inputs = part.input_schema
-        given = raw[inputs.column_names].reset_index(drop=True)
+        given = _with_unknown_for_null(raw[inputs.column_names].reset_index(drop=True), part)
         made = part.transform(_with_a_value_in_each_column(given, inputs))
         if len(made) != len(raw) + 1:
             raise ValueError(
@@ -97,6 +97,21 @@ class WorkflowPart:
     def _lacking(self, part: nvt.Workflow) -> list[str]:
         """Which of the tower's columns ``part`` does not make."""
         return sorted(set(self._wanted) - set(part.output_schema.column_names))
+
+
+def _with_unknown_for_null(rows: pd.DataFrame, workflow: nvt.Workflow) -> pd.DataFrame:
+    """``rows`` with a number that is not known for each null in a column of categories.
+
+    Where the training had integers without a null, Categorify casts what it gets to integers.
+    """
+    made, filled = workflow.output_schema, {}
+    for name in rows:
+        dtype = workflow.input_schema[name].dtype
+        is_category = name in made.column_names and "cat_path" in made[name].properties
+        if is_category and dtype.is_integer and rows[name].isna().any():
+            unknown = np.iinfo(dtype.to_numpy).min
+            filled[name] = rows[name].fillna(unknown).astype(dtype.to_numpy)
+    return rows.assign(**filled)
 
 
 def _with_a_value_in_each_column(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
