@@ -116,8 +116,8 @@ def check_info(info: Mapping[str, Any] | None, table: Any) -> None:
     has_keys = KEY_COLUMN in getattr(table, "columns", ())
     if value and not (value is True and has_keys):
         raise ValueError(
-            f"info: expected no key {INFO_KEY!r}, which says that texts stand for the item ids; got "
-            f"{value!r}: give it another name"
+            f"info: expected no key {INFO_KEY!r}, which says that texts stand for the item ids; "
+            f"got {value!r}: give it another name"
         )
 
 
