@@ -88,6 +88,7 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
         self.workflow = workflow
         self.item_id_column = item_id_column
         self.batch_size = batch_size
+        self._numbers_are_ours = False
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Find a misplaced quantizer before the first step, not after the first epoch."""
@@ -138,9 +139,17 @@ class QuantizedRecall(tf.keras.callbacks.Callback):
     def _numbered(self, keys: Keys) -> Int64:
         """The numbers that an export gives to ``keys``, and takes for them in the lists."""
         item_ids = np.arange(len(keys), dtype=np.int64)
-        known = ItemKeys(item_ids, keys)
-        self.relevant = lists_by_id(known, self.relevant)
-        self.exclude = lists_by_id(known, self.exclude)
+        if not self._numbers_are_ours:
+            known = ItemKeys(item_ids, keys)
+            for name in ("relevant", "exclude"):
+                given = getattr(self, name)
+                if isinstance(given, IdLists) and len(given.values):
+                    raise TypeError(
+                        f"{name}: expected texts, as the ids of items are, such as {keys[0]!r}; "
+                        f"got integers, such as {given.values[0]}"
+                    )
+                setattr(self, name, lists_by_id(known, given))
+            self._numbers_are_ours = True
         return item_ids
 
 

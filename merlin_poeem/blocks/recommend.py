@@ -12,7 +12,7 @@ import pandas as pd
 import tensorflow as tf
 from merlin.schema import Tags
 
-from merlin_poeem.arrays import Float32
+from merlin_poeem.arrays import Float32, type_name
 from merlin_poeem.blocks.export.export import tower_vectors
 from merlin_poeem.blocks.export.query_tower import QueryTower, load_query_tower
 from merlin_poeem.blocks.export.workflow_part import AnyWorkflow, WorkflowPart
@@ -80,9 +80,12 @@ def recommend(
     StaleIndexError
         The model has been trained since the index was exported, or is another.
     TypeError, ValueError
-        What :func:`~merlin_poeem.search_frame` and :func:`~merlin_poeem.blocks.query_vectors`
-        refuse.
+        ``users`` that are no pandas frame; what :func:`~merlin_poeem.search_frame` and
+        :func:`~merlin_poeem.blocks.query_vectors` refuse.
     """
+    if not isinstance(users, pd.DataFrame):
+        remedy = ": take its to_pandas()" if hasattr(users, "to_pandas") else ""
+        raise TypeError(f"users: expected a pandas DataFrame, got {type_name(users)}{remedy}")
     index, opened = searcher.index, _Tower.of(tower)
     check_fresh(index, {"query_tower": opened.fingerprint})
     part = None if workflow is None else WorkflowPart(workflow, opened.columns)

@@ -81,7 +81,7 @@ def lists_by_id(keys: ItemKeys | None, given: Any) -> Any:
     if keys is None or given is None or isinstance(given, IdLists | ItemSet):
         return given
     if are_texts(given):
-        return ItemSet(keys.ids_of(given))
+        return ItemSet(keys.ids_of(list(given)))
     if not have_texts(given):
         return given
     return IdLists.from_rows([() if row is None else keys.ids_of(row) for row in given])

@@ -12,7 +12,7 @@ from merlin_poeem.frames.columns import read_vectors
 from merlin_poeem.frames.cudf_calls import is_cudf, to_arrow
 from merlin_poeem.frames.item_ids import KeySet, as_item_set, read_item_lists
 from merlin_poeem.frames.results import Form, check_form, query_ids_of
-from merlin_poeem.index.item_keys import ItemKeys, are_texts, as_keys
+from merlin_poeem.index.item_keys import UNKNOWN, ItemKeys, are_texts, as_keys
 from merlin_poeem.quantization.params import count, positive_int
 from merlin_poeem.search.item_set import ItemFilter, ItemSet, is_flat
 from merlin_poeem.search.ragged import Candidates, IdLists
@@ -78,7 +78,21 @@ def _filter_of(
 ) -> ItemFilter | None:
     if isinstance(given, str):
         return read_item_lists(frame, given, keys, on_device=on_device)
-    return None if given is None else as_item_set(name, given, keys)
+    if given is None:
+        return None
+    items = as_item_set(name, given, keys)
+    if isinstance(given, KeySet) and (items.item_ids == UNKNOWN).all():
+        _refuse_columns(frame, name, given)
+    return items
+
+
+def _refuse_columns(frame: Any, name: str, given: KeySet) -> None:
+    """``ValueError`` where texts that are no keys all name columns of ``frame``."""
+    if all(text in frame.columns for text in given.texts):
+        raise ValueError(
+            f"{name}: expected the name of one column, or item keys for all rows; got the names of "
+            f"columns, {list(given.texts)}: join their lists in one column"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from merlin_poeem.index.held_items import (
     table_with,
     table_with_keys,
 )
-from merlin_poeem.index.item_keys import INFO_KEY
+from merlin_poeem.index.item_keys import INFO_KEY, check_info
 from merlin_poeem.index.item_table import check_item_table, check_rows
 from merlin_poeem.quantization.params import METRICS, Metric
 from merlin_poeem.quantization.stored_vectors import FlatDtype, StoredVectors
@@ -89,7 +89,7 @@ class FlatIndex(HeldItems):
         TypeError, ValueError
             Wrong dtype or shape, no columns, NaN, values above 1e15 in size unless the metric is
             cosine, repeated ids or another number of them, an unknown metric or dtype; a table
-            that :meth:`Index.from_codes <merlin_poeem.Index.from_codes>` would refuse.
+            or info that :meth:`Index.from_codes <merlin_poeem.Index.from_codes>` would refuse.
         """
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {metric!r}")
@@ -100,6 +100,7 @@ class FlatIndex(HeldItems):
         if item_table is not None:
             item_table = check_item_table(item_table)
             check_rows(item_table, item_ids, "the index's items")
+        check_info(info, item_table)
         order = np.argsort(item_ids)
         return cls(metric, read_only(item_ids[order]), stored[order], item_table, info)
 

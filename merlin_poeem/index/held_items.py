@@ -19,6 +19,7 @@ from merlin_poeem.index.item_keys import (
     ItemKeys,
     are_texts,
     as_keys,
+    check_info,
     check_unique_keys,
     keyed_table,
     keys_in,
@@ -92,14 +93,16 @@ def numbered_items(
     """Ids, table and info of a new index; where the ids are texts, those of an index with keys.
 
     They are numbered from 0 in their order, and the ``item_id`` of the table are texts too. Raises
-    as :func:`.keyed_table`, and on texts that repeat.
+    as :func:`.keyed_table` and :func:`.check_info`, and on texts that repeat.
     """
     if not are_texts(item_ids):
         return item_ids, item_table, info
     keys = as_keys("item_ids", item_ids)
     check_unique_keys("item_ids", keys)
     numbers = np.arange(len(keys), dtype=np.int64)
-    return numbers, keyed_table(numbers, keys, item_table), {**(info or {}), INFO_KEY: True}
+    table = keyed_table(numbers, keys, item_table)
+    check_info(info, table)
+    return numbers, table, {**(info or {}), INFO_KEY: True}
 
 
 def numbered_additions(
@@ -150,9 +153,11 @@ def table_with_keys(index: HeldItems, column: str) -> pd.DataFrame:
     """
     held: Any = index
     table: pd.DataFrame | None = held.item_table
-    if table is None or column not in table:
+    if table is None or column not in table or column == "item_id":
         got = "no table" if table is None else list(table.columns)
-        raise ValueError(f"column: expected one of the item table, got {column!r} of {got}")
+        raise ValueError(
+            f"column: expected one of the item table beside item_id, got {column!r} of {got}"
+        )
     if column != KEY_COLUMN:
         table = table.drop(columns=KEY_COLUMN, errors="ignore").rename(columns={column: KEY_COLUMN})
     keys_in(table, held.item_ids)

@@ -34,7 +34,7 @@ from merlin_poeem.index.held_items import (
     table_with,
     table_with_keys,
 )
-from merlin_poeem.index.item_keys import INFO_KEY
+from merlin_poeem.index.item_keys import INFO_KEY, check_info
 from merlin_poeem.index.item_table import check_item_table, check_rows
 from merlin_poeem.index.list_lengths import Coded, Float64
 from merlin_poeem.quantization import coding
@@ -126,8 +126,10 @@ class Index(HeldItems):
             ``params``, ``quantization``, ``item_codes`` and ``vectors`` do not agree, or there are
             scales where the metric is l2. ``item_table`` has no ``item_id``, rows that repeat one
             or are about other items, a column whose name is no text or repeats, or one that would
-            come back from a saved index with another dtype. An item may have no row.
+            come back from a saved index with another dtype. An item may have no row. ``info`` has a
+            key ``"item_keys"``, and no keys are in the table.
         """
+        check_info(info, item_table)
         return cls._grouped(params, quantization, item_codes, vectors, item_table, info)
 
     @classmethod

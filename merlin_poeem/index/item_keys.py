@@ -6,6 +6,8 @@ index's table, which is saved with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AnySet
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +110,17 @@ def keys_in(table: pd.DataFrame | None, item_ids: Int64) -> ItemKeys:
     return ItemKeys(table["item_id"].to_numpy(), table[KEY_COLUMN])
 
 
+def check_info(info: Mapping[str, Any] | None, table: Any) -> None:
+    """``ValueError`` where ``info`` says that there are keys, and ``table`` has none."""
+    value = (info or {}).get(INFO_KEY)
+    has_keys = KEY_COLUMN in getattr(table, "columns", ())
+    if value and not (value is True and has_keys):
+        raise ValueError(
+            f"info: expected no key {INFO_KEY!r}, which says that texts stand for the item ids; "
+            f"got {value!r}: give it another name"
+        )
+
+
 def are_texts(given: Any) -> bool:
     """Whether ``given``, a column or collection of ids, has texts: its first value tells."""
     if isinstance(given, str | bytes) or getattr(given, "ndim", 1) != 1:
@@ -124,6 +137,12 @@ def as_keys(name: str, given: Any) -> Keys:
     """A list, array or column of texts as (n,) objects; ``TypeError`` names another's first row."""
     import pandas as pd
 
+    # A text would be taken for its letters, and a set has no order that is that of vectors.
+    if isinstance(given, str | bytes | AnySet) or not hasattr(given, "__iter__"):
+        raise TypeError(
+            f"{name}: expected a list, array or column of texts, the item keys of the index, got "
+            f"{given!r:.80} ({type_name(given)})"
+        )
     # NumPy's own texts are subclasses, which show as such in messages.
     values = given.tolist() if isinstance(given, np.ndarray) else list(given)
     if pd.api.types.infer_dtype(values, skipna=False) not in ("string", "empty"):

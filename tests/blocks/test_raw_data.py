@@ -165,16 +165,63 @@ class TestWorkflowPart:
             part(users().drop(columns="user_id"))[["age", "country"]], known[["age", "country"]]
         )
 
-    @pytest.mark.parametrize("given", [[7, None], [None, None], [np.nan, 7.0]])
-    def test_nulls_where_the_training_had_integers(self, folder: Path, given: list[Any]) -> None:
-        columns = ["user_id"] >> ops.Categorify(out_path=str(folder / "numbers"))
-        workflow = nvt.Workflow(columns >> ops.TagAsUserID())
-        workflow.fit(Dataset(pd.DataFrame({"user_id": [7, 8, 9]})))
-        part = WorkflowPart(workflow, ["user_id"])
-        known, unknown = part(pd.DataFrame({"user_id": [7, 12_345]}))["user_id"]
-        got = part(pd.DataFrame({"user_id": given}))["user_id"].tolist()
-        assert got == [known if each == 7 else unknown for each in given]
-        assert part(pd.DataFrame({"other": [1]}))["user_id"].tolist() == [unknown]
+    @pytest.mark.parametrize("column", [[np.nan] * 2, pd.Categorical([None] * 2)])
+    @pytest.mark.parametrize("name", ["user_id", "country"])
+    def test_columns_of_nulls_of_another_dtype(
+        self, workflow: nvt.Workflow, name: str, column: Any
+    ) -> None:
+        got = WorkflowPart(workflow, self.USER)(users().head(2).assign(**{name: column}))
+        assert got[name].tolist() == [1, 1]
+
+    @pytest.mark.parametrize("dtype", ["int64", "int32", "uint64"])
+    def test_integers_of_users_with_nulls_among_them(self, folder: Path, dtype: str) -> None:
+        """They stand for users who are not known, as a missing column does."""
+        ids = np.arange(0 if dtype == "uint64" else -2, 8).astype(dtype)
+        numbered = ["user_id"] >> ops.Categorify(out_path=str(folder / dtype))
+        workflow = nvt.Workflow((numbered >> ops.TagAsUserID()) + ["age"])
+        workflow.fit(Dataset(pd.DataFrame({"user_id": ids, "age": 1.0})))
+        part = WorkflowPart(workflow, ["user_id", "age"])
+        known = part(pd.DataFrame({"user_id": ids, "age": 1.0}))["user_id"]
+        assert known.nunique() == len(ids)
+        new = part(pd.DataFrame({"age": [1.0, 2.0]}))["user_id"]
+        assert new.nunique() == 1
+        assert not new.isin(known).any()
+        for made in ("Int64", "float64", object):
+            some = pd.Series(ids, dtype=made)
+            some[1] = None
+            got = part(pd.DataFrame({"user_id": some, "age": 1.0}))["user_id"]
+            assert got.drop(1).tolist() == known.drop(1).tolist()
+            assert got[1] == new[0]
+
+    def test_columns_that_are_renamed(self, folder: Path) -> None:
+        """NVTabular 23.8 counts the new name among the inputs, where a column before it is gone."""
+
+        def numbers() -> ops.Categorify:
+            return ops.Categorify(out_path=str(folder / "renamed"))
+
+        item_id = ["sku"] >> ops.Rename(name="item_id") >> numbers() >> ops.TagAsItemID()
+        workflow = nvt.Workflow((["user"] >> numbers()) + item_id + (["brand"] >> numbers()))
+        skus = pd.DataFrame({"sku": list("abc"), "brand": list("xxy")})
+        truth = workflow.fit_transform(Dataset(skus.assign(user="u"))).compute()
+        got = WorkflowPart(workflow, ["item_id", "brand"])(skus)
+        pd.testing.assert_frame_equal(got, truth[["item_id", "brand"]])
+
+    def test_ids_of_which_none_is_known_are_told_of(
+        self, workflow: nvt.Workflow, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        part = WorkflowPart(workflow, self.USER)
+        encoded_users = part(users())
+        new = users().assign(user_id=[f"new {i}" for i in range(N_USERS)])
+        mixed = pd.concat([new.head(30), users().head(1)])
+        for untold in (users(), new.head(19), users().assign(user_id=None), mixed):
+            part(untold)
+        assert not caplog.records
+        part(encoded_users)
+        part(encoded_users)
+        (record,) = caplog.records
+        assert "column 'user_id': expected ids that the workflow was" in record.getMessage()
+        WorkflowPart(workflow, self.ITEM)(items().assign(item_id=range(N_ITEMS)))
+        assert "column 'item_id'" in caplog.text
 
     def test_what_is_missing_is_named(self, workflow: nvt.Workflow) -> None:
         message = r"expected the raw columns \['brand', 'tags'\], from which .* \['brand', 'tags'\]"
@@ -315,6 +362,17 @@ def test_recall_by_raw_ids(trained: Any, workflow: nvt.Workflow) -> None:
     assert got > 0
 
 
+@pytest.mark.parametrize("name", ["relevant", "exclude"])
+def test_recall_of_integers_where_ids_are_texts(
+    trained: Any, workflow: nvt.Workflow, name: str
+) -> None:
+    lists = {"relevant": [["sku-1"]] * N_USERS, name: [[1]] * N_USERS}
+    recall = QuantizedRecall(users(), items(), k=K, n_probes=4, workflow=workflow, **lists)
+    recall.set_model(trained.model)
+    with pytest.raises(TypeError, match=f"{name}: expected texts, .* such as 'sku-.*; got integer"):
+        recall.on_epoch_end(0, {})
+
+
 def test_frequencies_by_raw_id(model: Any, workflow: nvt.Workflow) -> None:
     before = model.get_weights()
     try:
@@ -397,6 +455,13 @@ class TestRecommend:
         found = recommend(model, searcher, rows, k=K)
         assert found["item_id"].tolist() == truth["item_id"].tolist()
         assert found["user_id"].tolist() == np.repeat(rows["user_id"], K).tolist()
+
+    @pytest.mark.parametrize("given", [users().to_dict("list"), users().iloc[0]])
+    def test_users_that_are_no_frame(self, model: Any, searcher: Any, given: Any) -> None:
+        with pytest.raises(
+            TypeError, match=r"users: expected a pandas DataFrame, got (dict|pandas)"
+        ):
+            recommend(model, searcher, given)
 
     def test_another_model_s_index(self, model: Any, workflow: nvt.Workflow, index: Index) -> None:
         info = {"fingerprints": {"query_tower": "0" * 16, "item_tower": "0" * 16}}

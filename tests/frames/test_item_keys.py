@@ -119,6 +119,16 @@ def test_ids_of_another_kind(keyed: Index, given_ids: Any, message: str) -> None
         search_frame(open_searcher(keyed), frame, k=K, exclude=given_ids)
 
 
+def test_names_of_columns_are_no_keys(keyed: Index) -> None:
+    frame, searcher = asked(keyed).assign(bought=[[]] * N), open_searcher(keyed)
+    message = r"exclude: expected the name of one column, .* got .*\['ids', 'bought'\]: join"
+    with pytest.raises(ValueError, match=message):
+        search_frame(searcher, frame, k=K, exclude=["ids", "bought"])
+    key = key_of(int(keyed.item_ids[0]))
+    for others in (["ids", "no such key"], [key]):
+        assert len(search_frame(searcher, frame.assign(**{key: 0}), k=K, exclude=others))
+
+
 def test_a_null_inside_a_list(keyed: Index) -> None:
     frame = asked(keyed).assign(ids=[["a"], ["b", None], *[None] * (N - 2)])
     with pytest.raises(ValueError, match=r"column 'ids': expected no nulls inside lists.* row 1"):

@@ -155,6 +155,12 @@ class TestIndex:
                 r"got 1 that are not, such as \['nope'\]",
             ),
             (lambda index: index.remove([1]), TypeError, r"item_ids: expected texts.*got 1 \(int"),
+            (lambda index: index.remove("Ω"), TypeError, r"a list, .* of texts, .*got 'Ω' \(str\)"),
+            (
+                lambda index: index.extend({"m", "n"}, make_vectors(2)),
+                TypeError,
+                r"item_ids: expected a list, .* got \{.* \(set\)",
+            ),
             (
                 lambda index: index.extend(["Ω"], make_vectors(1)),
                 ValueError,
@@ -181,6 +187,11 @@ class TestIndex:
                 "expected the columns of the index's table",
             ),
             (lambda index: index.with_item_keys("sku"), ValueError, "column: .* got 'sku' of"),
+            (
+                lambda index: index.without_item_keys().with_item_keys("item_id"),
+                ValueError,
+                "column: expected one of the item table beside item_id, got 'item_id' of",
+            ),
             (
                 lambda index: index.without_item_keys().with_item_keys("title"),
                 TypeError,
@@ -275,8 +286,20 @@ def test_what_else_an_index_can_do_keeps_its_keys() -> None:
     np.testing.assert_array_equal(index.decode(["c"]), index.without_item_keys().decode([2]))
 
 
-def test_codes_with_info_alone_have_no_keys() -> None:
+def test_info_of_the_same_name() -> None:
+    """It would be taken for that of keys: refused, unless the table has them."""
+    message = "info: expected no key 'item_keys', .*got {}: give it another name"
     codes = ItemCodes(np.array([1]), np.array([0], np.int32), np.zeros((1, 3), np.uint8))
-    index = Index.from_codes(make_params(), make_quantization(), codes, info={"item_keys": True})
-    with pytest.raises(ValueError, match="item_table: expected a column item_key, got no table"):
-        _ = index.item_keys
+    of: Any = make_params(), make_quantization()
+    with pytest.raises(ValueError, match=message.format("True")):
+        Index.from_codes(*of, codes, info={"item_keys": True})
+    for ids in (["a"], [1]):
+        with pytest.raises(ValueError, match=message.format("'sku'")):
+            Index.from_vectors(*of, ids, make_vectors(1), info={"item_keys": "sku"})
+        with pytest.raises(ValueError, match=message.format("'sku'")):
+            FlatIndex.from_vectors(ids, make_vectors(1), info={"item_keys": "sku"})
+    index = Index.from_vectors(*of, ["a"], make_vectors(1))
+    again = Index.from_codes(
+        *of, index.item_codes, item_table=index.item_table, info=dict(index.info)
+    )
+    assert again.item_keys.keys_of(again.item_ids).tolist() == ["a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -11,12 +12,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import nvtabular as nvt
 import pandas as pd
+from merlin.dtypes.base import ElementType
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from merlin_poeem.arrays import type_name
 
 AnyWorkflow: TypeAlias = nvt.Workflow | str | os.PathLike[str]
 """Fitted, or the folder of one that was saved."""
+
+FEWEST = 20
+"""Ids that tell something: fewer may well all be new."""
+MOST = 10_000
+"""Rows that are looked at."""
+
+logger = logging.getLogger(__name__)
 
 
 class WorkflowPart:
@@ -41,11 +50,15 @@ class WorkflowPart:
         self._whole = workflow
         self._wanted = list(columns)
         self._parts: dict[frozenset[str], nvt.Workflow] = {}
+        self._told = False
 
     @property
     def user_id(self) -> str | None:
         """The raw column of user ids, where the workflow keeps its name; else None."""
-        tagged = self._whole.output_schema.select_by_tag(Tags.USER_ID).column_names
+        return self._raw_column(Tags.USER_ID)
+
+    def _raw_column(self, tag: Tags) -> str | None:
+        tagged = self._whole.output_schema.select_by_tag(tag).column_names
         known = self._whole.input_schema.column_names
         return next((str(name) for name in tagged if name in known), None)
 
@@ -58,13 +71,15 @@ class WorkflowPart:
             The workflow can't make a column of the tower from the columns that are there (both are
             named), or does not return a row for each.
         """
-        if self.user_id in self._wanted and self.user_id not in raw.columns:
-            raw = raw.assign(**{self.user_id: None})
+        raw = self._with_user_ids(raw)
         part = self._part_for(raw)
         if not len(raw):
             return pd.DataFrame({name: pd.Series(dtype=object) for name in self._wanted})
-        inputs = part.input_schema
-        given = _with_unknown_for_null(raw[inputs.column_names].reset_index(drop=True), part)
+        # Not those of the part, which has columns among them that it makes, as Rename does.
+        inputs = self._whole.input_schema.select_by_name(
+            [name for name in self._whole.input_schema.column_names if name in raw.columns]
+        )
+        given = raw[inputs.column_names].reset_index(drop=True)
         made = part.transform(_with_a_value_in_each_column(given, inputs))
         if len(made) != len(raw) + 1:
             raise ValueError(
@@ -72,7 +87,40 @@ class WorkflowPart:
                 "out what drops or adds rows"
             )
         rows: pd.DataFrame = made[self._wanted].iloc[: len(raw)].reset_index(drop=True)
+        for tag in (Tags.USER_ID, Tags.ITEM_ID):
+            self._tell_of_unknown(self._raw_column(tag), given, rows)
         return rows
+
+    def _with_user_ids(self, raw: pd.DataFrame) -> pd.DataFrame:
+        """``raw`` with ids for users who have none, where the tower reads ids."""
+        name = self.user_id
+        if name is None or name not in self._wanted:
+            return raw
+        ids = raw[name] if name in raw.columns else pd.Series(None, raw.index, dtype=object)
+        schema = self._whole.input_schema[name]
+        if _is_integer(schema) and ids.isna().any():
+            # NVTabular 23.8 has no integer for a null. The farthest that floats hold exactly, too,
+            # is none that a user has.
+            limits = np.iinfo(schema.dtype.to_numpy)
+            ids = ids.astype(object).fillna(limits.min or limits.max // 2 + 1)
+        return raw.assign(**{name: ids})
+
+    def _tell_of_unknown(self, name: str | None, given: pd.DataFrame, rows: pd.DataFrame) -> None:
+        """Log, once, where 20 ids or more in the column ``name`` all became the same number."""
+        if self._told or name not in self._wanted or name not in given:
+            return
+        ids = given[name].head(MOST).dropna().unique()
+        if len(ids) < FEWEST or rows[name].head(MOST).nunique() > 1:
+            return
+        self._told = True
+        logger.warning(
+            "column %r: expected ids that the workflow was fitted on, got none of them in %d rows, "
+            "but others, such as %s: all are taken for the same unknown one. Are they from after "
+            "Categorify?",
+            name,
+            min(len(given), MOST),
+            list(ids[:3]),
+        )
 
     def _part_for(self, raw: pd.DataFrame) -> nvt.Workflow:
         """The workflow without what ``raw`` has no columns for."""
@@ -99,21 +147,6 @@ class WorkflowPart:
         return sorted(set(self._wanted) - set(part.output_schema.column_names))
 
 
-def _with_unknown_for_null(rows: pd.DataFrame, workflow: nvt.Workflow) -> pd.DataFrame:
-    """``rows`` with a number that is not known for each null in a column of categories.
-
-    Where the training had integers without a null, Categorify casts what it gets to integers.
-    """
-    made, filled = workflow.output_schema, {}
-    for name in rows:
-        dtype = workflow.input_schema[name].dtype
-        is_category = name in made.column_names and "cat_path" in made[name].properties
-        if is_category and dtype.is_integer and rows[name].isna().any():
-            unknown = np.iinfo(dtype.to_numpy).min
-            filled[name] = rows[name].fillna(unknown).astype(dtype.to_numpy)
-    return rows.assign(**filled)
-
-
 def _with_a_value_in_each_column(rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """``rows`` and one more, of values that mean nothing.
 
@@ -126,11 +159,22 @@ def _with_a_value_in_each_column(rows: pd.DataFrame, schema: Schema) -> pd.DataF
 def _with_a_value(column: pd.Series, schema: ColumnSchema) -> pd.Series:
     known = column.dropna()
     value = known.iloc[0] if len(known) else _value_of(schema)
-    if not len(known) and schema.dtype.is_float | schema.dtype.is_integer and not schema.is_list:
-        column = column.astype(np.float64)  # from objects, which are not compared with numbers
+    if not len(known):
+        is_number = _is_number(schema) and not schema.is_list
+        # Objects are not compared with numbers, and whatever else it is may have no room for texts.
+        column = pd.Series(None, column.index, dtype=np.float64 if is_number else object)
     return pd.concat([column, pd.Series([value], dtype=column.dtype)], ignore_index=True)
 
 
 def _value_of(schema: ColumnSchema) -> Any:
-    value: Any = 0 if schema.dtype.is_float or schema.dtype.is_integer else ""
+    value: Any = 0 if _is_number(schema) else ""
     return [value] if schema.is_list else value
+
+
+def _is_number(schema: ColumnSchema) -> bool:
+    return bool(schema.dtype.is_float) or _is_integer(schema)
+
+
+def _is_integer(schema: ColumnSchema) -> bool:
+    """Whether values are signed or unsigned integers; Merlin's own calls only the former so."""
+    return schema.dtype.element_type in (ElementType.Int, ElementType.UInt)
