@@ -21,7 +21,7 @@ from merlin_poeem.blocks.model.towers import query_tower_of
 from merlin_poeem.frames.items import with_items
 from merlin_poeem.frames.queries import Queries, SearchOptions
 from merlin_poeem.frames.results import Form
-from merlin_poeem.frames.search_frame import found_frame
+from merlin_poeem.frames.search_frame import check_searcher, found_frame
 from merlin_poeem.search.searcher import Searcher
 
 AnyTower: TypeAlias = tf.keras.Model | QueryTower | str | os.PathLike[str]
@@ -86,6 +86,7 @@ def recommend(
     if not isinstance(users, pd.DataFrame):
         remedy = ": take its to_pandas()" if hasattr(users, "to_pandas") else ""
         raise TypeError(f"users: expected a pandas DataFrame, got {type_name(users)}{remedy}")
+    check_searcher(searcher)
     index, opened = searcher.index, _Tower.of(tower)
     check_fresh(index, {"query_tower": opened.fingerprint})
     part = None if workflow is None else WorkflowPart(workflow, opened.columns)

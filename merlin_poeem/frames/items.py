@@ -50,7 +50,10 @@ def with_items(found: pd.DataFrame, index: Index | FlatIndex) -> pd.DataFrame:
         found = found.assign(item_id=as_item_ids("found.item_id", found["item_id"].to_numpy()))
     shared = sorted(set(found.columns) & set(table.columns) - {"item_id"})
     if shared:
-        raise ValueError(f"found: expected other columns than the item table's, got {shared}")
+        raise ValueError(
+            f"found: expected other columns than the item table's, got {shared}: rename them "
+            "there, as with index.with_item_table(index.item_table.rename(columns=...))"
+        )
     # A few rows of a table that may have millions.
     table = table[table["item_id"].isin(found["item_id"])]
     if not found["item_id"].isin(table["item_id"]).all():

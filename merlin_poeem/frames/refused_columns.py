@@ -48,7 +48,7 @@ def way_to_ids(name: str, values: NDArray[Any], lengths: Int64 | None) -> str:
         return _way_from_floats(name, values, lengths)
     if isinstance(values[0], np.ndarray):
         return f"make a row of each, with frame.explode({name!r})"
-    return f"number its values, such as with pandas.factorize(frame[{name!r}])[0]"
+    return "give each value the integer that the index has for it, or the index its texts for keys"
 
 
 def way_to_lists(name: str, arrow_type: Any) -> str:

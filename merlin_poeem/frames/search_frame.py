@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from merlin_poeem.arrays import type_name
 from merlin_poeem.frames.columns import library_of
 from merlin_poeem.frames.cudf_calls import is_cudf
 from merlin_poeem.frames.portions import search_in_portions
@@ -96,11 +97,20 @@ def search_with(
     searcher: AnySearcher, frame: Any, options: SearchOptions, *, progress: bool = False
 ) -> Any:
     """:func:`search_frame` of options that were put together before."""
+    check_searcher(searcher)
     module = library_of(frame)
     on_device = searcher.on_device and is_cudf(frame)
     index = searcher.index
     queries = Queries.read(frame, options, index.dim, on_device=on_device, keys=index.item_keys)
     return found_frame(searcher, module, queries, options, progress=progress)
+
+
+def check_searcher(searcher: Any) -> None:
+    """``TypeError`` where ``searcher`` is none, such as an index."""
+    if not hasattr(searcher, "search") or not hasattr(searcher, "index"):
+        raise TypeError(
+            f"searcher: expected one, as open_searcher(index) opens it, got {type_name(searcher)}"
+        )
 
 
 def found_frame(

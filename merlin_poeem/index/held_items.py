@@ -16,6 +16,7 @@ from merlin_poeem.arrays import Int64, as_item_ids, check_unique
 from merlin_poeem.index.item_keys import (
     INFO_KEY,
     KEY_COLUMN,
+    LARGEST_ID,
     ItemKeys,
     are_texts,
     as_keys,
@@ -120,6 +121,10 @@ def numbered_additions(
     _refuse(keys[index.item_keys.ids_of(keys) >= 0])
     held: Any = index
     start = int(held.item_ids.max()) + 1 if len(held.item_ids) else 0
+    if start + len(keys) > LARGEST_ID:
+        raise ValueError(
+            f"item_ids: expected room above the index's ids, up to {LARGEST_ID}, got {start - 1}"
+        )
     numbers = np.arange(start, start + len(keys), dtype=np.int64)
     table = keyed_table(numbers, keys, item_table)
     return numbers, table if item_table is not None else table.reindex(columns=_columns(held))
@@ -157,6 +162,11 @@ def table_with_keys(index: HeldItems, column: str) -> pd.DataFrame:
         got = "no table" if table is None else list(table.columns)
         raise ValueError(
             f"column: expected one of the item table beside item_id, got {column!r} of {got}"
+        )
+    if column != KEY_COLUMN and KEY_COLUMN in table and not index.has_item_keys:
+        raise ValueError(
+            f"column: expected {KEY_COLUMN!r}, which the table has and would lose, got {column!r}: "
+            "rename it first, with with_item_table"
         )
     if column != KEY_COLUMN:
         table = table.drop(columns=KEY_COLUMN, errors="ignore").rename(columns={column: KEY_COLUMN})

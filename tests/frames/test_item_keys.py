@@ -283,3 +283,8 @@ def test_tune_compares_by_key(numbers: Index, keyed: Index) -> None:
     for index, exact in ((keyed, flat), (numbers, by_key)):
         with pytest.raises(ValueError, match=r"exact: expected one with (no )?item keys"):
             tune(index, queries, 3, exact=exact)
+
+
+def test_an_index_is_no_searcher(keyed: Index) -> None:
+    with pytest.raises(TypeError, match=r"open_searcher\(index\) opens it, got merlin_poeem.Index"):
+        search_frame(keyed, asked(keyed), k=K)  # type: ignore[arg-type]

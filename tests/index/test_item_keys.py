@@ -193,7 +193,7 @@ class TestIndex:
                 "column: expected one of the item table beside item_id, got 'item_id' of",
             ),
             (
-                lambda index: index.without_item_keys().with_item_keys("title"),
+                lambda index: index.with_item_keys("title"),
                 TypeError,
                 "item_key: expected texts.*got",
             ),
@@ -303,3 +303,18 @@ def test_info_of_the_same_name() -> None:
         *of, index.item_codes, item_table=index.item_table, info=dict(index.info)
     )
     assert again.item_keys.keys_of(again.item_ids).tolist() == ["a"]
+
+
+def test_a_table_keeps_a_column_of_that_name() -> None:
+    table = pd.DataFrame({"item_id": [3], "sku": ["three"], "item_key": ["drei"]})
+    index = make("ivf", [3], make_vectors(1), table)
+    with pytest.raises(ValueError, match="expected 'item_key', which the table has and would lose"):
+        index.with_item_keys("sku")
+    assert index.with_item_keys().item_keys.keys_of([3]).tolist() == ["drei"]
+
+
+def test_no_room_above_the_largest_id() -> None:
+    table = pd.DataFrame({"item_id": [LARGEST_ID - 1], "sku": ["last"]})
+    index = make("ivf", [LARGEST_ID - 1], make_vectors(1), table).with_item_keys("sku")
+    with pytest.raises(ValueError, match=r"expected room above the index's ids, up to \d+, got"):
+        index.extend(["one", "more"], make_vectors(2))
