@@ -241,7 +241,7 @@ class TestWaysOut:
         for column in (dates, pd.Series(["b", "a"]), pd.Series([datetime.date(2020, 1, 1)])):
             frame = pd.DataFrame({"id": column})
             with pytest.raises(
-                TypeError, match="the integer that the index has for it, or the ind"
+                TypeError, match="the integer that the index has for it"
             ):
                 read_ids(frame, "id")
 
