@@ -234,6 +234,25 @@ class TestWorkflowPart:
         with pytest.raises(ValueError, match="workflow: expected a fitted one"):
             WorkflowPart(make_workflow(folder / "other"), self.USER)
 
+    def test_operators_that_look_at_other_columns(self, folder: Path) -> None:
+        encoded = ["item_id"] >> ops.TargetEncoding("click", kfold=1, out_path=str(folder / "te"))
+        workflow = nvt.Workflow(encoded + (["n"] >> ops.FillMissing()))
+        rows = pd.DataFrame({"item_id": [1, 1, 2], "click": [0.0, 1.0, 1.0], "n": [1, 2, 3]})
+        workflow.fit(Dataset(rows))
+        part = WorkflowPart(workflow, ["n", "TE_item_id_click"])
+        with pytest.raises(ValueError, match=r"TargetEncoding, need these in the rows|raw columns"):
+            part(rows.drop(columns="click"))
+        filled = part(rows.assign(click=0.0))
+        assert filled["TE_item_id_click"].nunique() == 2
+
+    def test_rows_that_fail(self, folder: Path) -> None:
+        workflow = nvt.Workflow(["n"] >> ops.LambdaOp(lambda column: column / column.name.missing))
+        workflow.fit_schema(Dataset(pd.DataFrame({"n": [1.0]})).schema)
+        with pytest.raises(
+            ValueError, match=r"make \['n'\] of the raw columns \['n'\], got .*Error"
+        ):
+            WorkflowPart(workflow, ["n"])(pd.DataFrame({"n": [1.0]}))
+
     def test_rows_that_are_dropped(self, folder: Path) -> None:
         dropped = ["n"] >> ops.Filter(lambda frame: frame[frame["n"] > 1])
         workflow = nvt.Workflow(dropped)

@@ -240,9 +240,7 @@ class TestWaysOut:
         dates = pd.Series(pd.to_datetime(["2020-01-02", "2020-01-01"]))
         for column in (dates, pd.Series(["b", "a"]), pd.Series([datetime.date(2020, 1, 1)])):
             frame = pd.DataFrame({"id": column})
-            with pytest.raises(
-                TypeError, match="the integer that the index has for it"
-            ):
+            with pytest.raises(TypeError, match="the integer that the index has for it"):
                 read_ids(frame, "id")
 
     def test_lists_of_ids(self) -> None:

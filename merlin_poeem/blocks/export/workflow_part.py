@@ -69,7 +69,7 @@ class WorkflowPart:
         ------
         ValueError
             The workflow can't make a column of the tower from the columns that are there (both are
-            named), or does not return a row for each.
+            named), fails on the rows, or does not return a row for each.
         """
         raw = self._with_user_ids(raw)
         part = self._part_for(raw)
@@ -80,7 +80,15 @@ class WorkflowPart:
             [name for name in self._whole.input_schema.column_names if name in raw.columns]
         )
         given = raw[inputs.column_names].reset_index(drop=True)
-        made = part.transform(_with_a_value_in_each_column(given, inputs))
+        try:
+            made = part.transform(_with_a_value_in_each_column(given, inputs))
+        except Exception as error:  # NVTabular's own are of any type, and name no row
+            raise ValueError(
+                f"workflow: expected it to make {self._wanted} of the raw columns "
+                f"{inputs.column_names}, got {type(error).__name__}: {error}. Operators that look "
+                "at other columns, such as JoinExternal and TargetEncoding, need these in the rows "
+                "too, filled with anything; or give rows that the workflow has made"
+            ) from error
         if len(made) != len(raw) + 1:
             raise ValueError(
                 f"workflow: expected a row for each of {len(raw)} rows, got fewer or more: leave "
