@@ -56,7 +56,7 @@ class TestSavedModel:
         assert vectors.dtype == np.float32
         np.testing.assert_allclose(vectors[0], vectors[1] + vectors[2], rtol=1e-5, atol=1e-5)
         texts = [" ".join(np.random.default_rng(i).choice(WORDS, 4)) for i in range(300)]
-        frame = pd.DataFrame({"id": np.arange(300), "text": texts})
+        frame = pd.DataFrame({"item_id": np.arange(300), "text": texts})
         TextIndex.build(frame, encoder).save(tmp_path / "texts.index")
         loaded = TextIndex.load(tmp_path / "texts.index", open_encoder(f"saved-model:{folder}"))
         found = loaded.search(texts[:30], k=1)

@@ -65,7 +65,7 @@ def text_index() -> None:
         for who in ("doctors", "farmers", "swimmers", "sailors")
         for what in ("win a medal", "ask for money", "save a whale", "open a hospital")
     ]
-    frame = pd.DataFrame({"id": np.arange(len(texts)), "text": texts})
+    frame = pd.DataFrame({"item_id": np.arange(len(texts)), "text": texts})
     encoder = open_encoder("wordllama")
     mp.TextIndex.build(frame, encoder, project_to=64).save("texts.index")
     found = mp.TextIndex.load("texts.index", encoder).search(texts, k=1)
