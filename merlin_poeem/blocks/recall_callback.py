@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from merlin_poeem.arrays import Int64
 from merlin_poeem.blocks.export.export import (
-    Frames,
     chosen_n_probes,
     export_index,
     item_vectors,
     query_vectors,
 )
+from merlin_poeem.blocks.export.tower_rows import Frames
 from merlin_poeem.blocks.export.workflow_part import AnyWorkflow
 from merlin_poeem.blocks.model.towers import find_quantizer
 from merlin_poeem.evaluate import exact_search, list_balance, recall_at_k

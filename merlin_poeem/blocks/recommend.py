@@ -13,8 +13,8 @@ import tensorflow as tf
 from merlin.schema import Tags
 
 from merlin_poeem.arrays import Float32, type_name
-from merlin_poeem.blocks.export.export import tower_vectors
 from merlin_poeem.blocks.export.query_tower import QueryTower, load_query_tower
+from merlin_poeem.blocks.export.tower_rows import tower_vectors
 from merlin_poeem.blocks.export.workflow_part import AnyWorkflow, WorkflowPart
 from merlin_poeem.blocks.model.freshness import check_fresh, tower_fingerprint
 from merlin_poeem.blocks.model.towers import query_tower_of

@@ -35,6 +35,8 @@ class HeldItems(ABC):
     """Base of both kinds of index: their items' ids, and the keys that may stand for them."""
 
     info: dict[str, Any]
+    item_ids: Int64
+    item_table: pd.DataFrame | None
 
     @abstractmethod
     def rows_of(self, item_ids: Int64) -> Int64:
@@ -54,8 +56,7 @@ class HeldItems(ABC):
         """
         if not self.has_item_keys:
             return None
-        held: Any = self  # a property here would hide the attributes of one of the kinds
-        return keys_in(held.item_table, held.item_ids)
+        return keys_in(self.item_table, self.item_ids)
 
 
 def known_rows(index: HeldItems, item_ids: Any) -> Int64:
@@ -119,15 +120,14 @@ def numbered_additions(
     keys = as_keys("item_ids", item_ids)
     check_unique_keys("item_ids", keys)
     _refuse(keys[index.item_keys.ids_of(keys) >= 0])
-    held: Any = index
-    start = int(held.item_ids.max()) + 1 if len(held.item_ids) else 0
+    start = int(index.item_ids.max()) + 1 if len(index.item_ids) else 0
     if start + len(keys) > LARGEST_ID:
         raise ValueError(
             f"item_ids: expected room above the index's ids, up to {LARGEST_ID}, got {start - 1}"
         )
     numbers = np.arange(start, start + len(keys), dtype=np.int64)
     table = keyed_table(numbers, keys, item_table)
-    return numbers, table if item_table is not None else table.reindex(columns=_columns(held))
+    return numbers, table if item_table is not None else table.reindex(columns=_columns(index))
 
 
 def table_with(index: HeldItems, added: pd.DataFrame | None, item_ids: Int64) -> Any:
@@ -135,20 +135,18 @@ def table_with(index: HeldItems, added: pd.DataFrame | None, item_ids: Int64) ->
 
     ``ValueError`` where the index has none to add to, and as :func:`.extend_item_table`.
     """
-    held: Any = index
     if added is None:
-        return held.item_table
-    if held.item_table is None:
+        return index.item_table
+    if index.item_table is None:
         raise ValueError("item_table: expected none, as the index has none; got one")
-    return extend_item_table(held.item_table, added, item_ids)
+    return extend_item_table(index.item_table, added, item_ids)
 
 
 def other_table(index: HeldItems, item_table: pd.DataFrame | None) -> pd.DataFrame | None:
     """``item_table`` as ``index`` would have it: with the keys, where it has some."""
     if index.item_keys is None:
         return item_table
-    held: Any = index
-    return keyed_table(held.item_ids, index.item_keys.keys_of(held.item_ids), item_table)
+    return keyed_table(index.item_ids, index.item_keys.keys_of(index.item_ids), item_table)
 
 
 def table_with_keys(index: HeldItems, column: str) -> pd.DataFrame:
@@ -156,8 +154,7 @@ def table_with_keys(index: HeldItems, column: str) -> pd.DataFrame:
 
     ``ValueError`` where there is no such column, and as :func:`.keys_in`.
     """
-    held: Any = index
-    table: pd.DataFrame | None = held.item_table
+    table: pd.DataFrame | None = index.item_table
     if table is None or column not in table or column == "item_id":
         got = "no table" if table is None else list(table.columns)
         raise ValueError(
@@ -170,7 +167,7 @@ def table_with_keys(index: HeldItems, column: str) -> pd.DataFrame:
         )
     if column != KEY_COLUMN:
         table = table.drop(columns=KEY_COLUMN, errors="ignore").rename(columns={column: KEY_COLUMN})
-    keys_in(table, held.item_ids)
+    keys_in(table, index.item_ids)
     return table
 
 

@@ -244,7 +244,7 @@ class Index(HeldItems):
         return np.diff(self.list_offsets)
 
     @cached_property
-    def item_ids(self) -> Int64:
+    def item_ids(self) -> Int64:  # type: ignore[override]  # reads as the attribute that it becomes
         """(n_items,) int64. Of a saved index: read, and its checksum tested, on first use."""
         return owned(self._load_item_ids())
 
@@ -332,7 +332,7 @@ class Index(HeldItems):
         return max(1, min(DEFAULT_REFINE, MOST_BY_DEFAULT // k))
 
     @cached_property
-    def item_table(self) -> pd.DataFrame | None:
+    def item_table(self) -> pd.DataFrame | None:  # type: ignore[override]
         """Optional columns about the items, such as titles, with an ``item_id`` column."""
         return self._load_item_table()
 

@@ -29,6 +29,8 @@ from merlin_poeem.blocks import (
     settle_codebook,
     top_k_encoder,
 )
+from merlin_poeem.blocks.export import export
+from merlin_poeem.blocks.export.exported_ids import FirstRows, read_exported_ids
 from merlin_poeem.blocks.export.query_tower import load_query_tower, save_query_tower
 from merlin_poeem.blocks.export.workflow_part import WorkflowPart
 from merlin_poeem.blocks.quantizer import warm_start
@@ -294,6 +296,23 @@ class TestExport:
             np.testing.assert_array_equal(getattr(again, name), getattr(index, name))
         pd.testing.assert_frame_equal(again.item_table, index.item_table)
 
+    def test_texts_in_one_partition_and_integers_in_another(
+        self, model: Any, workflow: nvt.Workflow
+    ) -> None:
+        raw = items().assign(mixed=["a"] * 30 + list(range(30)))
+        for first, second in ((raw[:30], raw[30:]), (raw[30:], raw[:30])):
+            first_rows = FirstRows()
+            first_rows.of(read_exported_ids(first, "mixed"))
+            with pytest.raises(TypeError, match="integers or texts in all partitions, got both"):
+                first_rows.of(read_exported_ids(second, "mixed"))
+
+    def test_a_missing_title_is_found_before_anything_is_encoded(
+        self, model: Any, workflow: nvt.Workflow, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(export, "encode", lambda *_, **__: pytest.fail("it was encoded"))
+        with pytest.raises(ValueError, match=r"expected the columns \['nope'\]"):
+            export_index(model, items(), workflow=workflow, item_table=["nope"])
+
     def test_integers_stay_integers(self, model: Any, workflow: nvt.Workflow, folder: Path) -> None:
         workflow.save(str(folder / "saved"))
         raw = items().assign(number=np.arange(N_ITEMS) + 2**40)
@@ -483,9 +502,11 @@ class TestRecommend:
             recommend(model, searcher, given)
 
     def test_another_model_s_index(self, model: Any, workflow: nvt.Workflow, index: Index) -> None:
-        info = {"fingerprints": {"query_tower": "0" * 16, "item_tower": "0" * 16}}
+        of_towers = index.info["fingerprints"]
+        swapped = dict(zip(of_towers, reversed(of_towers.values()), strict=True))
+        info = {"fingerprints": swapped}
         stale = Index.from_codes(index.params, index.quantization, index.item_codes, info=info)
-        with pytest.raises((StaleIndexError, ValueError)):
+        with pytest.raises(StaleIndexError):
             recommend(model, open_searcher(stale), users(), workflow=workflow)
 
 

@@ -580,3 +580,50 @@ def test_device_partitions(cudf: ModuleType, index: Index, frame: pd.DataFrame) 
 def on_device_meta(cudf: ModuleType) -> Any:
     names = ("query_id", "rank", "item_id", "score")
     return cudf.DataFrame({name: np.empty(0, np.int64) for name in names})
+
+
+class TestItemKeys:
+    """Texts for ids, in each worker those of the index that it opened; shards refuse them."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def keyed(cls) -> Index:
+        index = random_index("cosine")
+        skus = [f"sku {i}" for i in index.item_ids]
+        table = pd.DataFrame({"item_id": index.item_ids, "sku": skus})
+        return index.with_item_table(table).with_item_keys("sku")
+
+    @pytest.mark.parametrize("form", ["long", "list"])
+    @pytest.mark.parametrize("given_keys", [None, "seen", ["sku 5", "all"]])
+    @pytest.mark.parametrize("name", ["exclude", "allow"])
+    def test_as_search_frame(
+        self, keyed: Index, tmp_path: Path, form: Any, given_keys: Any, name: str
+    ) -> None:
+        save_index(keyed, tmp_path / "keyed")
+        keys = keyed.item_keys.keys_of(keyed.item_ids)
+        if isinstance(given_keys, list):
+            given_keys = [given_keys[0], *keys[:200]]
+        lists = random_id_lists(keyed, N, 40)
+        frame = pd.DataFrame(
+            {
+                "user": [f"u{i}" for i in range(N)],
+                "embedding": list(random_queries(keyed, N)),
+                "seen": [[f"sku {each}" for each in ids] for ids in lists],
+            }
+        )
+        options = {"k": K, "query_id": "user", "form": form, name: given_keys}
+        truth = search_frame(open_searcher(keyed), frame, **options)
+        with dask.config.set({"dataframe.convert-string": False}):
+            ddf = dd.from_pandas(frame, npartitions=3, sort=False)
+        lazy = search_ddf(tmp_path / "keyed", ddf, **options)
+        found = lazy.compute().reset_index(drop=True)
+        assert found.dtypes.tolist() == lazy.dtypes.tolist() == truth.dtypes.tolist()
+        as_plain = list if form == "list" else str
+        assert list(map(as_plain, found["item_id"])) == list(map(as_plain, truth["item_id"]))
+        assert len(found)
+
+    def test_shards(self, keyed: Index, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"shard index\.without_item_keys\(\), and join"):
+            shard_index(keyed, 2, tmp_path / "shards")
+        assert not (tmp_path / "shards").exists()
+        assert len(shard_index(keyed.without_item_keys(), 2, tmp_path / "shards")) == 2

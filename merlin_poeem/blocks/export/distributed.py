@@ -23,13 +23,12 @@ from merlin.schema import Tags
 
 from merlin_poeem.blocks.export.export import (
     EncodedItems,
-    check_columns,
     checked_info,
     encode,
     index_of,
-    tagged_column,
     with_integers,
 )
+from merlin_poeem.blocks.export.tower_rows import check_columns, tagged_column
 from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.distributed.checks import meta_of
 from merlin_poeem.distributed.encode import codes_frame, item_codes_of, vectors_of

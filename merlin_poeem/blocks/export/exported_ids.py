@@ -28,7 +28,12 @@ class FirstRows:
         self._seen_keys: set[str] = set()
 
     def of(self, ids: Ids) -> Int64:
-        """Rows (n,) of a partition's ``ids``, rising."""
+        """Rows (n,) of a partition's ``ids``, rising.
+
+        ``TypeError`` where they are texts and others were integers, or the other way round.
+        """
+        if len(self._seen_keys if ids.dtype != object else self._seen):
+            raise TypeError("ids: expected integers or texts in all partitions, got both")
         rows = np.flatnonzero(~pd.Index(ids).duplicated())
         if ids.dtype == object:
             is_new = np.array([key not in self._seen_keys for key in ids[rows]], bool)

@@ -9,8 +9,9 @@ import pandas as pd
 import tensorflow as tf
 
 from merlin_poeem.arrays import normalize
-from merlin_poeem.blocks.export.export import Frames, item_vectors
+from merlin_poeem.blocks.export.export import item_vectors
 from merlin_poeem.blocks.export.exported_ids import Ids
+from merlin_poeem.blocks.export.tower_rows import Frames
 from merlin_poeem.blocks.export.workflow_part import AnyWorkflow
 from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.quantization.refit import ROUNDS, refit

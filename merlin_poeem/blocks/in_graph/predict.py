@@ -18,14 +18,14 @@ from merlin.models.tf.models.base import get_output_schema
 from merlin.schema import Tags
 
 from merlin_poeem.arrays import type_name
-from merlin_poeem.blocks.export.export import (
+from merlin_poeem.blocks.export.features import Feature, batches
+from merlin_poeem.blocks.export.tower_rows import (
     Frames,
     check_columns,
     partitions,
     read_names,
     tagged_column,
 )
-from merlin_poeem.blocks.export.features import Feature, batches
 from merlin_poeem.blocks.in_graph.searcher import as_candidates
 from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
 from merlin_poeem.blocks.model.freshness import (

@@ -13,8 +13,9 @@ from merlin.io import Dataset
 
 from merlin_poeem.arrays import normalize
 from merlin_poeem.blocks import encode_items, export_index, query_vectors
-from merlin_poeem.blocks.export import export
-from merlin_poeem.blocks.export.export import item_vectors, partitions
+from merlin_poeem.blocks.export import export, tower_rows
+from merlin_poeem.blocks.export.export import item_vectors
+from merlin_poeem.blocks.export.tower_rows import partitions
 from merlin_poeem.evaluate import exact_search
 from merlin_poeem.index.index import stored_vectors
 from merlin_poeem.quantization import coding, suggested_params
@@ -182,7 +183,7 @@ def test_cudf_partitions_of_a_dataset_come_to_the_host(
     items: pd.DataFrame, cudf_items: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = Dataset(items, schema=toy.SCHEMA)
-    monkeypatch.setattr(export, "to_pandas", lambda frame: ("copied", frame))
+    monkeypatch.setattr(tower_rows, "to_pandas", lambda frame: ("copied", frame))
     monkeypatch.setattr(type(dataset.to_ddf()), "compute", lambda self, **_: cudf_items)
     assert list(partitions(dataset)) == [("copied", cudf_items)]
 

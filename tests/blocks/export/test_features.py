@@ -15,7 +15,7 @@ from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema, Tags
 
 from merlin_poeem.blocks import export_index, item_vectors, query_vectors
-from merlin_poeem.blocks.export import export
+from merlin_poeem.blocks.export import tower_rows
 from merlin_poeem.blocks.export.features import Feature, batches, features_of
 from merlin_poeem.blocks.model.towers import query_tower_of
 from tests.blocks import toy
@@ -167,7 +167,7 @@ def test_towers_of_half_precision_give_float32() -> None:
 
     tower = query_tower_of(model)
     half.schema = tower.schema  # type: ignore[attr-defined]
-    (_, got), *_ = export.tower_batches(half, toy.USERS, toy.USERS["user_id"].to_numpy(), 100)
+    (_, got), *_ = tower_rows.tower_batches(half, toy.USERS, toy.USERS["user_id"].to_numpy(), 100)
     assert got.dtype == expected.dtype == np.float32
     np.testing.assert_allclose(got, query_vectors(model, toy.USERS)[1], atol=1e-3)
 
@@ -181,7 +181,7 @@ def test_weights_that_are_not_finite_or_too_large(value: float) -> None:
     broken.schema = toy.SCHEMA.select_by_name("user_id")  # type: ignore[attr-defined]
     ids = toy.USERS["user_id"].to_numpy()
     with pytest.raises(ValueError, match=r"tower output: expected finite values .* in row 9, "):
-        list(export.tower_batches(broken, toy.USERS, ids, 4))
+        list(tower_rows.tower_batches(broken, toy.USERS, ids, 4))
 
 
 def test_a_merlin_model_whose_own_block_renames_both_towers() -> None:
