@@ -1,4 +1,4 @@
-"""Ids that are numbers already, as a Merlin schema has them."""
+"""Ids that are numbers already, one or a list a row, as a Merlin schema has them."""
 
 from __future__ import annotations
 
@@ -13,4 +13,16 @@ def id_column(name: str, size: int, *tags: Tags) -> ColumnSchema:
         dtype=np.int64,
         tags=[*tags, Tags.CATEGORICAL],
         properties={"domain": {"min": 0, "max": size - 1, "name": name}},
+    )
+
+
+def id_list_column(name: str, of: ColumnSchema, *tags: Tags) -> ColumnSchema:
+    """A column of lists of the ids of ``of``; both have one embedding table in a tower."""
+    return ColumnSchema(
+        name,
+        dtype=np.int64,
+        tags=[*tags, Tags.CATEGORICAL],
+        properties={"domain": of.properties["domain"]},
+        is_list=True,
+        is_ragged=True,
     )
