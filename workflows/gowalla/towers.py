@@ -51,7 +51,7 @@ LENGTH_BY_POPULARITY = 0.08
 VISITED, NEIGHBOURS = "visited_places", "similar_places"
 POPULARITY = ColumnSchema("item_popularity", dtype=np.float32, tags=[Tags.ITEM, Tags.CONTINUOUS])
 BATCH_SIZE = 1024
-EPOCHS = 8
+EPOCHS = 6
 N_LISTS = 1024
 # Chosen by the recall@20 of training visits, .640 as trained and .647 settled (seed 0).
 SETTLING_ROUNDS = 16
