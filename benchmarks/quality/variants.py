@@ -1,8 +1,9 @@
-"""What is trained: the tasks, and the ways to train an index for them. Data only."""
+"""What is trained: the tasks, and the ways to train an index for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 NEVER = 1 << 30
@@ -37,6 +38,7 @@ VARIANTS = {
     "ours-4": Variant(pq_bits=4),
     "ours-4x8": Variant(pq_dim=4),
     "ours-16": Variant(pq_dim=16),
+    "ours-32": Variant(pq_dim=32),
     # Reconstruction and straight-through, every row quantized.
     "poeem-8": Variant(options=POEEM),
     "poeem-4": Variant(pq_bits=4, options=POEEM),
@@ -50,6 +52,34 @@ VARIANTS = {
     "without-commitment": Variant(options={"commitment": 0.0}),
 }
 QUICK_VARIANTS = ("plain", "ours-8", "poeem-8")
+
+
+def variant_of(name: str) -> Variant:
+    """The variant of a name, which may bring options of its own: ``ours-8:commitment=0.5,seed=1``.
+
+    Values are JSON. ``ValueError`` for an unknown variant, options of the plain towers, or what is
+    no option with a value.
+    """
+    base, colon, told = name.partition(":")
+    if base not in VARIANTS:
+        raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {base!r}")
+    variant = VARIANTS[base]
+    if not colon:
+        return variant
+    if variant.pq_dim is None:
+        raise ValueError(f"variant: expected no options of {base}, which has no index, got {told}")
+    options = dict(_option(text) for text in told.split(","))
+    return replace(variant, options={**variant.options, **options})
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    try:
+        if key and equals:
+            return key, json.loads(value)
+    except json.JSONDecodeError:
+        pass
+    raise ValueError(f"variant: expected options such as commitment=0.5, got {text!r}")
 
 
 @dataclass(frozen=True)

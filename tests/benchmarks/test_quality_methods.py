@@ -19,8 +19,10 @@ from benchmarks.quality import judge, methods
 from benchmarks.quality.lists import Lists, dead_codewords, probes_within
 from benchmarks.quality.relevance import Relevance
 from benchmarks.quality.trial import (
+    ARRAYS,
     ROWS,
     Trial,
+    TrialName,
     load_trial,
     save_trial,
     whole_trials,
@@ -105,11 +107,12 @@ def test_a_trial_comes_back_whole(tmp_path: Path, variant: str) -> None:
     saved = make_trial(variant)
     saved = replace(saved, exclude=None) if variant == "plain" else saved
     folder = save_trial(saved, tmp_path)
-    assert folder == tmp_path / "trials" / "movielens-1m" / f"{variant}-0"
+    assert folder == tmp_path / "trials" / "validation" / "movielens-1m" / f"{variant}-0"
     assert whole_trials(tmp_path) == [folder]
+    assert whole_trials(tmp_path, "test") == []
     loaded = load_trial(folder)
     assert loaded.name == saved.name
-    for name in ("queries", "item_ids", "item_vectors"):
+    for name in ARRAYS:
         np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
     np.testing.assert_array_equal(loaded.relevance.groups, saved.relevance.groups)
     assert loaded.relevance.lists.row(7).tolist() == saved.relevance.lists.row(7).tolist()
@@ -128,6 +131,12 @@ def test_without_its_facts_a_trial_is_not_whole(tmp_path: Path, trial: Trial) ->
     assert whole_trials(tmp_path) == []
     with pytest.raises(FileNotFoundError, match="expected a whole trial with trial"):
         load_trial(folder)
+
+
+def test_options_of_a_variant_are_in_its_folder(tmp_path: Path) -> None:
+    name = TrialName("gowalla", "ours-8:commitment=0.5,rotation=false", 1, "test")
+    place = "trials/test/gowalla/ours-8+commitment=0.5+rotation=false-1"
+    assert name.folder(tmp_path) == tmp_path / place
 
 
 def test_saving_anew_forgets_the_old_rows(tmp_path: Path, trial: Trial) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from benchmarks.quality import towers, training, variants  # noqa: E402
+from benchmarks.quality import jobs, towers, training, variants  # noqa: E402
 from benchmarks.quality.methods import exact, learned  # noqa: E402
 from benchmarks.quality.trial import (  # noqa: E402
     Trial,
@@ -36,7 +36,7 @@ ARGUMENTS = ["--quick", "--tasks", "tutorial", "--variants", "ours-8", "--seeds"
 def tiny() -> Iterator[None]:
     """Little data, small vectors, and no processes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(towers, "QUICK_PAIRS", 6_000)
+        patch.setattr(jobs, "QUICK_PAIRS", 6_000)
         patch.setitem(variants.VARIANTS, "ours-8", TINY)
         patch.setattr(gowalla, "DIM", 16)
         patch.setattr(subprocess, "run", run_here)
@@ -93,28 +93,38 @@ def test_a_whole_trial_is_not_trained_again(
     results: Path, tutorial: Trial, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training.main([*ARGUMENTS, "--results", str(results)])
-    assert "1 of 1: tutorial ours-8 seed 3: there already" in capsys.readouterr().out
+    assert "2 of 2: tutorial ours-8 seed 3 (validation): there already" in capsys.readouterr().out
 
 
 PLAIN = TrialName("gowalla", "plain", 0)
 MAKE_JOB = {
-    "movielens": lambda: towers.movielens_job(movielens_simulate.simulate("1m", share=0.005)),
-    "gowalla": lambda: towers.gowalla_job(gowalla_simulate.simulate(100, 300), seed=0),
+    "movielens": lambda: jobs.movielens_job(movielens_simulate.simulate("1m", share=0.005)),
+    "gowalla": lambda: jobs.gowalla_job(gowalla_simulate.simulate(100, 300), seed=0),
 }
 
 
-def run_plain(job: towers.Job) -> Trial:
-    return towers.run_job(job, PLAIN)
+def run_plain(job: jobs.Job) -> Trial:
+    return towers.run_job(job, PLAIN, trunk=None)
 
 
 @pytest.fixture(scope="module", params=MAKE_JOB)
-def plain(request: pytest.FixtureRequest) -> tuple[towers.Job, Trial]:
+def plain(request: pytest.FixtureRequest) -> tuple[jobs.Job, Trial]:
     """A job with seen items, and its plain model's trial."""
     job = MAKE_JOB[request.param]()
     return job, run_plain(job)
 
 
-def test_jobs_with_seen_items(plain: tuple[towers.Job, Trial]) -> None:
+def test_frequencies_and_training_queries_are_kept(plain: tuple[jobs.Job, Trial]) -> None:
+    job, trial = plain
+    assert trial.item_frequencies.sum() == job.n_pairs
+    assert trial.item_frequencies.shape == trial.item_ids.shape
+    assert trial.item_frequencies.min() > 0
+    assert len(trial.train_queries) == len(job.train_queries) >= len(job.queries)
+    by_vector = {vector.tobytes() for vector in trial.train_queries.round(4)}
+    assert {vector.tobytes() for vector in trial.queries.round(4)} <= by_vector
+
+
+def test_jobs_with_seen_items(plain: tuple[jobs.Job, Trial]) -> None:
     job, trial = plain
     assert trial.index is None
     assert len(trial.queries) == len(trial.relevance.groups) == len(trial.exclude)
@@ -131,13 +141,13 @@ def test_jobs_with_seen_items(plain: tuple[towers.Job, Trial]) -> None:
 
 
 @pytest.mark.parametrize("plain", ["gowalla"], indirect=True)
-def test_a_model_does_not_depend_on_what_ran_before(plain: tuple[towers.Job, Trial]) -> None:
+def test_a_model_does_not_depend_on_what_ran_before(plain: tuple[jobs.Job, Trial]) -> None:
     job, first = plain
     np.testing.assert_array_equal(first.item_vectors, run_plain(job).item_vectors)
 
 
 @pytest.mark.parametrize("plain", ["gowalla"], indirect=True)
-def test_popular_places_have_longer_vectors(plain: tuple[towers.Job, Trial]) -> None:
+def test_popular_places_have_longer_vectors(plain: tuple[jobs.Job, Trial]) -> None:
     _, trial = plain
     visits = gowalla_simulate.simulate(100, 300).train["item_id"].value_counts()
     logarithms = np.log(visits[trial.item_ids].to_numpy())
@@ -146,12 +156,15 @@ def test_popular_places_have_longer_vectors(plain: tuple[towers.Job, Trial]) -> 
     assert expected.max() > 1.05 * expected.min()
 
 
+def visits_of(user: int) -> range:
+    return range(user % 90, user % 90 + 6)
+
+
 def test_quick_jobs_take_one_user_in_eight(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        with gzip.open(tmp_path / f"{part}.txt.gz", "wt") as lines:
-            lines.writelines(f"{user} {user % 90} {90 + user % 50}\n" for user in range(800))
-    assert len(towers.make_job(PLAIN, tmp_path, quick=True).queries) == 100
-    assert len(towers.make_job(PLAIN, tmp_path, quick=False).queries) == 800
+    with gzip.open(tmp_path / "train.txt.gz", "wt") as lines:
+        lines.writelines(f"{user} {' '.join(map(str, visits_of(user)))}\n" for user in range(800))
+    assert len(jobs.make_job(PLAIN, tmp_path, quick=True).queries) == 100
+    assert len(jobs.make_job(PLAIN, tmp_path, quick=False).queries) == 800
 
 
 def test_gowalla_needs_as_many_users_as_dimensions() -> None:
@@ -163,12 +176,12 @@ def test_gowalla_needs_as_many_users_as_dimensions() -> None:
     ("task", "data", "message"),
     [
         ("gowalla", None, "data: expected the folder of gowalla, got none"),
-        ("netflix", Path(), "task: expected tutorial, movielens-1m or gowalla, got 'netflix'"),
+        ("netflix", Path(), "task: expected one of tutorial, movielens-1m, gowalla, got 'netflix'"),
     ],
 )
 def test_unknown_jobs_are_refused(task: str, data: Path | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        towers.make_job(TrialName(task, "plain", 0), data, quick=False)
+        jobs.make_job(TrialName(task, "plain", 0), data, quick=False)
 
 
 def test_movielens_quantizer_defaults_to_the_demos() -> None:
