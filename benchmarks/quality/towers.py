@@ -28,6 +28,7 @@ from benchmarks.quality.trunk import (
 )
 from benchmarks.quality.variants import Variant, variant_of
 from merlin_poeem.blocks import IVFPQQuantizer, export_index, item_vectors, query_vectors
+from merlin_poeem.blocks.model.towers import Towers
 from workflows.comparison import versions
 
 TRUNK = "trunk"
@@ -152,10 +153,10 @@ def branch_off(model: tf.keras.Model, trunk: Trunk, job: Job, seed: int) -> None
     """Put a new model where the trunk ends."""
     model(mm.sample_batch(job.pairs, batch_size=64, include_targets=False))  # builds it
     trunk.give_weights(model)
-    for layer in model.submodules:
-        if isinstance(layer, IVFPQQuantizer):
-            _, vectors = item_vectors(model, job.items, id_column=job.item_id)
-            trunk.give_steps(layer, vectors, job.item_frequencies, job.n_pairs, seed)
+    both = Towers.of(model)
+    if both.has_quantizer:
+        _, vectors = item_vectors(model, job.items, id_column=job.item_id)
+        trunk.give_steps(both.quantizer, vectors, job.item_frequencies, job.n_pairs, seed)
 
 
 def _by_id(job: Job, item_ids: Any) -> Any:

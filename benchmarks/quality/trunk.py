@@ -35,7 +35,7 @@ class Trunk:
     weights: list[NDArray[Any]]
     """Of the trainable variables, in the model's order."""
     names: list[str]
-    """Of the same, without the numbers that Keras gives to layers."""
+    """Of the layers that hold them, without the numbers that Keras gives."""
     optimizer: list[NDArray[Any]]
     """The state of the optimizer, in its own order; the steps done come first."""
     facts: dict[str, Any]
@@ -44,11 +44,10 @@ class Trunk:
     @classmethod
     def of(cls, model: tf.keras.Model, epochs: int, facts: dict[str, Any]) -> Trunk:
         """What ``model`` has learned in ``epochs``."""
-        variables = model.trainable_variables
         return cls(
             epochs,
-            [variable.numpy() for variable in variables],
-            [_name(variable) for variable in variables],
+            [variable.numpy() for variable in model.trainable_variables],
+            _names(model),
             [variable.numpy() for variable in model.optimizer.variables],
             facts,
         )
@@ -81,11 +80,10 @@ class Trunk:
 
     def give_weights(self, model: tf.keras.Model) -> None:
         """Give a built ``model`` the towers' weights; ``ValueError`` where it has others."""
-        variables = model.trainable_variables
-        names = [_name(variable) for variable in variables]
+        names = _names(model)
         if names != self.names:
-            raise ValueError(f"model: expected the trunk's variables {self.names}, got {names}")
-        _assign(variables, self.weights, "model")
+            raise ValueError(f"model: expected the trunk's layers {self.names}, got {names}")
+        _assign(model.trainable_variables, self.weights, "model")
 
     def give_steps(
         self,
@@ -153,10 +151,16 @@ def read_trunk_facts(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _name(variable: tf.Variable) -> str:
+def _names(model: tf.keras.Model) -> list[str]:
     """Layers are numbered as they are made, which is another number in another process."""
-    last_parts = "/".join(variable.name.split("/")[-2:])
-    return re.sub(r"_\d+(?=/|:|$)", "", last_parts)
+    # Not its submodules: Keras' state of a compiled model cannot always be walked through. Not
+    # `trainable_weights`: those are of a layer's layers too.
+    holders = {
+        id(weight): layer.name
+        for layer in model._flatten_layers()
+        for weight in layer._trainable_weights
+    }
+    return [re.sub(r"_\d+$", "", holders[id(weight)]) for weight in model.trainable_variables]
 
 
 def _assign(variables: Variables, values: list[NDArray[Any]], what: str) -> None:

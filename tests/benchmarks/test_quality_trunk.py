@@ -164,10 +164,18 @@ def exact_nearest(vectors: Any, sample: Any) -> tuple[Any, Any]:
     return distances.min(axis=1), distances.argmin(axis=1)
 
 
+def test_weights_go_by_the_names_of_their_layers(
+    job: tuple[TrialName, jobs.Job], trunk: Trunk
+) -> None:
+    name, _ = job
+    tables = {"gowalla": 2, "movielens-1m": 8, "tutorial": 2}[name.task]
+    assert len(set(trunk.names[:tables])) == tables
+
+
 def test_a_trunk_of_another_model_is_refused(job: tuple[TrialName, jobs.Job], trunk: Trunk) -> None:
     _, job = job
     renamed = replace(trunk, names=[*trunk.names[:-1], "another"])
-    with pytest.raises(ValueError, match=r"model: expected the trunk's variables .*another"):
+    with pytest.raises(ValueError, match=r"model: expected the trunk's layers .*another"):
         towers.branch_off(job.plain_model(), renamed, job, seed=0)
     reshaped = replace(trunk, weights=[*trunk.weights[:-1], np.zeros(3)])
     with pytest.raises(ValueError, match="model: expected variables of the trunk's shapes"):
@@ -175,7 +183,5 @@ def test_a_trunk_of_another_model_is_refused(job: tuple[TrialName, jobs.Job], tr
 
 
 def test_a_trunk_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match="expected a whole trunk with"
-    ):
+    with pytest.raises(FileNotFoundError, match="expected a whole trunk with"):
         Trunk.load(tmp_path)
