@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ tf = pytest.importorskip("tensorflow")
 
 from benchmarks.quality import jobs, towers, training, variants  # noqa: E402
 from benchmarks.quality.methods import exact, learned  # noqa: E402
+from benchmarks.quality.permit import CHOSEN, Permit  # noqa: E402
 from benchmarks.quality.trial import (  # noqa: E402
     Trial,
     TrialName,
@@ -165,6 +167,28 @@ def test_quick_jobs_take_one_user_in_eight(tmp_path: Path) -> None:
         lines.writelines(f"{user} {' '.join(map(str, visits_of(user)))}\n" for user in range(800))
     assert len(jobs.make_job(PLAIN, tmp_path, quick=True).queries) == 100
     assert len(jobs.make_job(PLAIN, tmp_path, quick=False).queries) == 800
+
+
+def test_test_pairs_are_read_with_a_permit_alone(tmp_path: Path) -> None:
+    of_test = replace(PLAIN, part="test")
+    with pytest.raises(PermissionError, match="expected a permit to read test pairs, got none"):
+        jobs.make_job(of_test, tmp_path, quick=False)
+    for part in ("train", "test"):
+        with gzip.open(tmp_path / f"{part}.txt.gz", "wt") as lines:
+            first = {"train": 0, "test": 100}[part]
+            lines.writelines(f"{user} {first + user % 90}\n" for user in range(200))
+    (tmp_path / CHOSEN).write_text("{}")
+    job = jobs.make_job(of_test, tmp_path, quick=False, permit=Permit.begin(tmp_path))
+    assert job.relevance.lists.values.min() == 100
+
+
+def test_the_tutorials_validation_is_of_other_pairs() -> None:
+    validation, test = (
+        jobs.make_job(TrialName("tutorial", "plain", 0, part), None, True, Permit("a digest"))
+        for part in ("validation", "test")
+    )
+    assert validation.n_pairs == test.n_pairs
+    assert (validation.item_frequencies != test.item_frequencies).any()
 
 
 def test_gowalla_needs_as_many_users_as_dimensions() -> None:
