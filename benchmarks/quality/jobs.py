@@ -92,10 +92,13 @@ def make_job(name: TrialName, data: Path | None, quick: bool, permit: Permit | N
 
 
 def read_movielens(folder: Path, name: TrialName) -> movielens_data.MovieLens:
-    """The ratings to train on and to be found; those of the test are not read for another part."""
+    """The ratings to train on and to be found; those of the test are not read for another part.
+
+    All seeds have the same: they are of the training.
+    """
     if name.part == TEST:
-        return movielens_data.read(folder, "1m", name.seed)
-    films = movielens_data.read_train(folder, "1m", name.seed)
+        return movielens_data.read(folder, "1m")
+    films = movielens_data.read_train(folder, "1m")
     train, found = held_out(films.train)
     return replace(films, train=train, test=found)
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from merlin_poeem.quantization.params import Metric
+
 NEVER = 1 << 30
 
 
@@ -88,12 +90,17 @@ class Task:
 
     metrics: tuple[str, ...]
     """What its searches are judged by, the chief one first."""
+    share: float
+    """Of the items, may be scanned where settings are chosen."""
+    metric: Metric
+    """What its towers score by."""
     data: str | None = None
     """The folder of its files, within the one that the user names; None: it makes its own."""
 
 
+RANKING = ("recall_at_20", "ndcg_at_20", "precision_at_100")
 TASKS = {
-    "tutorial": Task(("precision_at_100",)),
-    "movielens-1m": Task(("recall_at_20", "ndcg_at_20", "precision_at_100"), "ml-1m"),
-    "gowalla": Task(("recall_at_20", "ndcg_at_20", "precision_at_100"), "gowalla"),
+    "tutorial": Task(("precision_at_100",), 0.2, "cosine"),  # one of its eight lists
+    "movielens-1m": Task(RANKING, 0.1, "cosine", "ml-1m"),
+    "gowalla": Task(RANKING, 0.05, "inner_product", "gowalla"),
 }

@@ -54,7 +54,11 @@ def make_trial(
         index=index,
         item_frequencies=1 + np.arange(N_ITEMS) % 7,
         train_queries=queries[::2],
-        facts={"n_lists": N_LISTS, "seconds": 2.0, "export_seconds": 0.5},
+        facts={
+            "n_lists": N_LISTS,
+            "seconds": 2.0,
+            "export_seconds": 0.5,
+        },
     )
 
 

@@ -73,7 +73,7 @@ def test_quality_is_that_of_evaluate(of_found: list[int], of_right: list[int], s
         "ndcg_at_20": pytest.approx(ndcg_at_k(found, of_queries, 20), abs=1e-15),
         "precision_at_100": precision_at_k(found, of_queries, 100),
     }
-    share = relevance.share_found(found)
+    share = relevance.share_found(found).mean()
     assert share == pytest.approx(recall_at_k(found, of_queries, 100), abs=1e-15)
 
 

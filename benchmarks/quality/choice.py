@@ -1,0 +1,130 @@
+"""Choose by the validation part what the test pairs are read for: ``chosen.json``.
+
+python -m benchmarks.quality.choice [--results FOLDER] [--quick]
+
+The rule, for each task, family, size in bytes and second look: of what scans no more than the
+task's share of items, the highest mean over seeds of the task's chief metric wins. What comes
+within ``MARGIN`` of it is as good; of those the one that differs in the fewest settings from the
+family's default is taken, and of equally many the better one. Only what was tried on as many seeds
+as any of its family takes part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.afterwards import FAMILIES, SIZES
+from benchmarks.quality.judge import Row, judge_all, to_choose
+from benchmarks.quality.methods import OBJECTIVE_OF_POEEM, OURS
+from benchmarks.quality.permit import CHOSEN
+from benchmarks.quality.trial import quality_folder, write_json
+from benchmarks.quality.variants import TASKS
+from workflows.comparison import save_rows, versions
+
+MARGIN = 0.0005
+CHOSEN_AMONG = (OURS, OBJECTIVE_OF_POEEM, *FAMILIES)
+Choice = dict[str, Any]
+VALIDATION_ROWS = "validation.json"
+
+
+def choose(rows: Iterable[Row]) -> list[Choice]:
+    """The choices, by task, size, second look and family."""
+    groups: dict[tuple[str, int, int, str], list[Row]] = {}
+    for row in rows:
+        size = size_of(row)
+        if row["family"] in CHOSEN_AMONG and size is not None:
+            key = (row["task"], size, row["refine"], row["family"])
+            groups.setdefault(key, []).append(row)
+    return [_choice(*key, groups[key]) for key in sorted(groups)]
+
+
+def size_of(row: Row) -> int | None:
+    """The least of ``SIZES`` that a row's codes fit into; None where they are larger."""
+    return next((size for size in SIZES if row["bytes_per_item"] <= size), None)
+
+
+def _choice(task: str, size: int, refine: int, family: str, rows: list[Row]) -> Choice:
+    metric = TASKS[task].metrics[0]
+    tried: dict[str, list[Row]] = {}
+    for row in rows:
+        tried.setdefault(identity(row), []).append(row)
+    n_seeds = max(len(of_one) for of_one in tried.values())
+    whole = {name: of_one for name, of_one in tried.items() if len(of_one) == n_seeds}
+    means = {name: _mean(of_one, metric) for name, of_one in whole.items()}
+    best = max(means.values())
+    good = [name for name in means if means[name] >= best - MARGIN]
+    name = min(good, key=lambda name: (len(whole[name][0]["knobs"]), -means[name]))
+    first = whole[name][0]
+    return {
+        "task": task,
+        "size": size,
+        "refine": refine,
+        "family": family,
+        "name": name,
+        "variant": first["variant"],
+        "form": first["form"],
+        "knobs": first["knobs"],
+        "metric": metric,
+        "validation": means[name],
+        "best_validation": best,
+        "seeds": sorted(row["seed"] for row in whole[name]),
+        "tried": {one: _mean(of_one, metric) for one, of_one in sorted(whole.items())},
+        "left_out": sorted(set(tried) - set(whole)),
+    }
+
+
+def identity(row: Row) -> str:
+    """Of what is built: rows of several seeds have the same."""
+    return f"{row['variant']} {row['form']} {json.dumps(row['knobs'], sort_keys=True)}"
+
+
+def _mean(rows: list[Row], metric: str) -> float:
+    return sum(row[metric] for row in rows) / len(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Judge the validation part, choose, and write the choices down."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--quick", action="store_true", help="the quick trials, 9 bytes alone")
+    parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, help="bytes an item")
+    parser.add_argument("--queries", type=int, help="judge by so many of each trial's queries")
+    parser.add_argument("--again", action="store_true", help="judge anew what has been judged")
+    options = parser.parse_args(arguments)
+    if options.queries is not None and options.queries < 1:
+        parser.error(f"--queries: expected at least 1, got {options.queries}")
+    folder = quality_folder(options.results, options.quick)
+    sizes = options.sizes or ((9,) if options.quick else SIZES)
+    try:
+        rows = judge_all(folder, to_choose(sizes), n_queries=options.queries, again=options.again)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    save_rows(rows, folder / VALIDATION_ROWS)
+    choices = choose(rows)
+    rule = " ".join(__doc__.split("The rule, ")[1].split())
+    write_json(
+        folder / CHOSEN,
+        {"rule": rule, "margin": MARGIN, "choices": choices, "versions": versions()},
+    )
+    print(as_text(choices))
+    print(f"Saved {CHOSEN} and {VALIDATION_ROWS} in {folder}")
+
+
+def as_text(choices: list[Choice]) -> str:
+    """A line a choice."""
+    return "\n".join(
+        f"{choice['task']}, {choice['size']} bytes, refine {choice['refine']}, {choice['family']}: "
+        f"{choice['variant']} {choice['form']} {choice['knobs'] or 'as it is'}, "
+        f"{choice['metric']} {choice['validation']:.4f}, best of {len(choice['tried'])} "
+        f"{choice['best_validation']:.4f}"
+        for choice in choices
+    )
+
+
+if __name__ == "__main__":
+    main()
