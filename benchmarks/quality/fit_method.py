@@ -16,6 +16,20 @@ from merlin_poeem.quantization.item_codes import Quantization
 
 
 def built_by_fit(trial: Trial, way: Way) -> Method:
+    """The index of :func:`fitted`, as a method."""
+    start = time.perf_counter()
+    index = fitted(trial, way)
+    return quantized(
+        f"{way} {of_vectors(trial)}",
+        trial,
+        index,
+        family=way.family,
+        knobs=way.knobs,
+        build_seconds=time.perf_counter() - start,
+    )
+
+
+def fitted(trial: Trial, way: Way) -> Index:
     """Clusters and codebook of the vectors; codewords then fit often wanted items best."""
     params = IVFPQParams(
         n_lists=trial.facts["n_lists"],
@@ -26,19 +40,10 @@ def built_by_fit(trial: Trial, way: Way) -> Method:
     vectors = trial.item_vectors
     if params.metric == "cosine":
         vectors = normalize(vectors)
-    start = time.perf_counter()
     quantization = fit(params, vectors, rotation=way.knobs.get("rotation", True), progress=False)
     weights = None if way.knobs.get("weights") == "alike" else trial.item_frequencies
     quantization = _with_scale_range(refit(quantization, vectors, weights=weights), vectors)
-    index = Index.from_vectors(params, quantization, trial.item_ids, vectors, progress=False)
-    return quantized(
-        f"{way} {of_vectors(trial)}",
-        trial,
-        index,
-        family=way.family,
-        knobs=way.knobs,
-        build_seconds=time.perf_counter() - start,
-    )
+    return Index.from_vectors(params, quantization, trial.item_ids, vectors, progress=False)
 
 
 def _with_scale_range(quantization: Quantization, vectors: Float32) -> Quantization:
