@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,13 +14,19 @@ import pandas as pd
 import tensorflow as tf
 from merlin.io import Dataset
 
+from benchmarks.quality.aliccp_clicks import Clicks
 from benchmarks.quality.parts import TEST, VALIDATION, held_out
 from benchmarks.quality.permit import Permit
 from benchmarks.quality.relevance import Relevance
 from benchmarks.quality.trial import TrialName
 from merlin_poeem import IdLists
 from merlin_poeem.arrays import Int64
+from merlin_poeem.datasets.aliccp.parquet import write_parquet
 from workflows import poeem_tutorial
+from workflows.aliccp import towers as aliccp
+from workflows.aliccp.features import USER_COLUMNS
+from workflows.aliccp.features import make_features as make_aliccp_features
+from workflows.aliccp.judging import JUDGED_USERS, judged_users
 from workflows.gowalla import data as gowalla_data
 from workflows.gowalla import towers as gowalla
 from workflows.judged import Judged
@@ -31,9 +38,12 @@ WORKFLOWS = {
     "tutorial": poeem_tutorial,
     "movielens-1m": movielens,
     "gowalla": gowalla,
+    "aliccp": aliccp,
 }
 QUICK_PAIRS = 100_000
 QUICK_SHARE = 8
+SIMULATED_ROWS, QUICK_ROWS = 500_000, 100_000
+"""Of Ali-CCP; of 25 one is a click."""
 OTHER_SEEDS = 1000
 """Added to the seed of the tutorial's pairs: it makes as many as are wanted, and holds none out."""
 TRAIN_QUERIES = 10_000
@@ -82,6 +92,8 @@ def make_job(name: TrialName, data: Path | None, quick: bool, permit: Permit | N
     if name.task == "tutorial":
         seed = name.seed + (OTHER_SEEDS if name.part == VALIDATION else 0)
         return tutorial_job(seed, QUICK_PAIRS if quick else poeem_tutorial.PAIRS)
+    if name.task == "aliccp":
+        return aliccp_job(name.part, QUICK_ROWS if quick else SIMULATED_ROWS)
     if data is None:
         raise ValueError(f"data: expected the folder of {name.task}, got none")
     if name.task == "movielens-1m":
@@ -180,6 +192,42 @@ def gowalla_job(check_ins: gowalla_data.CheckIns, seed: int) -> Job:
         item_frequencies=task.item_frequencies[task.items["item_id"]],
         relevance=Relevance.of_each(task.judged.relevant),
         exclude=task.judged.seen,
+    )
+
+
+def aliccp_job(part: str, n_rows: int) -> Job:
+    """The items of a simulated Ali-CCP for users with clicks to be found.
+
+    All seeds have the same world: they are of the training.
+    """
+    clicks = Clicks.of(part, n_rows)
+    with TemporaryDirectory() as folder:
+        write_parquet([clicks.train], Path(folder) / "train")
+        features = make_aliccp_features(Path(folder) / "train", Path(folder))
+        items = features.items(clicks.catalog)
+        judged = judged_users(clicks.found.to_pandas(), features, JUDGED_USERS, seed=0)
+        users = clicks.train.to_pandas().dropna(subset="user_id").drop_duplicates("user_id")
+        train_queries = features.users(some(users[["user_id", *USER_COLUMNS]]))
+        pairs = features.clicks().compute()
+    dataset = Dataset(pairs, schema=features.schema)
+    n_lists = aliccp.n_lists(len(items))
+    how = {"batch_size": aliccp.BATCH_SIZE, "epochs": aliccp.EPOCHS}
+    return Job(
+        n_lists=n_lists,
+        new_quantizer=partial(aliccp.new_quantizer, lists=n_lists),
+        joint_model=lambda quantizer: aliccp.joint_model(features, quantizer),
+        plain_model=lambda: aliccp.plain_model(features),
+        train=partial(aliccp.train, clicks=dataset, n_clicks=len(pairs), **how),
+        epochs=aliccp.EPOCHS,
+        pairs=dataset,
+        n_pairs=len(pairs),
+        settle=None,
+        queries=judged.users,
+        train_queries=train_queries,
+        items=items,
+        item_frequencies=features.item_frequencies[items["item"]],
+        relevance=Relevance.of_each(judged.relevant),
+        item_id="item_id",
     )
 
 

@@ -43,15 +43,15 @@ class Relevance:
         return cls(lists, np.arange(len(lists)))
 
     def quality(self, found: Candidates) -> dict[str, float]:
-        """``recall_at_20, ndcg_at_20, precision_at_100``, as :mod:`merlin_poeem.evaluate` has them:
-        the means of :meth:`per_query`."""
+        """The means of :meth:`per_query`, as :mod:`merlin_poeem.evaluate` has them."""
         return {name: float(values.mean()) for name, values in self.per_query(found).items()}
 
     def per_query(self, found: Candidates) -> dict[str, NDArray[np.float64]]:
-        """The same of every query that has a right item, (n,) float64 each.
+        """Of every query that has a right item, (n,) float64 each: ``recall_at_20, ndcg_at_20,
+        recall_at_100, precision_at_100``.
 
         The functions of ``evaluate`` want a list a query, which the tutorial has no room for; here
-        the hits are found once for all three.
+        the hits are found once for all.
         """
         hits, n_right = self._hits(found)
         gains = 1 / np.log2(np.arange(2, FEW + 2))
@@ -60,6 +60,7 @@ class Relevance:
         return {
             f"recall_at_{FEW}": few.sum(axis=1) / n_right,
             f"ndcg_at_{FEW}": few @ gains / ideal,
+            f"recall_at_{MANY}": hits.sum(axis=1) / n_right,
             f"precision_at_{MANY}": hits.mean(axis=1),
         }
 

@@ -103,4 +103,5 @@ TASKS = {
     "tutorial": Task(("precision_at_100",), 0.2, "cosine"),  # one of its eight lists
     "movielens-1m": Task(RANKING, 0.1, "cosine", "ml-1m"),
     "gowalla": Task(RANKING, 0.05, "inner_product", "gowalla"),
+    "aliccp": Task(("recall_at_100", "ndcg_at_20"), 0.1, "cosine"),
 }

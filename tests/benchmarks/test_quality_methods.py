@@ -83,6 +83,7 @@ def test_quality_is_that_of_evaluate(of_found: list[int], of_right: list[int], s
     assert relevance.quality(found) == {
         "recall_at_20": pytest.approx(recall_at_k(found, of_queries, 20), abs=1e-15),
         "ndcg_at_20": pytest.approx(ndcg_at_k(found, of_queries, 20), abs=1e-15),
+        "recall_at_100": pytest.approx(recall_at_k(found, of_queries, 100), abs=1e-15),
         "precision_at_100": pytest.approx(precision_at_k(found, of_queries, 100), abs=1e-15),
     }
     share = relevance.share_found(found).mean()

@@ -12,10 +12,11 @@ import pytest
 pytest.importorskip("merlin.models.tf", reason="Merlin is not in this environment")
 
 from benchmarks.quality import training
+from benchmarks.quality.jobs import WORKFLOWS
 from benchmarks.quality.towers import TRUNK, branches, recipe, trunk_epochs, trunk_recipe
 from benchmarks.quality.trial import Trial, TrialName, quality_folder, save_trial, write_json
 from benchmarks.quality.trunk import FACTS, trunk_folder
-from benchmarks.quality.variants import variant_of
+from benchmarks.quality.variants import TASKS, variant_of
 from tests.benchmarks.quality_trials import make_trial
 
 NAME = TrialName("tutorial", "ours-8", 0)
@@ -32,7 +33,11 @@ def test_tasks_without_data_are_left_out(
     trained: list[TrialName] = []
     monkeypatch.setattr(training, "_train", lambda name, *rest: trained.append(name) or True)
     training.main(["--variants", "plain", "--seeds", "4", "--results", str(tmp_path)])
-    assert trained == [TrialName("tutorial", variant, 4) for variant in (TRUNK, "plain")]
+    assert trained == [
+        TrialName(task, variant, 4)
+        for task in ("tutorial", "aliccp")
+        for variant in (TRUNK, "plain")
+    ]
     assert "gowalla: left out, as there is no gowalla/ in --data (none given)" in (
         capsys.readouterr().out
     )
@@ -104,7 +109,12 @@ def test_an_earlier_start_than_the_trunks_trains_whole(
 
 @pytest.mark.parametrize(
     ("task", "epochs", "branching", "whole"),
-    [("tutorial", 1, 0.35, 0.3), ("movielens-1m", 4, 0.7, 0.6), ("gowalla", 6, 0.9, 0.7)],
+    [
+        ("tutorial", 1, 0.35, 0.3),
+        ("movielens-1m", 4, 0.7, 0.6),
+        ("gowalla", 6, 0.9, 0.7),
+        ("aliccp", 2, 0.5, 0.4),
+    ],
 )
 def test_trunks_end_with_the_last_whole_epoch_before_the_start(
     task: str, epochs: int, branching: float, whole: float
@@ -113,6 +123,15 @@ def test_trunks_end_with_the_last_whole_epoch_before_the_start(
     assert branches(variant_of("plain"), task)
     assert branches(variant_of(f"ours-8:warmup={branching}"), task)
     assert not branches(variant_of(f"ours-8:warmup={whole}"), task)
+
+
+@pytest.mark.parametrize("task", WORKFLOWS)
+def test_a_task_scores_as_its_workflow_does(task: str) -> None:
+    assert WORKFLOWS[task].new_quantizer().params.metric == TASKS[task].metric
+
+
+def test_every_task_has_a_workflow() -> None:
+    assert [*WORKFLOWS] == [*TASKS]
 
 
 def test_a_start_after_a_number_of_steps_is_refused() -> None:

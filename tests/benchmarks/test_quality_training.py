@@ -14,6 +14,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from benchmarks.quality import jobs, towers, training, variants  # noqa: E402
+from benchmarks.quality.aliccp_clicks import Clicks  # noqa: E402
 from benchmarks.quality.methods import exact, learned  # noqa: E402
 from benchmarks.quality.permit import CHOSEN, Permit  # noqa: E402
 from benchmarks.quality.trial import (  # noqa: E402
@@ -86,7 +87,7 @@ def test_item_vectors_are_those_before_the_quantizer(tutorial: Trial) -> None:
 
 def test_precision_is_the_workflows(tutorial: Trial) -> None:
     table = matches()
-    for found in (exact(tutorial).search(0), learned(tutorial, tutorial.index).search(2)):
+    for found in (exact(tutorial).search(0, 100), learned(tutorial, tutorial.index).search(2, 100)):
         quality = tutorial.relevance.quality(found)
         assert quality["precision_at_100"] == precision(found, table) > 0.05
 
@@ -134,7 +135,7 @@ def test_jobs_with_seen_items(plain: tuple[jobs.Job, Trial]) -> None:
     assert np.isin(trial.exclude.values, trial.item_ids).all()
     right, seen = trial.relevance.lists, trial.exclude
     assert not any(np.isin(right.row(i), seen.row(i)).any() for i in range(len(right)))
-    found = exact(trial).search(0)
+    found = exact(trial).search(0, 100)
     assert not any(np.isin(found[i][1], seen.row(i)).any() for i in range(len(right)))
     quantizer = job.new_quantizer(seed=5, pq_dim=4, pq_bits=4, balance=0.25)
     config = quantizer.get_config()
@@ -191,6 +192,25 @@ def test_the_tutorials_validation_is_of_other_pairs() -> None:
     assert (validation.item_frequencies != test.item_frequencies).any()
 
 
+def test_clicks_of_ali_ccp_are_held_out_of_the_training_clicks() -> None:
+    rows = {part: Clicks.of(part, 20_000) for part in ("validation", "test")}
+    validation, test = rows["validation"], rows["test"]
+    numbers = [table["sample_id"].to_pylist() for table in (validation.train, validation.found)]
+    assert sorted([*numbers[0], *numbers[1]]) == test.train["sample_id"].to_pylist()
+    assert validation.found["user_id"].null_count == 0 < test.train["user_id"].null_count
+    assert 0.05 < len(numbers[1]) / len(test.train) < 0.2
+    assert test.found["sample_id"].to_pylist() != numbers[1]
+    assert len(validation.catalog) == validation.catalog["item_id"].nunique() > 500
+
+
+def test_a_job_of_ali_ccp_has_every_item_clicked_or_not() -> None:
+    job = jobs.aliccp_job("test", 20_000)
+    assert job.item_frequencies.sum() == job.n_pairs
+    assert (job.item_frequencies == 0).any()
+    assert len(job.queries) == len(job.relevance.groups)
+    assert job.exclude is None
+
+
 def test_gowalla_needs_as_many_users_as_dimensions() -> None:
     with pytest.raises(ValueError, match="expected at least 16 users and places, got 8"):
         gowalla.Task.of(gowalla_simulate.simulate(8, 300))
@@ -200,7 +220,11 @@ def test_gowalla_needs_as_many_users_as_dimensions() -> None:
     ("task", "data", "message"),
     [
         ("gowalla", None, "data: expected the folder of gowalla, got none"),
-        ("netflix", Path(), "task: expected one of tutorial, movielens-1m, gowalla, got 'netflix'"),
+        (
+            "netflix",
+            Path(),
+            "task: expected one of tutorial, movielens-1m, gowalla, aliccp, got 'netflix'",
+        ),
     ],
 )
 def test_unknown_jobs_are_refused(task: str, data: Path | None, message: str) -> None:

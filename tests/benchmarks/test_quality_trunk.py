@@ -27,11 +27,12 @@ from workflows.movielens import towers as movielens  # noqa: E402
 from workflows.training import n_steps  # noqa: E402
 
 TINY = Variant(pq_dim=4, pq_bits=4, options={"sample_size": 1024, "balance": 0.5})
-BATCH_SIZE = {"gowalla": 256, "movielens-1m": 256, "tutorial": 128}
+BATCH_SIZE = {"gowalla": 256, "movielens-1m": 256, "tutorial": 128, "aliccp": 256}
 MAKE_JOB = {
     "gowalla": lambda: jobs.gowalla_job(gowalla_simulate.simulate(150, 300), seed=0),
     "movielens-1m": lambda: jobs.movielens_job(movielens_simulate.simulate("1m", share=0.01)),
     "tutorial": lambda: jobs.tutorial_job(0, 20_000),
+    "aliccp": lambda: jobs.aliccp_job("validation", 50_000),
 }
 
 
@@ -168,7 +169,7 @@ def test_weights_go_by_the_names_of_their_layers(
     job: tuple[TrialName, jobs.Job], trunk: Trunk
 ) -> None:
     name, _ = job
-    tables = {"gowalla": 2, "movielens-1m": 8, "tutorial": 2}[name.task]
+    tables = {"gowalla": 2, "movielens-1m": 8, "tutorial": 2, "aliccp": 16}[name.task]
     assert len(set(trunk.names[:tables])) == tables
 
 
