@@ -42,13 +42,9 @@ class Relevance:
         """Every query a group of its own."""
         return cls(lists, np.arange(len(lists)))
 
-    def quality(self, found: Candidates) -> dict[str, float]:
-        """The means of :meth:`per_query`, as :mod:`merlin_poeem.evaluate` has them."""
-        return {name: float(values.mean()) for name, values in self.per_query(found).items()}
-
     def per_query(self, found: Candidates) -> dict[str, NDArray[np.float64]]:
         """Of every query that has a right item, (n,) float64 each: ``recall_at_20, ndcg_at_20,
-        recall_at_100, precision_at_100``.
+        recall_at_100, precision_at_100``. Their means are those of :mod:`merlin_poeem.evaluate`.
 
         The functions of ``evaluate`` want a list a query, which the tutorial has no room for; here
         the hits are found once for all.

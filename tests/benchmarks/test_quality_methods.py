@@ -80,7 +80,8 @@ def test_quality_is_that_of_evaluate(of_found: list[int], of_right: list[int], s
     groups[0] = 0
     found, of_queries = found_of(rows), [right[group] for group in groups]
     relevance = Relevance(IdLists.from_rows(right), groups)
-    assert relevance.quality(found) == {
+    means = {name: values.mean() for name, values in relevance.per_query(found).items()}
+    assert means == {
         "recall_at_20": pytest.approx(recall_at_k(found, of_queries, 20), abs=1e-15),
         "ndcg_at_20": pytest.approx(ndcg_at_k(found, of_queries, 20), abs=1e-15),
         "recall_at_100": pytest.approx(recall_at_k(found, of_queries, 100), abs=1e-15),
@@ -93,12 +94,12 @@ def test_quality_is_that_of_evaluate(of_found: list[int], of_right: list[int], s
 def test_results_of_another_number_of_queries_are_refused() -> None:
     relevance = Relevance.of_each(IdLists.from_rows([[1], [2]]))
     with pytest.raises(ValueError, match="found: expected results of 2 queries, got 1"):
-        relevance.quality(found_of([[1]]))
+        relevance.per_query(found_of([[1]]))
 
 
 def test_nothing_right_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a query with a right item, got none"):
-        Relevance.of_each(IdLists.from_rows([[]])).quality(found_of([[1]]))
+        Relevance.of_each(IdLists.from_rows([[]])).per_query(found_of([[1]]))
 
 
 def test_negative_ids_are_refused() -> None:

@@ -88,8 +88,9 @@ def test_item_vectors_are_those_before_the_quantizer(tutorial: Trial) -> None:
 def test_precision_is_the_workflows(tutorial: Trial) -> None:
     table = matches()
     for found in (exact(tutorial).search(0, 100), learned(tutorial, tutorial.index).search(2, 100)):
-        quality = tutorial.relevance.quality(found)
-        assert quality["precision_at_100"] == precision(found, table) > 0.05
+        of_queries = tutorial.relevance.per_query(found)["precision_at_100"]
+        assert of_queries.mean() == pytest.approx(precision(found, table), abs=1e-15)
+        assert of_queries.mean() > 0.05
 
 
 def test_a_whole_trial_is_not_trained_again(
@@ -193,7 +194,7 @@ def test_the_tutorials_validation_is_of_other_pairs() -> None:
 
 
 def test_clicks_of_ali_ccp_are_held_out_of_the_training_clicks() -> None:
-    rows = {part: Clicks.of(part, 20_000) for part in ("validation", "test")}
+    rows = {part: Clicks.of(part, 80_000) for part in ("validation", "test")}
     validation, test = rows["validation"], rows["test"]
     numbers = [table["sample_id"].to_pylist() for table in (validation.train, validation.found)]
     assert sorted([*numbers[0], *numbers[1]]) == test.train["sample_id"].to_pylist()
