@@ -65,3 +65,8 @@ def default_width(dim: int, n_codes: int) -> int:
     """The width that OPQ takes where nothing is said."""
     below, above = dim // n_codes * n_codes, -(-dim // n_codes) * n_codes
     return min((width for width in (below, above) if width), key=lambda width: abs(width - dim))
+
+
+def size_of(bytes_per_item: float) -> int | None:
+    """The least of ``SIZES`` that codes fit into; None where they are larger."""
+    return next((size for size in SIZES if bytes_per_item <= size), None)

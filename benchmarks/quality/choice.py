@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.afterwards import FAMILIES, SIZES
+from benchmarks.quality.afterwards import FAMILIES, SIZES, size_of
 from benchmarks.quality.judge import Row, judge_all, to_choose
 from benchmarks.quality.methods import OBJECTIVE_OF_POEEM, OURS
 from benchmarks.quality.permit import CHOSEN
+from benchmarks.quality.tables import Table, in_points
 from benchmarks.quality.trial import quality_folder, write_json
 from benchmarks.quality.variants import TASKS
 from workflows.comparison import save_rows, versions
@@ -29,23 +30,18 @@ from workflows.comparison import save_rows, versions
 MARGIN = 0.0005
 CHOSEN_AMONG = (OURS, OBJECTIVE_OF_POEEM, *FAMILIES)
 Choice = dict[str, Any]
-VALIDATION_ROWS = "validation.json"
+VALIDATION_ROWS, TRIED = "validation.json", "validation.md"
 
 
 def choose(rows: Iterable[Row]) -> list[Choice]:
     """The choices, by task, size, second look and family."""
     groups: dict[tuple[str, int, int, str], list[Row]] = {}
     for row in rows:
-        size = size_of(row)
+        size = size_of(row["bytes_per_item"])
         if row["family"] in CHOSEN_AMONG and size is not None:
             key = (row["task"], size, row["refine"], row["family"])
             groups.setdefault(key, []).append(row)
     return [_choice(*key, groups[key]) for key in sorted(groups)]
-
-
-def size_of(row: Row) -> int | None:
-    """The least of ``SIZES`` that a row's codes fit into; None where they are larger."""
-    return next((size for size in SIZES if row["bytes_per_item"] <= size), None)
 
 
 def _choice(task: str, size: int, refine: int, family: str, rows: list[Row]) -> Choice:
@@ -111,19 +107,22 @@ def main(arguments: list[str] | None = None) -> None:
         folder / CHOSEN,
         {"rule": rule, "margin": MARGIN, "choices": choices, "versions": versions()},
     )
-    print(as_text(choices))
-    print(f"Saved {CHOSEN} and {VALIDATION_ROWS} in {folder}")
+    text = tried_table(choices).markdown()
+    (folder / TRIED).write_text(text)
+    print(text)
+    print(f"Saved {CHOSEN}, {TRIED} and {VALIDATION_ROWS} in {folder}")
 
 
-def as_text(choices: list[Choice]) -> str:
-    """A line a choice."""
-    return "\n".join(
-        f"{choice['task']}, {choice['size']} bytes, refine {choice['refine']}, {choice['family']}: "
-        f"{choice['variant']} {choice['form']} {choice['knobs'] or 'as it is'}, "
-        f"{choice['metric']} {choice['validation']:.4f}, best of {len(choice['tried'])} "
-        f"{choice['best_validation']:.4f}"
-        for choice in choices
-    )
+def tried_table(choices: list[Choice]) -> Table:
+    """What was tried on the validation part, the best first; a star marks what was chosen."""
+    lines = []
+    for choice in choices:
+        first = [choice["task"], choice["family"], f"{choice['size']}", f"{choice['refine'] or ''}"]
+        for name, mean in sorted(choice["tried"].items(), key=lambda pair: -pair[1]):
+            star = " *" if name == choice["name"] else ""
+            lines.append([*first, name + star, in_points(mean)])
+    header = ["task", "family", "bytes", "refine", "tried", "validation"]
+    return Table("Tried on the validation part; * chosen", header, lines)
 
 
 if __name__ == "__main__":

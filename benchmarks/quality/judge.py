@@ -21,7 +21,14 @@ from benchmarks.quality.permit import Permit
 from benchmarks.quality.relevance import MANY, Relevance
 from benchmarks.quality.scann_method import built_by_scann
 from benchmarks.quality.second_look import first_of, second_look, vector_bytes
-from benchmarks.quality.trial import ROWS, Trial, load_trial, whole_trials, write_json
+from benchmarks.quality.trial import (
+    ROWS,
+    Trial,
+    load_trial,
+    read_facts,
+    whole_trials,
+    write_json,
+)
 from benchmarks.quality.variants import TASKS
 from merlin_poeem import Candidates, IdLists
 from workflows.comparison import versions
@@ -51,7 +58,12 @@ class Plan:
     at_all_probes: bool
     """A ladder of probes and lists alone; if not, the share of items that is chosen at."""
     how: dict[str, Any]
-    """JSON values: rows that were judged in the same way are not judged again."""
+    """JSON values that tell ``ways`` from others."""
+
+    def how_of(self, folder: Path) -> dict[str, Any]:
+        """By this a trial's rows are known again, and not judged anew."""
+        is_plain = read_facts(folder)["variant"] == PLAIN
+        return {"at_all_probes": self.at_all_probes, **(self.how if is_plain else {})}
 
 
 def to_choose(sizes: Iterable[int] = SIZES) -> Plan:
@@ -88,10 +100,10 @@ def judge_all(
         raise FileNotFoundError(
             f"{results}: expected trials, got none; run benchmarks.quality.training first"
         )
-    how = {**plan.how, "n_queries": n_queries, "ladder": plan.at_all_probes}
     rows = []
     for number, folder in enumerate(folders, 1):
         path = folder / ROWS
+        how = plan.how_of(folder) | {"n_queries": n_queries}
         was_judged = not again and _was_judged(path, how)
         note = ": judged already" if was_judged else ""
         print(f"{number} of {len(folders)}: {folder.parent.name} {folder.name}{note}", flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from benchmarks.quality.choice import Choice
+from benchmarks.quality.choice import Choice, tried_table
 from benchmarks.quality.judge import AGREEMENT, PLAIN, Row
 from benchmarks.quality.methods import EXACT, LISTS
 from benchmarks.quality.tables import (
@@ -107,18 +107,6 @@ def paired_table(differences: list[dict[str, Any]]) -> Table:
     header = ["against", "bytes", "refine", "metric", "ours less it", "95 % interval", "seeds"]
     title = "Paired differences; the interval is the normal one of the mean over queries"
     return Table(title, header, lines)
-
-
-def tried_table(choices: list[Choice]) -> Table:
-    """What was tried on the validation part; a star marks what was chosen."""
-    lines = []
-    for choice in choices:
-        for tried, mean in sorted(choice["tried"].items(), key=lambda pair: -pair[1]):
-            star = " *" if tried == choice["name"] else ""
-            size, refine = f"{choice['size']}", f"{choice['refine'] or ''}"
-            lines.append([choice["family"], size, refine, tried + star, in_points(mean)])
-    header = ["family", "bytes", "refine", "tried", "validation"]
-    return Table("Tried on the validation part; * chosen", header, lines)
 
 
 def _tables(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Iterator[Table]:

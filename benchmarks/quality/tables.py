@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmarks.quality.choice import size_of
+from benchmarks.quality.afterwards import size_of
 from benchmarks.quality.judge import Row
 from benchmarks.quality.lists import SHARES
 from benchmarks.quality.methods import EXACT, OURS
@@ -38,7 +38,7 @@ def frame_of(rows: list[Row], task: str) -> pd.DataFrame:
     ranks = {EXACT: 0, OURS: 1}
     frame = frame.assign(
         rank=frame["family"].map(lambda family: ranks.get(family, len(ranks))),
-        size=[size_of(row) for row in frame.to_dict("records")],
+        size=frame["bytes_per_item"].map(size_of),
     )
     order = ["size", "refine", "rank", "method", "form", "seed", "n_probes"]
     return frame.sort_values(order, kind="stable").drop(columns="rank").reset_index(drop=True)

@@ -14,7 +14,7 @@ pytest.importorskip("faiss")
 pytest.importorskip("matplotlib")
 
 from benchmarks.quality import choice, final, judge, paired
-from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FIT, Way
+from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FIT, Way, size_of
 from benchmarks.quality.permit import CHOSEN, TEST_READ
 from benchmarks.quality.trial import TrialName, quality_folder, save_trial
 from tests.benchmarks.quality_trials import make_trial, one_thread
@@ -95,7 +95,7 @@ def test_choices_are_of_a_task_a_size_a_second_look_and_a_family() -> None:
     ("n_bytes", "size"), [(4, 5), (5, 5), (8, 9), (9, 9), (16, 17), (33, 33), (34, None)]
 )
 def test_a_size_is_the_least_that_the_codes_fit_into(n_bytes: float, size: int | None) -> None:
-    assert choice.size_of({"bytes_per_item": n_bytes}) == size
+    assert size_of(n_bytes) == size
 
 
 # --- paired differences --------------------------------------------------------------------------
@@ -158,6 +158,7 @@ def test_the_choices_are_written_down(results: Path) -> None:
     written = json.loads((quality_folder(results, quick=True) / CHOSEN).read_text())
     assert written["rule"].startswith("for each task, family, size in bytes and second look")
     assert written["margin"] == 0.0005
+    assert "ours-8 8x8 {} *" in (quality_folder(results, quick=True) / "validation.md").read_text()
     families = {(c["family"], c["refine"]) for c in written["choices"]}
     assert families == {(f, n) for f in ("ours", FAISS_SCALES, FIT) for n in (0, 2, 4)}
 

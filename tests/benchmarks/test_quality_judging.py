@@ -143,6 +143,19 @@ def test_judged_trials_are_not_judged_again_unless_asked(
     assert judged == [n_queries] * 2 + [7] * 2 + [n_queries] * 2
 
 
+def test_other_ways_are_judged_anew_of_plain_vectors_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variant in ("plain", "ours-8"):
+        save_trial(make_trial(variant), tmp_path)
+    judge.judge_all(tmp_path, AT_SHARE)
+    capsys.readouterr()
+    judge.judge_all(tmp_path, replace(AT_SHARE, ways=lambda _: [], how={"plan": 2}))
+    out = capsys.readouterr().out
+    assert "movielens-1m ours-8-0: judged already" in out
+    assert "movielens-1m plain-0\n" in out
+
+
 def test_trials_of_test_pairs_are_judged_with_a_permit_alone(tmp_path: Path) -> None:
     save_trial(make_trial("ours-8", part="test"), tmp_path)
     with pytest.raises(PermissionError, match="expected a permit to read test pairs, got none"):
