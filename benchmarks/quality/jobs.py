@@ -16,7 +16,7 @@ from merlin.io import Dataset
 
 from benchmarks.quality.aliccp_clicks import Clicks
 from benchmarks.quality.parts import TEST, VALIDATION, held_out
-from benchmarks.quality.permit import Permit
+from benchmarks.quality.permit import Permit, require_permit
 from benchmarks.quality.relevance import Relevance
 from benchmarks.quality.trial import TrialName
 from merlin_poeem import IdLists
@@ -85,10 +85,7 @@ def make_job(name: TrialName, data: Path | None, quick: bool, permit: Permit | N
 
     ``PermissionError`` for the part of test pairs without a permit to read them.
     """
-    if name.part == TEST and permit is None:
-        raise PermissionError(
-            "part: expected a permit to read test pairs, got none; benchmarks.quality.final has it"
-        )
+    require_permit(name.part, permit)
     if name.task == "tutorial":
         seed = name.seed + (OTHER_SEEDS if name.part == VALIDATION else 0)
         return tutorial_job(seed, QUICK_PAIRS if quick else poeem_tutorial.PAIRS)

@@ -16,8 +16,8 @@ from benchmarks.quality.faiss_methods import built_by_faiss
 from benchmarks.quality.fit_method import built_by_fit
 from benchmarks.quality.lists import probes_within
 from benchmarks.quality.methods import Method, exact, kmeans_lists, learned, learned_lists
-from benchmarks.quality.parts import TEST, VALIDATION
-from benchmarks.quality.permit import Permit
+from benchmarks.quality.parts import VALIDATION
+from benchmarks.quality.permit import Permit, require_permit
 from benchmarks.quality.relevance import MANY, Relevance
 from benchmarks.quality.scann_method import built_by_scann
 from benchmarks.quality.second_look import first_of, second_look, vector_bytes
@@ -91,10 +91,7 @@ def judge_all(
     With ``n_queries``, that many of a trial's queries are judged by, the same ones in every trial
     of a task. ``PermissionError`` for the part of test pairs without a permit to read them.
     """
-    if part == TEST and permit is None:
-        raise PermissionError(
-            "part: expected a permit to read test pairs, got none; benchmarks.quality.final has it"
-        )
+    require_permit(part, permit)
     folders = whole_trials(results, part)
     if not folders:
         raise FileNotFoundError(
@@ -108,7 +105,7 @@ def judge_all(
         note = ": judged already" if was_judged else ""
         print(f"{number} of {len(folders)}: {folder.parent.name} {folder.name}{note}", flush=True)
         if not was_judged:
-            trial = load_trial(folder)
+            trial = load_trial(folder, permit)
             if n_queries is not None:
                 trial = trial.of_some_queries(n_queries)
             found, values = judge(trial, plan)

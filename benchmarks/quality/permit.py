@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.quality.trial import write_json
+from benchmarks.quality.parts import TEST
+from merlin_poeem.atomic_files import replacing_file
 
 CHOSEN = "chosen.json"
 TEST_READ = "test_read.json"
@@ -26,7 +27,8 @@ class Permit:
         digest = _digest(folder)
         path = folder / TEST_READ
         if not path.is_file():
-            write_json(path, {"chosen_sha256": digest})
+            with replacing_file(path) as file:
+                file.write(json.dumps({"chosen_sha256": digest}).encode())
         return cls.of(folder)
 
     @classmethod
@@ -47,6 +49,14 @@ class Permit:
                 "is what this benchmark must not do"
             )
         return cls(digest)
+
+
+def require_permit(part: str, permit: Permit | None) -> None:
+    """``PermissionError`` for the part of test pairs without a permit to read them."""
+    if part == TEST and permit is None:
+        raise PermissionError(
+            "part: expected a permit to read test pairs, got none; benchmarks.quality.final has it"
+        )
 
 
 def _digest(folder: Path) -> str:

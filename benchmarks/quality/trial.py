@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.parts import VALIDATION
+from benchmarks.quality.permit import Permit, require_permit
 from benchmarks.quality.relevance import Relevance
 from merlin_poeem import IdLists, Index, load_index, save_index
 from merlin_poeem.arrays import Float32, Int64
@@ -109,11 +110,16 @@ def save_trial(trial: Trial, results: Path) -> Path:
     return folder
 
 
-def load_trial(folder: Path) -> Trial:
-    """The inverse of :func:`save_trial`; ``FileNotFoundError`` where the trial is not whole."""
+def load_trial(folder: Path, permit: Permit | None = None) -> Trial:
+    """The inverse of :func:`save_trial`.
+
+    ``FileNotFoundError`` where the trial is not whole, ``PermissionError`` where it holds test
+    pairs and there is no permit to read them.
+    """
     facts = read_facts(folder)
     if facts is None:
         raise FileNotFoundError(f"{folder}: expected a whole trial with {FACTS}, got none")
+    require_permit(facts["part"], permit)
     return Trial(
         name=TrialName(facts["task"], facts["variant"], facts["seed"], facts["part"]),
         relevance=Relevance(_load_lists(folder / "relevant.npz"), np.load(folder / "groups.npy")),

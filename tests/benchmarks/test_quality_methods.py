@@ -20,6 +20,7 @@ import faiss
 from benchmarks.quality import afterwards, faiss_methods, fit_method, judge, methods
 from benchmarks.quality.afterwards import Way
 from benchmarks.quality.lists import Lists, dead_codewords, probes_within
+from benchmarks.quality.permit import Permit
 from benchmarks.quality.relevance import Relevance
 from benchmarks.quality.second_look import first_of, second_look
 from benchmarks.quality.trial import (
@@ -145,6 +146,13 @@ def test_without_its_facts_a_trial_is_not_whole(tmp_path: Path, trial: Trial) ->
     assert whole_trials(tmp_path) == []
     with pytest.raises(FileNotFoundError, match="expected a whole trial with trial"):
         load_trial(folder)
+
+
+def test_a_trial_of_test_pairs_is_loaded_with_a_permit_alone(tmp_path: Path) -> None:
+    folder = save_trial(make_trial("plain", part="test"), tmp_path)
+    with pytest.raises(PermissionError, match="expected a permit to read test pairs, got none"):
+        load_trial(folder)
+    assert load_trial(folder, Permit("a digest")).name.part == "test"
 
 
 def test_options_of_a_variant_are_in_its_folder(tmp_path: Path) -> None:

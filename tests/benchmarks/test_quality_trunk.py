@@ -37,6 +37,19 @@ MAKE_JOB = {
 
 
 @pytest.fixture(scope="module", autouse=True)
+def in_order() -> Iterator[None]:
+    """Batches come in the order of the pairs: Merlin's ``fit`` has no such choice."""
+    convert = base._maybe_convert_merlin_dataset
+
+    def unshuffled(data: Any, batch_size: int, **how: Any) -> Any:
+        return convert(data, batch_size, **{**how, "shuffle": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "_maybe_convert_merlin_dataset", unshuffled)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def tiny() -> Iterator[None]:
     """Small vectors, few lists and short batches."""
     with pytest.MonkeyPatch.context() as patch:
@@ -64,30 +77,15 @@ def trunk(job: tuple[TrialName, jobs.Job], tmp_path_factory: pytest.TempPathFact
     return Trunk.load(folder)
 
 
-@pytest.fixture
-def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches come in the order of the pairs: Merlin's ``fit`` has no such choice."""
-    convert = base._maybe_convert_merlin_dataset
-
-    def unshuffled(data: Any, batch_size: int, **how: Any) -> Any:
-        return convert(data, batch_size, **{**how, "shuffle": False})
-
-    monkeypatch.setattr(base, "_maybe_convert_merlin_dataset", unshuffled)
-
-
-@pytest.mark.usefixtures("in_order")
-def test_a_plain_branch_is_the_training_in_one_piece(job: tuple[TrialName, jobs.Job]) -> None:
+def test_a_plain_branch_is_the_training_in_one_piece(
+    job: tuple[TrialName, jobs.Job], trunk: Trunk
+) -> None:
     name, job = job
-    whole = towers.run_job(job, name, trunk=None)
-    branch = towers.run_job(job, name, towers.train_trunk(job, name))
-    assert trained_for(job, name) > 0
+    assert 0 < trunk.epochs < job.epochs
+    whole, branch = (towers.run_job(job, name, parent) for parent in (None, trunk))
     for vectors in ("queries", "item_vectors"):
         np.testing.assert_allclose(getattr(branch, vectors), getattr(whole, vectors), atol=2e-5)
-    assert branch.facts["seconds"] > 0
-
-
-def trained_for(job: jobs.Job, name: TrialName) -> int:
-    return job.epochs - towers.trunk_epochs(name.task)
+    assert branch.facts["seconds"] > trunk.facts["seconds"]
 
 
 def test_a_branch_moves_on_from_the_trunk(job: tuple[TrialName, jobs.Job], trunk: Trunk) -> None:
@@ -152,17 +150,18 @@ def test_the_sample_at_a_branch_is_of_the_trunks_vectors(
     quantizer = find_quantizer(model)
     assert (quantizer.step, quantizer.n_sampled) == (trunk.steps, trunk.epochs * job.n_pairs)
     _, vectors = item_vectors(model, job.items, id_column=job.item_id)
-    _, nearest = exact_nearest(vectors, quantizer.sample.numpy())
-    counts = np.bincount(nearest, minlength=len(vectors))
+    rows = nearest_rows(vectors, quantizer.sample.numpy())
+    counts = np.bincount(rows, minlength=len(vectors))
     popular = job.item_frequencies > np.quantile(job.item_frequencies, 0.8)
     assert counts[popular].mean() > 1.2 * counts.mean()
 
 
-def exact_nearest(vectors: Any, sample: Any) -> tuple[Any, Any]:
-    """Distance and row of the nearest of ``vectors``; the distance is nothing."""
-    distances = np.linalg.norm(sample[:, None] - vectors[None], axis=2)
-    assert distances.min(axis=1).max() < 1e-4
-    return distances.min(axis=1), distances.argmin(axis=1)
+def nearest_rows(vectors: Any, sample: Any) -> Any:
+    """Of each of ``sample`` the row in ``vectors`` that it is."""
+    distances = (vectors**2).sum(axis=1) - 2 * sample @ vectors.T
+    rows = distances.argmin(axis=1)
+    np.testing.assert_allclose(vectors[rows], sample, atol=1e-5)
+    return rows
 
 
 def test_weights_go_by_the_names_of_their_layers(
