@@ -79,6 +79,12 @@ def identity(row: Row) -> str:
     return f"{row['variant']} {row['form']} {json.dumps(row['knobs'], sort_keys=True)}"
 
 
+def is_of(row: Row, choice: Choice) -> bool:
+    """Whether a row is of what was chosen for its second look."""
+    same = ("task", "family", "variant", "form", "knobs", "refine")
+    return all(row[key] == choice[key] for key in same)
+
+
 def _mean(rows: list[Row], metric: str) -> float:
     return sum(row[metric] for row in rows) / len(rows)
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.quality.choice import Choice, is_of
 from benchmarks.quality.judge import AGREEMENT, PER_QUERY, PLAIN, Row
 from benchmarks.quality.methods import EXACT, OURS
 from benchmarks.quality.trial import TrialName
 from benchmarks.quality.variants import TASKS
 
 Z = 1.96
-Choice = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def _others(
 
 def _rows_of(choice: Choice, rows: list[Row]) -> dict[int, Row]:
     """By seed, what was chosen, at the share that it was chosen at."""
-    same = ("task", "family", "variant", "form", "knobs", "refine")
-    return {row["seed"]: row for row in rows if all(row[key] == choice[key] for key in same)}
+    return {row["seed"]: row for row in rows if is_of(row, choice)}
 
 
 def _values(row: Row, metric: str, folder: Path) -> NDArray[np.float64]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
-from benchmarks.quality.choice import Choice, tried_table
+from benchmarks.quality.choice import Choice, is_of, tried_table
 from benchmarks.quality.judge import AGREEMENT, PLAIN, Row
 from benchmarks.quality.methods import EXACT, LISTS
 from benchmarks.quality.tables import (
@@ -50,10 +51,17 @@ def report(rows: list[Row], choices: list[Choice], paired: list[dict[str, Any]])
             seeds = ", ".join(map(str, sorted(frame["seed"].unique())))
             n_items, n_queries = (int(frame[name].max()) for name in ("n_items", "n_queries"))
             parts.append(f"## {task}\n\n{n_items:,} items, {n_queries:,} queries, seeds {seeds}.\n")
-            parts += [table.markdown() for table in _tables(frame, TASKS[task].metrics)]
+            chosen = [choice for choice in choices if choice["task"] == task]
             of_task = [difference for difference in paired if difference["task"] == task]
-            parts.append(paired_table(of_task).markdown())
-            parts.append(tried_table([c for c in choices if c["task"] == task]).markdown())
+            metrics = TASKS[task].metrics
+            tables = [
+                _exact_table(frame, metrics),
+                chosen_table(frame, metrics, chosen),
+                paired_table(of_task),
+                *_tables(frame, metrics),
+                tried_table(chosen),
+            ]
+            parts += [table.markdown() for table in tables]
     return "\n".join(parts)
 
 
@@ -115,8 +123,6 @@ def _tables(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Iterator[Table]:
     chief = metrics[0]
     exact = frame[frame["family"] == EXACT]
     probed, shared = at_probes(codes), at_shares(pd.concat([exact, with_codes]))
-    yield _exact_table(frame, metrics)
-    yield chosen_table(with_codes, metrics)
     yield grid(f"`{chief}` by n_probes, codes alone", probed, chief, in_points)
     for metric in (*metrics, AGREEMENT):
         yield grid(f"`{metric}` by share of items scanned", shared, metric, in_points)
@@ -132,9 +138,14 @@ def _tables(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Iterator[Table]:
         yield grid(title, lists, metric, in_points)
 
 
-def chosen_table(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Table:
-    """At the share of items that was chosen at, with and without a second look."""
-    at_share = frame[frame["values"].notna()]
+def chosen_table(frame: pd.DataFrame, metrics: tuple[str, ...], choices: list[Choice]) -> Table:
+    """What was chosen, at the share of items that it was chosen at; for each second look its own.
+
+    What was chosen for another second look is left out: here nobody is to choose.
+    """
+    rows = frame.to_dict("records")
+    is_chosen = np.array([any(is_of(row, choice) for choice in choices) for row in rows])
+    at_share = frame[frame["values"].notna().to_numpy() & is_chosen]
     lines = []
     for key, rows in at_share.groupby(KEYS, sort=False):
         n_seeds = rows["seed"].nunique()

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("faiss")
 pytest.importorskip("matplotlib")
 
-from benchmarks.quality import choice, final, judge, paired
+from benchmarks.quality import choice, final, judge, paired, report
 from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FIT, Way, size_of
 from benchmarks.quality.permit import CHOSEN, TEST_READ
 from benchmarks.quality.trial import TrialName, quality_folder, save_trial
@@ -179,6 +180,20 @@ def test_the_read_is_written_down_with_its_tables(results: Path) -> None:
     ):
         assert line in text
     assert (folder / "movielens-1m.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_chosen_for_another_second_look_is_not_beside_it() -> None:
+    ((with_codes, other), (chosen,)) = (
+        [*tried("ours-8", 0.3), *tried("ours-8:a=1", 0.4, knobs={"a": 1}, refine=2)],
+        choice.choose(tried("ours-8", 0.3)),
+    )
+    assert choice.is_of(with_codes, chosen)
+    assert not choice.is_of(other, chosen)
+    facts = {"method": "m", "values": "0", "vector_bytes": 0, "items_scanned": 1.0, "n_items": 10}
+    frame = pd.DataFrame([{**row, **facts} for row in (with_codes, other)])
+    frame["agreement_at_100"] = 1.0
+    table = report.chosen_table(frame, ("recall_at_20",), [chosen])
+    assert [line[3] for line in table.lines] == [""]
 
 
 def test_a_paired_mean_is_the_difference_of_the_rows(results: Path) -> None:
