@@ -646,6 +646,19 @@ def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
     # A factor about the origin says nothing of distances.
     if params.metric == "l2" and quantization.has_scales:
         raise ValueError("quantization: expected no scale_range where the metric is l2, got one")
+    if quantization.query_rotation is not None:
+        _check_stretched(params, quantization)
+
+
+def _check_stretched(params: IVFPQParams, quantization: Quantization) -> None:
+    # A stretched space keeps inner products, and neither distances nor lengths.
+    if params.metric == "l2":
+        raise ValueError("quantization: expected no query_rotation where the metric is l2, got one")
+    if params.metric == "cosine" and not quantization.has_scales:
+        raise ValueError(
+            "quantization: expected a scale_range beside the query_rotation where the metric is "
+            "cosine, got none"
+        )
 
 
 def stored_vectors(

@@ -144,15 +144,18 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
     def array(name: str, dtype: str, *shape: int) -> StoredArray:
         return StoredArray.map(path, entries, name, dtype, shape)
 
+    def optional(name: str, *shape: int) -> Float32 | None:
+        return array(name, "<f4", *shape).read_into_memory() if name in entries else None
+
     try:
         pq_len = params.pq_len(dim)
-        rotation, has_scales = "rotation" in entries, "scale_range" in entries
         quantization = Quantization(
             array("coarse_centroids", "<f4", params.n_lists, dim).read_into_memory(),
             array("codebook", "<f4", params.pq_dim, params.pq_book_size, pq_len).read_into_memory(),
-            array("rotation", "<f4", dim, dim).read_into_memory() if rotation else None,
+            optional("rotation", dim, dim),
             get_checked(path, header, "encodes_residual", bool),
-            array("scale_range", "<f4", 2).read_into_memory() if has_scales else None,
+            optional("scale_range", 2),
+            optional("query_rotation", dim, dim),
         )
         check_agreement(params, quantization)
     except IndexFormatError:
@@ -163,9 +166,9 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
     _check_offsets(path, list_offsets, n_items)
     item_ids = array("item_ids", "<i8", n_items)
     codes = array("codes", *_packed_layout(quantization, n_items))
-    if has_scales != ("scales" in entries):
+    if quantization.has_scales != ("scales" in entries):
         raise IndexFormatError(f"{path}: malformed header: only one of scale_range and scales")
-    scales = array("scales", "|u1", n_items) if has_scales else None
+    scales = array("scales", "|u1", n_items) if quantization.has_scales else None
     return Index(
         params,
         quantization,

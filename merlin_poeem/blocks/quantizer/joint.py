@@ -50,7 +50,7 @@ class Joint:
 
         Both are (batch, dim), raw space.
         """
-        queries_rot = self.cells.rotate(tf.cast(queries, tf.float32))
+        queries_rot = self.cells.rotate_queries(tf.cast(queries, tf.float32))
         items_rot = self.cells.rotate(tf.cast(items, tf.float32))
         centroids = self.cells.coarse_centroids.read_value()
         return losses.disagreement(

@@ -13,9 +13,11 @@ from merlin_poeem.blocks.quantizer.cells import Cells
 from merlin_poeem.blocks.quantizer.health import Health
 from merlin_poeem.blocks.quantizer.joint import Joint
 from merlin_poeem.blocks.quantizer.phases import Phases
+from merlin_poeem.blocks.quantizer.stretch import Stretch
 from merlin_poeem.blocks.quantizer.warmup import UNPLANNED, checked_warmup, planned_steps
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
+from merlin_poeem.quantization.stretch import STRETCH
 from merlin_poeem.quantization.suggested_params import suggest_params
 
 
@@ -56,6 +58,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         *,
         metric: Metric = "inner_product",
         rotation: bool = True,
+        stretch: float = STRETCH,
         warmup: float = 0.75,
         sample_size: int | None = None,
         float_share: float = 0.5,
@@ -80,6 +83,12 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         rotation
             Learn a rotation: OPQ at the start, then solved again every ``rotation_interval`` steps
             (Procrustes, on the sample), so that it follows the moving embeddings.
+        stretch
+            How far the space in which lists and codes are chosen is stretched along what the
+            queries look along, when the index starts: 0 not at all, 1 so far that distances are
+            expected differences of scores; see
+            :func:`~merlin_poeem.quantization.stretch.stretch`. A tower that Merlin's own
+            ``connect`` puts the layer into shows it no queries: nothing is stretched there.
         warmup
             Where in the training the start is, at the earliest: it waits for a full sample. A
             share of the training, below 1 (:class:`~merlin_poeem.blocks.IndexStart` says how
@@ -120,6 +129,9 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         if self.params.pq_bits not in TRAINABLE_PQ_BITS:
             raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {pq_bits}")
         self.learns_rotation = bool(rotation)
+        if not 0 <= stretch <= 1:
+            raise ValueError(f"stretch: expected 0 <= stretch <= 1, got {stretch}")
+        self.stretch = float(stretch)
         self.warmup = checked_warmup(warmup)
         if sample_size is None:
             sample_size = warm_start.sample_size(n_lists, self.params.pq_book_size)
@@ -175,6 +187,13 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self.code_counts = self._variable("code_counts", books[:2])
         identity = tf.keras.initializers.Identity()
         self.rotation = self._variable("rotation", (dim, dim), initializer=identity)
+        if self.stretch:
+            self.query_rotation = self._variable("query_rotation", (dim, dim), initializer=identity)
+            self.query_moments = self._variable("query_moments", (dim, dim))
+            self.stretch_of_items, self.stretch_of_queries = (
+                self._variable(name, (dim, dim), initializer=identity)
+                for name in ("stretch_of_items", "stretch_of_queries")
+            )
         self.sample = self._variable("sample", (self.sample_size, dim))
         self.n_sampled = self._variable("n_sampled", (), tf.int64)
         self.step = self._variable("step", (), tf.int64)
@@ -221,8 +240,13 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def quantization(self) -> Quantization:
         """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
         self._require_start()
-        rotation = self.rotation.numpy() if self.learns_rotation else None
-        return Quantization(self.coarse_centroids.numpy(), self.codebook.numpy(), rotation)
+        has_rotation = self.learns_rotation or self.stretch > 0
+        return Quantization(
+            self.coarse_centroids.numpy(),
+            self.codebook.numpy(),
+            self.rotation.numpy() if has_rotation else None,
+            query_rotation=self.query_rotation.numpy() if self.stretch else None,
+        )
 
     def waits_for(self) -> str | None:
         """What the start of the index waits for and what helps; None once it has been made."""
@@ -283,6 +307,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             lambda: tf.constant(0.0),
         )
 
+    def see_queries(self, queries: tf.Tensor) -> None:
+        """Take (batch, dim) queries of a training step into account, raw space; see ``stretch``."""
+        if self.stretch:
+            self._stretch.see(tf.stop_gradient(tf.cast(queries, tf.float32)))
+
     def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         """The input's shape."""
         return input_shape
@@ -296,6 +325,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             "pq_bits": self.params.pq_bits,
             "metric": self.params.metric,
             "rotation": self.learns_rotation,
+            "stretch": self.stretch,
             "warmup": self.warmup,
             "sample_size": self.sample_size,
             "float_share": self.float_share,
@@ -309,6 +339,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         del config["dtype"]
         return config
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> IVFPQQuantizer:
+        """The layer of a saved configuration, also of one from before there was ``stretch``."""
+        return cls(**{"stretch": 0.0, **config})
+
     def _make_parts(self) -> None:
         """Hand the variables, which stay the layer's for Keras, to what works on them."""
         self._cells = Cells(
@@ -318,6 +353,14 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             codebook=self.codebook,
             code_counts=self.code_counts,
             rotation=self.rotation,
+            query_rotation=self.query_rotation if self.stretch else self.rotation,
+        )
+        self._stretch = (
+            Stretch(
+                self.stretch, self.query_moments, self.stretch_of_items, self.stretch_of_queries
+            )
+            if self.stretch
+            else None
         )
         self._phases = Phases(
             name=self.name,
@@ -326,6 +369,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             rotation_interval=self.rotation_interval,
             seed=self.seed,
             cells=self._cells,
+            stretch=self._stretch,
             warmup_steps=self.warmup_steps,
             sample=self.sample,
             n_sampled=self.n_sampled,

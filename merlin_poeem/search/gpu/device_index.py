@@ -142,7 +142,7 @@ def open_on_device(index: Index, device: Device, *, with_vectors: bool = True) -
     longest = np.sqrt(np.einsum("lbm,lbm->bm", book, book).max(axis=0))
     groups = -(-index.list_sizes // 32)
     fields = {
-        "rotation": centred.rotation,
+        "rotation": centred.rotation_of_queries,
         "origin": origin,
         "list_table": _padded(np.ascontiguousarray(list_vectors.T), shape.padded_lists),
         "list_biases": _padded(-squares, shape.padded_lists) if metric == "l2" else None,
