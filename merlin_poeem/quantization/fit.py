@@ -105,7 +105,9 @@ def _stretched(
     params: IVFPQParams, queries: Any, dim: int, item_scales: bool
 ) -> tuple[Float32, Float32]:
     if params.metric == "l2":
-        raise ValueError("queries: expected None where the metric is l2, which has no scores")
+        raise ValueError(
+            "queries: expected None where the metric is l2: a stretched space keeps no distances"
+        )
     if params.metric == "cosine" and not item_scales:
         raise ValueError("item_scales: expected True beside queries where the metric is cosine")
     queries = as_vectors("queries", queries, dim, largest=largest_value(params.metric))

@@ -137,7 +137,8 @@ def test_any_search_once_saved(
 # A selection: to save a graph takes seconds, and the searches above draw the other metrics. Bad
 # input does not get as far as what is saved.
 @pytest.mark.parametrize(
-    ("metric", "scales", "rotation"), [("inner_product", True, "stretched"), ("cosine", False, True)]
+    ("metric", "scales", "rotation"),
+    [("inner_product", True, "stretched"), ("cosine", False, True)],
 )
 def test_answers_once_saved(
     open_saved: Callable[[Index], Any], metric: str, scales: bool, rotation: Rotation
