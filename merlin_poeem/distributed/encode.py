@@ -118,6 +118,7 @@ def fit_ddf(
     ddf: Any,
     *,
     vectors: Vectors = "embedding",
+    queries: Any = None,
     rotation: bool = True,
     item_scales: bool = True,
     seed: int = 0,
@@ -127,7 +128,7 @@ def fit_ddf(
 
     The sample, and so the quantization, is the one that ``fit`` takes of all vectors at once,
     whatever the partitions: at most ``256 * max(n_lists, 2 ** pq_bits)`` rows, all that is
-    gathered. ``ddf`` is read twice, first for its partitions' lengths; ``ddf.persist()`` saves
+    gathered. ``queries``, an array on this machine, are as of ``fit``. ``ddf`` is read twice, first for its partitions' lengths; ``ddf.persist()`` saves
     the second reading. ``progress`` is of the training here, as of ``fit``. Errors as of ``fit``
     and :func:`encode_ddf`.
     """
@@ -149,6 +150,7 @@ def fit_ddf(
     return fit(
         params,
         gathered,
+        queries=queries,
         rotation=rotation,
         item_scales=item_scales,
         seed=seed,

@@ -294,7 +294,9 @@ def test_a_stretched_space_keeps_neither_distances_nor_lengths() -> None:
             index.with_metric("l2")
     with pytest.raises(ValueError, match="expected no query_rotation where the metric is l2"):
         plain.with_metric("l2")
-    message = "expected a scale_range beside the query_rotation where the metric is cosine, got none"
+    message = (
+        "expected a scale_range beside the query_rotation where the metric is cosine, got none"
+    )
     with pytest.raises(ValueError, match=message):
         plain.with_metric("cosine")
     with pytest.raises(ValueError, match=message):
