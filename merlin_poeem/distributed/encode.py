@@ -128,9 +128,9 @@ def fit_ddf(
 
     The sample, and so the quantization, is the one that ``fit`` takes of all vectors at once,
     whatever the partitions: at most ``256 * max(n_lists, 2 ** pq_bits)`` rows, all that is
-    gathered. ``queries``, an array on this machine, are as of ``fit``. ``ddf`` is read twice, first for its partitions' lengths; ``ddf.persist()`` saves
-    the second reading. ``progress`` is of the training here, as of ``fit``. Errors as of ``fit``
-    and :func:`encode_ddf`.
+    gathered. ``queries``, an array in this process, are as of ``fit``. ``ddf`` is read twice, first
+    for its partitions' lengths; ``ddf.persist()`` saves the second reading. ``progress`` is of the
+    training here, as of ``fit``. Errors as of ``fit`` and :func:`encode_ddf`.
     """
     meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
     for name in columns_of_vectors(vectors):

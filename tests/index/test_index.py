@@ -290,7 +290,7 @@ def test_a_stretched_space_keeps_neither_distances_nor_lengths() -> None:
     plain = Index.from_vectors(make_params(), stretched(scales=False), ids, vectors)
     scaled = Index.from_vectors(make_params(), stretched(), ids, vectors)
     for index in (plain, scaled):
-        with pytest.raises(ValueError, match="expected no .*where the metric is l2, got one"):
+        with pytest.raises(ValueError, match=r"expected no .*where the metric is l2, got one"):
             index.with_metric("l2")
     with pytest.raises(ValueError, match="expected no query_rotation where the metric is l2"):
         plain.with_metric("l2")

@@ -128,13 +128,27 @@ class Phases:
         rows = tf.range(self._sample_size, dtype=tf.int64) % self.n_sampled
         self.sample.assign(tf.gather(self.sample, rows))
 
+    def _settle(self, stretch: Stretch) -> None:
+        tf.cond(
+            stretch.saw_queries(),
+            lambda: _without_output(stretch.settle),
+            lambda: _without_output(self._tell_of_no_queries),
+        )
+
+    def _tell_of_no_queries(self) -> None:
+        tf.print(
+            f"{self.name}: the space of the index is not stretched, as the quantizer was shown no "
+            "queries: QuantizedTwoTowerModel and its V2 show them; stretch=0 leaves out this line",
+            output_stream=sys.stderr,
+        )
+
     @tf.function(autograph=False)
     def _start(self) -> None:
         """Make the first cells from the sample."""
         is_short = self.n_sampled < self._sample_size
         tf.cond(is_short, lambda: _without_output(self._fill_sample), _nothing)
         if self.stretch is not None:
-            self.stretch.settle()
+            self._settle(self.stretch)
         sample, cells = self._stretched_sample(), self.cells
         pq_dim, book_size, _ = cells.codebook.shape
         centroids = warm_start.initial_centroids(sample, cells.coarse_centroids.shape[0], self.seed)

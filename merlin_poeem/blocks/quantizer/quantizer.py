@@ -34,7 +34,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
        rotation and the codebook;
     3. *joint*: the output is the reconstruction x̂. Its gradient goes straight through to x (Poeem,
        SIGIR 2021, section 3.3), and the layer adds its own loss, a mean over the batch: the
-       distortion ‖x − x̂‖², which draws x to x̂, and the imbalance of the lists. Centroids and
+       distortion ‖x − x̂‖² (in the space of the codes), which draws x to x̂, and the imbalance of the lists. Centroids and
        codebook follow the vectors as moving means, the rotation by Procrustes solutions: no
        optimizer has a part in them. Every ``rotation_interval`` steps lists and codewords that
        stand for nothing any more split cells with much distortion.
@@ -88,7 +88,9 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             queries look along, when the index starts: 0 not at all, 1 so far that distances are
             expected differences of scores; see
             :func:`~merlin_poeem.quantization.stretch.stretch`. A tower that Merlin's own
-            ``connect`` puts the layer into shows it no queries: nothing is stretched there.
+            ``connect`` puts the layer into shows it no queries: nothing is stretched there, and a
+            line on stderr says so. By cosine an index of a stretched space has item scales, and
+            Faiss', cuVS' and Poeem's files can't hold one: give 0 for an index without or for them.
         warmup
             Where in the training the start is, at the earliest: it waits for a full sample. A
             share of the training, below 1 (:class:`~merlin_poeem.blocks.IndexStart` says how
@@ -240,12 +242,13 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def quantization(self) -> Quantization:
         """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
         self._require_start()
-        has_rotation = self.learns_rotation or self.stretch > 0
+        is_stretched = self._stretch is not None and not self._stretch.is_identity()
+        has_rotation = self.learns_rotation or is_stretched
         return Quantization(
             self.coarse_centroids.numpy(),
             self.codebook.numpy(),
             self.rotation.numpy() if has_rotation else None,
-            query_rotation=self.query_rotation.numpy() if self.stretch else None,
+            query_rotation=self.query_rotation.numpy() if is_stretched else None,
         )
 
     def waits_for(self) -> str | None:
@@ -309,7 +312,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
 
     def see_queries(self, queries: tf.Tensor) -> None:
         """Take (batch, dim) queries of a training step into account, raw space; see ``stretch``."""
-        if self.stretch:
+        if self._stretch is not None and not self._is_frozen:
             self._stretch.see(tf.stop_gradient(tf.cast(queries, tf.float32)))
 
     def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:

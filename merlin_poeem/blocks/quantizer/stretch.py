@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 from merlin_poeem.quantization.stretch import SMALLEST_MOMENT
@@ -37,13 +38,20 @@ class Stretch:
         moments = tf.matmul(queries, queries, transpose_a=True)
         self.query_moments.assign(KEEP * self.query_moments + moments)
 
+    def saw_queries(self) -> tf.Tensor:
+        """() bool: whether any came that were not all zeros."""
+        return tf.reduce_any(self.query_moments != 0)
+
     def settle(self) -> None:
-        """Make the space from the queries that were seen; without any it stays as it is."""
+        """Make the space from the queries that were seen, of which there have to be some."""
         moments = self.query_moments.read_value()
-        largest = tf.reduce_max(tf.abs(moments))
-        found, directions = tf.linalg.eigh(tf.math.divide_no_nan(moments, largest))
+        found, directions = tf.linalg.eigh(moments / tf.reduce_max(tf.abs(moments)))
         found = tf.maximum(found, SMALLEST_MOMENT * tf.reduce_mean(found))
-        widths = tf.where(largest > 0, found ** (self.amount / 2), tf.ones_like(found))
+        widths = found ** (self.amount / 2)
         widths /= tf.sqrt(tf.reduce_mean(widths**2))
         self.of_items.assign(tf.matmul(directions * widths, directions, transpose_b=True))
         self.of_queries.assign(tf.matmul(directions / widths, directions, transpose_b=True))
+
+    def is_identity(self) -> bool:
+        """Whether the space is as it was: before the start, or where no queries were seen."""
+        return bool((self.of_items.numpy() == np.eye(self.of_items.shape[0])).all())

@@ -15,6 +15,7 @@ from merlin_poeem.blocks.quantizer import health, warm_start
 from merlin_poeem.blocks.quantizer.health import CHECKS, Health
 from tests.blocks.quantizer.test_quantizer import (
     DIM,
+    QUERIES,
     make_quantizer,
     started,
     train_step,
@@ -47,6 +48,7 @@ def traced() -> IVFPQQuantizer:
 def fresh(traced):
     """Before its start."""
     traced.set_weights(make_quantizer(rotation=False).get_weights())
+    traced.see_queries(QUERIES)
     return traced
 
 
