@@ -240,7 +240,7 @@ class BytesPerItem:
     """Its id, int64."""
 
     shared: float
-    """Its part of what all items share: centroids, codebook, rotation, the range of scales, and
+    """Its part of what all items share: centroids, codebook, rotations, the range of scales, and
     the offsets and lengths of lists."""
 
     @property

@@ -124,7 +124,8 @@ class Index(HeldItems):
             ``item_table`` is no pandas frame, or its ``item_id`` no integers.
         ValueError
             ``params``, ``quantization``, ``item_codes`` and ``vectors`` do not agree, or there are
-            scales where the metric is l2. ``item_table`` has no ``item_id``, rows that repeat one
+            scales or a ``query_rotation`` where the metric is l2, or the latter without scales
+            where it is cosine. ``item_table`` has no ``item_id``, rows that repeat one
             or are about other items, a column whose name is no text or repeats, or one that would
             come back from a saved index with another dtype. An item may have no row. ``info`` has a
             key ``"item_keys"``, and no keys are in the table.
@@ -264,7 +265,7 @@ class Index(HeldItems):
 
     @property
     def list_lengths(self) -> Float32 | None:
-        """(n_lists,) float32, the mean length of what each list's items are decoded as.
+        """(n_lists,) float32, the mean length of what each list's items are decoded as, rotated.
 
         Of an empty list its centroid's. None unless the metric is the inner product, and in an
         index that was saved by a release that knew none.
@@ -506,9 +507,10 @@ class Index(HeldItems):
         shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
         depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
         give :meth:`extend` vectors of length 1. With scales the two find the same items, save for
-        the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales, and
-        where there are vectors for all but from cosine to the inner product: others compare vectors
-        that are stored otherwise.
+        the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales or a
+        ``query_rotation``, for cosine with the latter and no scales, and where there are vectors
+        for all but from cosine to the inner product: others compare vectors that are stored
+        otherwise.
         """
         kept = metric == self.metric or (self.metric, metric) == ("cosine", "inner_product")
         if self.has_vectors and not kept:
@@ -638,7 +640,10 @@ def encode_items(
 
 
 def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
-    """``ValueError`` where the parameters describe another quantization, or scales with l2."""
+    """``ValueError`` where the parameters describe another quantization.
+
+    Or where the metric can't do with its scales or its ``query_rotation``.
+    """
     for name in ("n_lists", "pq_dim", "pq_bits"):
         expected, got = getattr(params, name), getattr(quantization, name)
         if expected != got:

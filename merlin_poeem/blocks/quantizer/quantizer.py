@@ -30,14 +30,15 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
 
     1. *warm-up*, ``warmup`` of the training: vectors pass unchanged; the latest are kept as a
        sample;
-    2. *start*, once: k-means of the sample gives the coarse centroids, OPQ of the residuals the
+    2. *start*, once: the queries that were seen say how far the space of the index is stretched
+       (``stretch``), k-means of the sample gives the coarse centroids, OPQ of the residuals the
        rotation and the codebook;
     3. *joint*: the output is the reconstruction x̂. Its gradient goes straight through to x (Poeem,
        SIGIR 2021, section 3.3), and the layer adds its own loss, a mean over the batch: the
-       distortion ‖x − x̂‖² (in the space of the codes), which draws x to x̂, and the imbalance of the lists. Centroids and
-       codebook follow the vectors as moving means, the rotation by Procrustes solutions: no
-       optimizer has a part in them. Every ``rotation_interval`` steps lists and codewords that
-       stand for nothing any more split cells with much distortion.
+       distortion ‖x − x̂‖² (in the space of the codes), which draws x to x̂, and the imbalance of
+       the lists. Centroids and codebook follow the vectors as moving means, the rotation by
+       Procrustes solutions: no optimizer has a part in them. Every ``rotation_interval`` steps
+       lists and codewords that stand for nothing any more split cells with much distortion.
 
     Item vectors that are not finite stop the training, before any state is overwritten. Where
     lists, codewords, vectors or towers collapse or diverge, a line on stderr says so, at the start

@@ -137,8 +137,10 @@ def check_saved(model, path: Path) -> None:
     assert [type(layer) for layer in after_towers] == [SeenQueries, ListAgreement]
     for layer in after_towers:
         assert layer.quantizer is find_quantizer(loaded)
+    seen = find_quantizer(loaded).query_moments.numpy()
     train(loaded)
     assert find_quantizer(loaded).step.numpy() == before + 8
+    assert not np.array_equal(find_quantizer(loaded).query_moments.numpy(), seen)
     assert len(encode_items(loaded, ITEMS)) == N_ITEMS
 
 
