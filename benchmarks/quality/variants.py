@@ -29,7 +29,7 @@ class Variant:
         return {"pq_dim": self.pq_dim, "pq_bits": self.pq_bits, **self.options}
 
 
-POEEM = {"rotation": False, "float_share": 0.0, "agreement": 0.0, "balance": 0.0}
+POEEM = {"rotation": False, "stretch": 0.0, "float_share": 0.0, "agreement": 0.0, "balance": 0.0}
 
 VARIANTS = {
     "plain": Variant(None),
@@ -45,6 +45,7 @@ VARIANTS = {
     "without-agreement": Variant(options={"agreement": 0.0}),
     "without-balance": Variant(options={"balance": 0.0}),
     "without-rotation": Variant(options={"rotation": False}),
+    "without-stretch": Variant(options={"stretch": 0.0}),
     "without-rotation-updates": Variant(options={"rotation_interval": NEVER}),
     "without-float-share": Variant(options={"float_share": 0.0}),
     "without-commitment": Variant(options={"commitment": 0.0}),
