@@ -81,6 +81,10 @@ def test_the_index_of_the_live_model(
     assert suggested.params.n_probes == 4  # as suggested for so few items
     with pytest.raises(ValueError, match=r"^item_scales: expected True, .* trained with stretch=0"):
         export_index_ddf(saved, ddf, item_scales=False, **asked)
+    # It reaches the index too, which refuses it itself.
+    monkeypatch.setattr(export_distributed, "check_item_scales", lambda *_, **__: None)
+    with dask.config.set(scheduler="synchronous"), pytest.raises(ValueError, match="a scale_range"):
+        export_index_ddf(saved, ddf, item_scales=False, **asked)
     # What came of it is an index as any other.
     save_index(got, tmp_path / "whole")
     assert load_index(tmp_path / "whole").n_items == N_ITEMS
