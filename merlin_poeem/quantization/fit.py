@@ -92,7 +92,8 @@ def fit(
         bar.doing("codebook")
         residuals = x_rot - centroids[_assign(faiss, x_rot, centroids)]
         codebook = _train_codebook(faiss, residuals, params)
-        quantization = Quantization(centroids, codebook, **_rotations(matrix, stretched))
+        of_items, of_queries = _rotations(matrix, stretched)
+        quantization = Quantization(centroids, codebook, of_items, query_rotation=of_queries)
         bar.update()
         if has_scales:
             bar.doing("scales")
@@ -114,12 +115,12 @@ def _stretched(
 
 def _rotations(
     matrix: Float32 | None, stretched: tuple[Float32, Float32] | None
-) -> dict[str, Float32 | None]:
-    """What a quantization has for ``matrix``, a rotation in the ``stretched`` space."""
+) -> tuple[Float32 | None, Float32 | None]:
+    """Rotations of items and of queries, for ``matrix``, a rotation in the ``stretched`` space."""
     if stretched is None:
-        return {"rotation": matrix}
+        return matrix, None
     of_items, of_queries = stretched if matrix is None else (each @ matrix for each in stretched)
-    return {"rotation": of_items, "query_rotation": of_queries}
+    return of_items, of_queries
 
 
 def _with_scale_range(quantization: Quantization, vectors: Float32) -> Quantization:

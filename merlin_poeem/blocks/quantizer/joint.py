@@ -62,9 +62,9 @@ class Joint:
     def probed(self) -> tf.Tensor:
         """(n_lists, dim): what a search scores lists by, rotated space.
 
-        It is the direction of a list's centroid, by inner product and in a stretched space with the mean length of the
-        list's items (see :attr:`Index.list_factors <merlin_poeem.Index.list_factors>`), in units of
-        the mean over the lists.
+        It is the direction of a list's centroid, by inner product and in a stretched space with the
+        mean length of the list's items (see :attr:`Index.list_factors
+        <merlin_poeem.Index.list_factors>`), in units of the mean over the lists.
         """
         directions = tf.math.l2_normalize(self.cells.coarse_centroids.read_value(), 1)
         if self.metric == "cosine" and not self.is_stretched:

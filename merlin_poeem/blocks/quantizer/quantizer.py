@@ -309,7 +309,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
 
     def see_queries(self, queries: tf.Tensor) -> None:
         """Take (batch, dim) queries of a training step into account, raw space; see ``stretch``."""
-        if self.stretch:
+        if self._stretch is not None:
             self._stretch.see(tf.stop_gradient(tf.cast(queries, tf.float32)))
 
     def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
