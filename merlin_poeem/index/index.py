@@ -267,8 +267,8 @@ class Index(HeldItems):
     def list_lengths(self) -> Float32 | None:
         """(n_lists,) float32, the mean length of what each list's items are decoded as, rotated.
 
-        Of an empty list its centroid's. None unless the metric is the inner product, and in an
-        index that was saved by a release that knew none.
+        Of an empty list its centroid's. None unless the metric is the inner product, or cosine in
+        a stretched space, and in an index that was saved by a release that knew none.
         """
         lengths = self.list_lengths64
         return None if lengths is None else read_only(lengths.astype(np.float32))
@@ -285,13 +285,13 @@ class Index(HeldItems):
 
     @property
     def has_list_lengths(self) -> bool:
-        """Whether there are ``list_lengths`` where the metric is the inner product."""
+        """Whether there are ``list_lengths`` where they tell of lists."""
         return self._load_list_lengths is not no_list_lengths
 
     @cached_property
     def list_lengths64(self) -> Float64 | None:
         """``list_lengths`` as saved: means that stay exact however often items come and go."""
-        if self.params.metric != "inner_product":
+        if not list_lengths.tell_of_lists(self.params.metric, self.quantization):
             return None
         if self._load_list_lengths is not None:
             lengths = self._load_list_lengths()
@@ -572,7 +572,8 @@ class Index(HeldItems):
         if not self.has_list_lengths:
             return no_list_lengths
         # By other metrics lists have none; with the inner product again, they are the items'.
-        return load if self.params.metric == "inner_product" else None
+        tell = list_lengths.tell_of_lists(self.params.metric, self.quantization)
+        return load if tell else None
 
     def _lengths_with(self, sign: int, coded: Coded) -> Float64 | None:
         """``list_lengths64`` with these items more (sign 1) or less (−1)."""

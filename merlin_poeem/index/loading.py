@@ -21,6 +21,7 @@ from merlin_poeem.index.index import (
     origin_of,
 )
 from merlin_poeem.index.item_table import from_parquet
+from merlin_poeem.index.list_lengths import tell_of_lists
 from merlin_poeem.index.stored_files import (
     FLAT,
     ITEM_TABLE,
@@ -176,7 +177,7 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
         lambda: _read_item_ids(item_ids, list_offsets),
         lambda: _read_codes(codes, params),
         lambda: None if scales is None else scales.read(),
-        _list_lengths_loader(path, header, params, array),
+        _list_lengths_loader(path, header, params, quantization, array),
         _table_loader(path, header),
         get_checked(path, header, "info", dict),
         _vectors_loader(path, entries, params, quantization, n_items),
@@ -197,12 +198,16 @@ def _check_offsets(path: Path, list_offsets: Int64, n_items: int) -> None:
 
 
 def _list_lengths_loader(
-    path: Path, header: dict[str, Any], params: IVFPQParams, array: Callable[..., StoredArray]
+    path: Path,
+    header: dict[str, Any],
+    params: IVFPQParams,
+    quantization: Quantization,
+    array: Callable[..., StoredArray],
 ) -> LoadOptionalArray | None:
     # Version 1 knew none.
     if "has_list_lengths" not in header or not get_checked(path, header, "has_list_lengths", bool):
         return no_list_lengths
-    if params.metric != "inner_product":
+    if not tell_of_lists(params.metric, quantization):
         return None
     list_lengths = array("list_lengths", "<f8", params.n_lists).read_into_memory()
     _check_lengths(path, list_lengths)

@@ -8,7 +8,7 @@ import numpy as np
 
 from merlin_poeem.arrays import LARGEST_VALUE, Float32, as_vectors
 
-STRETCH = 0.5
+STRETCH = 0.25
 # Of the mean second moment over the directions. Where queries hardly look along one, a sample of
 # them can't tell how little.
 SMALLEST_MOMENT = 0.01
@@ -21,8 +21,8 @@ def stretch(queries: Any, amount: float = STRETCH) -> tuple[Float32, Float32]:
     the square of that is (x − x̂)ᵀ S (x − x̂) in the mean, S = E[qqᵀ]: a distance in the space of
     S^½ x. Lists and codes that are the nearest there, and not in the raw space, lose fewer of a
     query's items (QUIP, Guo et al., AISTATS 2016, section 3.1). What queries hardly look along may
-    still be what tells the items of one query apart: halfway, S^¼ x, is better than either end
-    (docs/quality.md).
+    still be what tells the items of one query apart, so that part of the way is better than all of
+    it (docs/quality.md).
 
     Parameters
     ----------

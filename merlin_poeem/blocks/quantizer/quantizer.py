@@ -384,6 +384,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self._joint = Joint(
             cells=self._cells,
             metric=self.params.metric,
+            is_stretched=self.stretch > 0,
             float_share=self.float_share,
             commitment=self.commitment,
             balance=self.balance,

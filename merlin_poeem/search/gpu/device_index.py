@@ -222,7 +222,7 @@ def to_bf16(array: Float32) -> NDArray[np.uint16]:
 
 def _list_factors(index: Index, squares: Float32) -> Float32 | None:
     """What makes a list's score of its centroid's product; ``squares`` are of their lengths."""
-    if index.params.metric == "cosine":
+    if index.params.metric == "cosine" and index.list_factors is None:
         return np.asarray(1 / np.sqrt(np.where(squares > 0, squares, 1)), np.float32)
     return index.list_factors
 

