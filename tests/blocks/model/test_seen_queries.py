@@ -56,7 +56,7 @@ def test_all_queries_of_the_training_are_seen_and_no_items(build):
 
 @BUILDS
 def test_a_trained_model_has_an_index_of_a_stretched_space(build, capfd):
-    model = build(make_quantizer(metric="cosine"))
+    model = build(make_quantizer(metric="cosine", stretch=0.5))
     train(model)
     quantization = export_index(model, ITEMS).quantization
     assert quantization.query_rotation is not None

@@ -338,7 +338,7 @@ def test_the_joint_phase_scores_lists_as_a_search_of_the_exported_index(learns_r
 
 
 def test_by_cosine_the_joint_phase_scores_lists_by_direction():
-    quantizer, _ = _settled(metric="cosine")
+    quantizer, _ = _settled(metric="cosine", stretch=0)
     centroids = quantizer.coarse_centroids.numpy()
     expected = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
     np.testing.assert_allclose(quantizer._joint.probed().numpy(), expected, atol=1e-6)

@@ -112,7 +112,9 @@ def test_agreement_is_of_lists_as_a_search_visits_them():
     quantizer(items, training=True)
     quantization = quantizer.quantization()
     centroids = quantization.coarse_centroids
-    to_visit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    directions = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    lengths = quantizer.list_lengths.numpy()
+    to_visit = directions * (lengths / lengths.mean())[:, None]
     sharpness = quantizer.list_sharpness
     lists = losses.soft_lists(quantization.rotate(items[:9].numpy()), centroids, sharpness)
     probes = losses.soft_probes(quantization.rotate_queries(unit[:9]), to_visit, sharpness)
