@@ -170,7 +170,6 @@ class TwoTowers(tf.keras.Model):
         if self.quantizer.params.metric == "cosine":
             queries = tf.math.l2_normalize(queries, 1)
         if training:
-            self.quantizer.see_queries(queries)
             agreement = self.quantizer.disagreement(queries, vectors)
             self.add_loss(self.quantizer.agreement * agreement)
         negatives = tf.matmul(queries, vectors[:N_NEGATIVES], transpose_b=True)

@@ -29,7 +29,7 @@ class Variant:
         return {"pq_dim": self.pq_dim, "pq_bits": self.pq_bits, **self.options}
 
 
-POEEM = {"rotation": False, "stretch": 0.0, "float_share": 0.0, "agreement": 0.0, "balance": 0.0}
+POEEM = {"rotation": False, "float_share": 0.0, "agreement": 0.0, "balance": 0.0}
 
 VARIANTS = {
     "plain": Variant(None),
@@ -43,9 +43,9 @@ VARIANTS = {
     # Two ways of one part: the tutorial's workflow has it, the others have not.
     "with-agreement": Variant(options={"agreement": 0.5}),
     "without-agreement": Variant(options={"agreement": 0.0}),
+    "with-stretch": Variant(options={"stretch": 0.25}),
     "without-balance": Variant(options={"balance": 0.0}),
     "without-rotation": Variant(options={"rotation": False}),
-    "without-stretch": Variant(options={"stretch": 0.0}),
     "without-rotation-updates": Variant(options={"rotation_interval": NEVER}),
     "without-float-share": Variant(options={"float_share": 0.0}),
     "without-commitment": Variant(options={"commitment": 0.0}),

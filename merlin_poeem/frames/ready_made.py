@@ -22,6 +22,7 @@ from merlin_poeem.index.item_table import check_column_names, check_item_table, 
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric
 from merlin_poeem.quantization.stored_vectors import VectorDtype, check_vector_dtype
+from merlin_poeem.quantization.stretch import STRETCH
 from merlin_poeem.quantization.suggested_params import suggest_params
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def index_frame(
     item_table: Sequence[str] | None = None,
     metric: Metric | None = None,
     queries: Any = None,
+    stretch: float = STRETCH,
     rotation: bool = False,
     seed: int = 0,
     store_vectors: VectorDtype | None = None,
@@ -65,6 +67,8 @@ def index_frame(
     queries
         As of :func:`~merlin_poeem.fit`; or a frame of them, pandas or cuDF, with the same column
         ``vectors``.
+    stretch
+        How far the queries count, as of :func:`~merlin_poeem.fit`.
     rotation
         Whether to find an OPQ rotation first: better where dimensions are correlated, many times
         slower.
@@ -106,6 +110,7 @@ def index_frame(
         params,
         _sample(matrix, params, seed),
         queries=_as_matrix(queries, vectors),
+        stretch=stretch,
         rotation=rotation,
         seed=seed,
         progress=progress,

@@ -19,7 +19,8 @@ from merlin_poeem.progress import Progress
 from merlin_poeem.quantization import coding, openmp
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
-from merlin_poeem.quantization.stretch import stretch
+from merlin_poeem.quantization.stretch import STRETCH, check_stretch
+from merlin_poeem.quantization.stretch import stretch as stretch_along
 
 KMEANS_ITERATIONS = 25
 MAX_POINTS_PER_CENTROID = 256
@@ -33,6 +34,7 @@ def fit(
     vectors: Float32,
     *,
     queries: Any = None,
+    stretch: float = STRETCH,
     rotation: bool = True,
     item_scales: bool = True,
     seed: int = 0,
@@ -43,24 +45,30 @@ def fit(
     With ``rotation``, an OPQ rotation of the residuals is found first (Ge et al., CVPR 2013). At
     most 256 vectors per centroid are used, drawn with ``seed``. With ``queries``, raw (n, dim)
     float32, such as a few thousand of those that will be searched for, lists and codes are made for
-    what these look along (see :func:`~merlin_poeem.quantization.stretch.stretch`): fewer items have
-    to be scanned, and scores are nearer to the exact ones. With ``item_scales``, items get a
-    scale each, a byte more (see :class:`~merlin_poeem.Quantization`); by ``l2``, whose distances
-    no scale mends, never. With ``progress``, work of more than two seconds shows a bar on stderr.
+    what these look along: fewer items have to be scanned, and scores are nearer to the exact ones.
+    ``stretch`` says how far the queries count, from 0, not at all, to 1 (see
+    :func:`~merlin_poeem.quantization.stretch.stretch`); without queries it does nothing. With
+    ``item_scales``, items get a scale each, a byte more (see :class:`~merlin_poeem.Quantization`);
+    by ``l2``, whose distances no scale mends, never. With ``progress``, work of more than two
+    seconds shows a bar on stderr.
 
     Raises
     ------
     TypeError, ValueError
         Vectors or queries not finite float32 (n, dim), values above 1e15 in size unless the metric
-        is cosine, queries where the metric is l2, or cosine without scales, fewer vectors than
-        ``n_lists``, ``pq_dim`` not dividing ``dim``, or ``pq_bits`` other than 4 and 8.
+        is cosine, queries that count where the metric is l2, or cosine without scales, a
+        ``stretch`` below 0 or above 1, fewer vectors than ``n_lists``, ``pq_dim`` not dividing
+        ``dim``, or ``pq_bits`` other than 4 and 8.
     ImportError
         faiss-cpu is not installed.
     """
     faiss = import_faiss()
     vectors = as_vectors("vectors", vectors, largest=largest_value(params.metric))
     dim = vectors.shape[1]
-    stretched = None if queries is None else _stretched(params, queries, dim, item_scales)
+    check_stretch(stretch)
+    stretched = None
+    if queries is not None and stretch:
+        stretched = _stretched(params, queries, stretch, dim, item_scales)
     params.pq_len(dim)
     if params.pq_bits not in TRAINABLE_PQ_BITS:
         raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {params.pq_bits}")
@@ -103,7 +111,7 @@ def fit(
 
 
 def _stretched(
-    params: IVFPQParams, queries: Any, dim: int, item_scales: bool
+    params: IVFPQParams, queries: Any, amount: float, dim: int, item_scales: bool
 ) -> tuple[Float32, Float32]:
     if params.metric == "l2":
         raise ValueError(
@@ -112,7 +120,7 @@ def _stretched(
     if params.metric == "cosine" and not item_scales:
         raise ValueError("item_scales: expected True beside queries where the metric is cosine")
     queries = as_vectors("queries", queries, dim, largest=largest_value(params.metric))
-    return stretch(normalize(queries) if params.metric == "cosine" else queries)
+    return stretch_along(normalize(queries) if params.metric == "cosine" else queries, amount)
 
 
 def _rotations(

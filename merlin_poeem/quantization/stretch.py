@@ -14,6 +14,12 @@ STRETCH = 0.25
 SMALLEST_MOMENT = 0.01
 
 
+def check_stretch(amount: float) -> None:
+    """``ValueError`` unless ``amount`` is from 0 to 1."""
+    if not 0 <= amount <= 1:
+        raise ValueError(f"stretch: expected 0 <= stretch <= 1, got {amount}")
+
+
 def stretch(queries: Any, amount: float = STRETCH) -> tuple[Float32, Float32]:
     """What raw items and raw queries are multiplied with, so that distances tell of scores.
 
@@ -45,8 +51,7 @@ def stretch(queries: Any, amount: float = STRETCH) -> tuple[Float32, Float32]:
         ``amount`` below 0 or above 1.
     """
     queries = as_vectors("queries", queries, largest=LARGEST_VALUE)
-    if not 0 <= amount <= 1:
-        raise ValueError(f"stretch: expected 0 <= amount <= 1, got {amount}")
+    check_stretch(amount)
     if not queries.any():
         raise ValueError("queries: expected at least one that is not all zeros, got none")
     unit = queries.astype(np.float64) / np.abs(queries).max()

@@ -460,8 +460,8 @@ class TestEncode:
             np.testing.assert_array_equal(getattr(fitted, name), getattr(quantization, name))
         assert fit_ddf(PARAMS, ddf, rotation=False, item_scales=False).scale_range is None
         looking = vectors[:100] * np.geomspace(1, 0.1, 8, dtype=np.float32)
-        stretched = fit_ddf(PARAMS, ddf, queries=looking, rotation=False)
-        expected = fit(PARAMS, vectors, queries=looking, rotation=False)
+        asked: dict[str, Any] = {"queries": looking, "stretch": 0.5, "rotation": False}
+        stretched, expected = fit_ddf(PARAMS, ddf, **asked), fit(PARAMS, vectors, **asked)
         for name in ("query_rotation", "codebook"):
             np.testing.assert_array_equal(getattr(stretched, name), getattr(expected, name))
         columns = [f"v{j}" for j in range(8)]

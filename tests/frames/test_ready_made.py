@@ -119,10 +119,10 @@ class TestIndexFrame:
 
     def test_queries_reach_training(self, frame: pd.DataFrame, vectors: np.ndarray) -> None:
         looking = vectors[:100] * np.geomspace(1, 0.1, DIM, dtype=np.float32)
-        expected = fit(PARAMS, vectors, queries=looking, rotation=False)
+        expected = fit(PARAMS, vectors, queries=looking, stretch=0.5, rotation=False)
         as_frame = pd.DataFrame({"embedding": to_json(looking)})
         for queries in (looking, as_frame, with_vectors(as_frame)):
-            index = index_frame(frame, PARAMS, queries=queries)
+            index = index_frame(frame, PARAMS, queries=queries, stretch=0.5)
             for name in ("query_rotation", "codebook"):
                 got = getattr(index.quantization, name)
                 np.testing.assert_array_equal(got, getattr(expected, name))

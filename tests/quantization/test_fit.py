@@ -145,17 +145,39 @@ def test_what_queries_look_along_counts_more(metric: str, rotation: bool) -> Non
     assert recalls[1] > recalls[0] + 0.1
 
 
-def test_queries_leave_a_quantization_in_a_stretched_space() -> None:
-    quantization = fit(PARAMS, make_vectors(), queries=narrow_queries(), rotation=False)
-    of_items, of_queries = stretch(narrow_queries())
+@pytest.mark.parametrize("amount", [{}, {"stretch": 0.75}], ids=["by default", "by name"])
+def test_queries_leave_a_quantization_in_a_stretched_space(amount: dict[str, float]) -> None:
+    quantization = fit(PARAMS, make_vectors(), queries=narrow_queries(), rotation=False, **amount)
+    of_items, of_queries = stretch(narrow_queries(), amount.get("stretch", 0.25))
     np.testing.assert_array_equal(quantization.rotation, of_items)
     np.testing.assert_array_equal(quantization.query_rotation, of_queries)
-    rotated = fit(PARAMS, make_vectors(), queries=narrow_queries())
+    rotated = fit(PARAMS, make_vectors(), queries=narrow_queries(), **amount)
     assert rotated.rotation is not None
     np.testing.assert_allclose(
         rotated.rotation @ rotated.rotation.T, of_items @ of_items, atol=1e-4
     )
     assert not np.allclose(rotated.rotation, of_items, atol=0.1)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+@pytest.mark.parametrize(
+    "given", [{"stretch": 1.0}, {"queries": narrow_queries(), "stretch": 0}], ids=["none", "zero"]
+)
+def test_neither_without_queries_nor_by_zero_is_anything_stretched(
+    metric: str, given: dict[str, Any]
+) -> None:
+    params = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=4, metric=metric)
+    plain, got = (fit(params, make_vectors(), item_scales=False, **each) for each in ({}, given))
+    assert got.query_rotation is None
+    for name in ("coarse_centroids", "codebook", "rotation"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("queries", [None, narrow_queries()], ids=["none", "some"])
+@pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
+def test_stretch_refused(amount: float, queries: np.ndarray | None) -> None:
+    with pytest.raises(ValueError, match=f"^stretch: expected 0 <= stretch <= 1, got {amount}$"):
+        fit(PARAMS, make_vectors(), queries=queries, stretch=amount)
 
 
 def test_lengths_of_queries_do_not_count_where_the_metric_is_cosine() -> None:

@@ -79,9 +79,9 @@ QUERIES = make_queries(4, 3, 0)
         (QUERIES * np.float32(1e20), 1, ValueError, r"queries: expected values of at most 1e\+15"),
         (QUERIES[:0], 1, ValueError, "queries: expected at least one that is not all zeros"),
         (0 * QUERIES, 1, ValueError, "queries: expected at least one that is not all zeros"),
-        (QUERIES, -0.1, ValueError, "stretch: expected 0 <= amount <= 1, got -0.1"),
-        (QUERIES, 1.1, ValueError, "stretch: expected 0 <= amount <= 1, got 1.1"),
-        (QUERIES, float("nan"), ValueError, "stretch: expected 0 <= amount <= 1, got nan"),
+        (QUERIES, -0.1, ValueError, "stretch: expected 0 <= stretch <= 1, got -0.1"),
+        (QUERIES, 1.1, ValueError, "stretch: expected 0 <= stretch <= 1, got 1.1"),
+        (QUERIES, float("nan"), ValueError, "stretch: expected 0 <= stretch <= 1, got nan"),
     ],
 )
 def test_refused(queries: Any, amount: float, error: type[Exception], message: str) -> None:

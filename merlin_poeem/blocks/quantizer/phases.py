@@ -137,8 +137,10 @@ class Phases:
 
     def _tell_of_no_queries(self) -> None:
         tf.print(
-            f"{self.name}: the space of the index is not stretched, as the quantizer was shown no "
-            "queries: QuantizedTwoTowerModel and its V2 show them; stretch=0 leaves out this line",
+            f"{self.name}: the space of the index is not stretched, as no query was seen before "
+            "the start: QuantizedTwoTowerModel and its V2 show them, at the end of each step; a "
+            "start in the first step is too early (warmup=1 puts it off); stretch=0 leaves out "
+            "this line",
             output_stream=sys.stderr,
         )
 

@@ -17,7 +17,7 @@ from merlin_poeem.blocks.quantizer.stretch import Stretch
 from merlin_poeem.blocks.quantizer.warmup import UNPLANNED, checked_warmup, planned_steps
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
-from merlin_poeem.quantization.stretch import STRETCH
+from merlin_poeem.quantization.stretch import check_stretch
 from merlin_poeem.quantization.suggested_params import suggest_params
 
 
@@ -30,9 +30,9 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
 
     1. *warm-up*, ``warmup`` of the training: vectors pass unchanged; the latest are kept as a
        sample;
-    2. *start*, once: the queries that were seen say how far the space of the index is stretched
-       (``stretch``), k-means of the sample gives the coarse centroids, OPQ of the residuals the
-       rotation and the codebook;
+    2. *start*, once: k-means of the sample gives the coarse centroids, OPQ of the residuals the
+       rotation and the codebook; with ``stretch``, in a space that is stretched along what the
+       queries seen so far look along;
     3. *joint*: the output is the reconstruction x̂. Its gradient goes straight through to x (Poeem,
        SIGIR 2021, section 3.3), and the layer adds its own loss, a mean over the batch: the
        distortion ‖x − x̂‖² (in the space of the codes), which draws x to x̂, and the imbalance of
@@ -59,7 +59,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         *,
         metric: Metric = "inner_product",
         rotation: bool = True,
-        stretch: float = STRETCH,
+        stretch: float = 0.0,
         warmup: float = 0.75,
         sample_size: int | None = None,
         float_share: float = 0.5,
@@ -88,10 +88,13 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             How far the space in which lists and codes are chosen is stretched along what the
             queries look along, when the index starts: 0 not at all, 1 so far that distances are
             expected differences of scores; see
-            :func:`~merlin_poeem.quantization.stretch.stretch`. A tower that Merlin's own
-            ``connect`` puts the layer into shows it no queries: nothing is stretched there, and a
-            line on stderr says so. By cosine an index of a stretched space has item scales, and
-            Faiss', cuVS' and Poeem's files can't hold one: give 0 for an index without or for them.
+            :func:`~merlin_poeem.quantization.stretch.stretch`, whose default, a quarter, is one to
+            try first. Searches then agree better with the float vectors' and scan fewer items;
+            whether they find more of what users want has to be tried. By cosine an index of a
+            stretched space has item scales, and Faiss', cuVS' and Poeem's files can't hold one.
+            Where no query was seen before the start nothing is stretched, and a line on stderr says
+            so: in a tower that Merlin's own ``connect`` puts the layer into, and where the first
+            batch starts the index (``warmup=0``).
         warmup
             Where in the training the start is, at the earliest: it waits for a full sample. A
             share of the training, below 1 (:class:`~merlin_poeem.blocks.IndexStart` says how
@@ -132,8 +135,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         if self.params.pq_bits not in TRAINABLE_PQ_BITS:
             raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {pq_bits}")
         self.learns_rotation = bool(rotation)
-        if not 0 <= stretch <= 1:
-            raise ValueError(f"stretch: expected 0 <= stretch <= 1, got {stretch}")
+        check_stretch(stretch)
         self.stretch = float(stretch)
         self.warmup = checked_warmup(warmup)
         if sample_size is None:
@@ -342,11 +344,6 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         }
         del config["dtype"]
         return config
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> IVFPQQuantizer:
-        """The layer of a saved configuration, also of one from before there was ``stretch``."""
-        return cls(**{"stretch": 0.0, **config})
 
     def _make_parts(self) -> None:
         """Hand the variables, which stay the layer's for Keras, to what works on them."""

@@ -65,6 +65,15 @@ def test_a_trained_model_has_an_index_of_a_stretched_space(build, capfd):
     assert "not stretched" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("warmup", "is_too_early"), [(0, True), (1, False)])
+def test_the_first_step_is_too_early_for_a_start(warmup, is_too_early, capfd):
+    model = v1(make_quantizer(warmup=warmup))  # a batch fills the sample
+    train(model, run_eagerly=True)
+    quantization = find_quantizer(model).quantization()
+    assert (quantization.query_rotation is None) == is_too_early
+    assert ("no query was seen before the start" in capfd.readouterr().err) == is_too_early
+
+
 @BUILDS
 def test_without_stretch_nothing_is_attached(build):
     assert after_towers(build(make_quantizer(stretch=0, agreement=0))) is None

@@ -267,7 +267,7 @@ def test_gradient_of_the_imbalance_evens_the_lists():
 
 
 def test_training_follows_moving_vectors_and_keeps_the_rotation_orthogonal():
-    quantizer = started(rotation_interval=5, stretch=0)
+    quantizer = started(rotation_interval=5)
     data = np.tanh(vectors(64) @ vectors(DIM, seed=7))
 
     def distortion() -> float:
@@ -283,7 +283,7 @@ def test_training_follows_moving_vectors_and_keeps_the_rotation_orthogonal():
 
 
 def test_training_turns_a_stretched_space_and_stretches_it_no_further():
-    quantizer = started(rotation_interval=5)
+    quantizer = started(rotation_interval=5, stretch=0.5)
     before = quantizer.rotation.numpy()
     for step in range(20):
         quantizer.see_queries(vectors(64, seed=step))
@@ -338,7 +338,7 @@ def test_the_joint_phase_scores_lists_as_a_search_of_the_exported_index(learns_r
 
 
 def test_by_cosine_the_joint_phase_scores_lists_by_direction():
-    quantizer, _ = _settled(metric="cosine", stretch=0)
+    quantizer, _ = _settled(metric="cosine")
     centroids = quantizer.coarse_centroids.numpy()
     expected = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
     np.testing.assert_allclose(quantizer._joint.probed().numpy(), expected, atol=1e-6)
@@ -384,7 +384,8 @@ def test_lengths_are_those_along_the_reconstruction():
 
 def test_graph_mode_equals_eager_mode():
     def run(wrap) -> np.ndarray:
-        quantizer = make_quantizer(rotation_interval=2)
+        quantizer = make_quantizer(rotation_interval=2, stretch=0.5)
+        quantizer.see_queries(QUERIES)
         call = wrap(lambda batch: quantizer(batch, training=True))
         for step in range(6):
             call(tf.constant(vectors(64, seed=step)))
@@ -413,7 +414,7 @@ def test_config_round_trip():
 
 
 def test_saved_in_the_joint_phase_it_goes_on_where_it_stopped_reports_and_stops(tmp_path):
-    quantizer = make_quantizer(float_share=0, name="mine")
+    quantizer = make_quantizer(float_share=0, stretch=0.5, name="mine")
     model = tf.keras.Sequential([tf.keras.layers.Dense(DIM), quantizer])
     model.compile("adam", "mse")
     data = vectors(64)
@@ -445,7 +446,7 @@ def test_saved_in_the_joint_phase_it_goes_on_where_it_stopped_reports_and_stops(
 def test_mixed_precision_quantizes_in_float32():
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        quantizer = make_quantizer()
+        quantizer = make_quantizer(stretch=0.5)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     assert quantizer.codebook.dtype == tf.float32
@@ -522,8 +523,9 @@ def test_a_warmup_that_is_no_number_is_refused(warmup):
 # --- the parts -----------------------------------------------------------------------------------
 
 
-def test_nearest_lists_and_codes_equal_the_reference():
-    quantization = started().quantization()
+@STRETCHES
+def test_nearest_lists_and_codes_equal_the_reference(stretch):
+    quantization = started(stretch=stretch).quantization()
     batch = vectors(100, seed=8)
     list_ids, codes = coding.encode(quantization, batch)
     x_rot = quantization.rotate(batch)

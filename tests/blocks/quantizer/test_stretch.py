@@ -31,7 +31,15 @@ def queries(n: int, seed: int = 1) -> np.ndarray:
 
 def make_quantizer(**options) -> IVFPQQuantizer:
     quantizer = IVFPQQuantizer(
-        **{"n_lists": 4, "pq_dim": 2, "pq_bits": 4, "warmup": 0, "sample_size": 64, **options}
+        **{
+            "n_lists": 4,
+            "pq_dim": 2,
+            "pq_bits": 4,
+            "stretch": 0.25,
+            "warmup": 0,
+            "sample_size": 64,
+            **options,
+        }
     )
     quantizer.build((None, DIM))
     return quantizer
@@ -57,7 +65,7 @@ def test_a_rotation_is_learned_inside_the_stretched_space():
     quantizer = make_quantizer()
     quantizer.see_queries(queries(90))
     quantizer(vectors(64), training=True)
-    of_items, _ = stretch(queries(90))
+    of_items, _ = stretch(queries(90), 0.25)
     rotation = quantizer.quantization().rotation
     np.testing.assert_allclose(rotation @ rotation.T, of_items @ of_items, atol=1e-4)
     assert not np.allclose(rotation, of_items, atol=0.1)
@@ -71,8 +79,9 @@ def test_without_queries_nothing_is_stretched_and_a_line_says_so(rotation, capfd
     quantizer(vectors(64), training=True)
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mine:")]
     assert told == [
-        "mine: the space of the index is not stretched, as the quantizer was shown no queries: "
-        "QuantizedTwoTowerModel and its V2 show them; stretch=0 leaves out this line"
+        "mine: the space of the index is not stretched, as no query was seen before the start: "
+        "QuantizedTwoTowerModel and its V2 show them, at the end of each step; a start in the "
+        "first step is too early (warmup=1 puts it off); stretch=0 leaves out this line"
     ]
     quantization = quantizer.quantization()
     assert quantization.query_rotation is None
@@ -83,8 +92,10 @@ def test_without_queries_nothing_is_stretched_and_a_line_says_so(rotation, capfd
     np.testing.assert_array_equal(quantization.codebook, plain.quantization().codebook)
 
 
-def test_none_is_asked_for(capfd):
-    quantizer = make_quantizer(stretch=0)
+@pytest.mark.parametrize("options", [{}, {"stretch": 0}], ids=["by default", "by name"])
+def test_none_is_asked_for(options, capfd):
+    quantizer = IVFPQQuantizer(4, 2, 4, warmup=0, sample_size=64, **options)
+    quantizer.build((None, DIM))
     quantizer.see_queries(queries(90))
     quantizer(vectors(64), training=True)
     assert quantizer.quantization().query_rotation is None
