@@ -47,6 +47,7 @@ VARIANTS = {
     # Two ways of one part: the tutorial's workflow has it, the others have not.
     "with-agreement": Variant(options={"agreement": 0.5}),
     "without-agreement": Variant(options={"agreement": 0.0}),
+    "with-stretch": Variant(options={"stretch": 0.25}),
     "without-balance": Variant(options={"balance": 0.0}),
     "without-rotation": Variant(options={"rotation": False}),
     "without-rotation-updates": Variant(options={"rotation_interval": NEVER}),
