@@ -17,6 +17,7 @@ FIT = "fit"
 SCANN = "ScaNN"
 FAMILIES = (FAISS, FAISS_SCALES, FIT, SCANN)
 PQ_BITS = 8
+STRETCH = 0.25
 SCANN_BITS = 4
 
 
@@ -44,6 +45,7 @@ def ways(dim: int, size: int) -> Iterator[Way]:
     for rotation in ({}, {"rotation": False}):
         for weights in ({}, {"weights": "alike"}):
             yield Way(FIT, size, {**rotation, **weights})
+    yield Way(FIT, size, {"stretch": STRETCH})
     for threshold in ({}, {"threshold": 0.1}, {"threshold": None}):
         yield Way(SCANN, size, threshold)
 

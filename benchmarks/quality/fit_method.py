@@ -40,7 +40,14 @@ def fitted(trial: Trial, way: Way) -> Index:
     vectors = trial.item_vectors
     if params.metric == "cosine":
         vectors = normalize(vectors)
-    quantization = fit(params, vectors, rotation=way.knobs.get("rotation", True), progress=False)
+    quantization = fit(
+        params,
+        vectors,
+        queries=trial.train_queries,
+        stretch=way.knobs.get("stretch", 0.0),
+        rotation=way.knobs.get("rotation", True),
+        progress=False,
+    )
     weights = None if way.knobs.get("weights") == "alike" else trial.item_frequencies
     quantization = _with_scale_range(refit(quantization, vectors, weights=weights), vectors)
     return Index.from_vectors(params, quantization, trial.item_ids, vectors, progress=False)

@@ -157,6 +157,7 @@ def branch_off(model: tf.keras.Model, trunk: Trunk, job: Job, seed: int) -> None
     if both.has_quantizer:
         _, vectors = item_vectors(model, job.items, id_column=job.item_id)
         trunk.give_steps(both.quantizer, vectors, job.item_frequencies, job.n_pairs, seed)
+        both.quantizer.see_queries(query_vectors(model, job.train_queries)[1])
 
 
 def _by_id(job: Job, item_ids: Any) -> Any:

@@ -321,6 +321,18 @@ def test_fit_weighs_items_by_how_often_they_are_wanted(plain: Trial) -> None:
     assert found[0] < found[1]
 
 
+def test_fit_is_told_of_training_queries(plain: Trial) -> None:
+    along = np.zeros((50, DIM), np.float32)
+    along[:, 0] = 1
+    trial = replace(plain, train_queries=along)
+    errors = []
+    for knobs in ({}, {"stretch": 1.0}):
+        index = fit_method.fitted(trial, Way(afterwards.FIT, 5, knobs))
+        decoded = index.decode(trial.item_ids)
+        errors.append(np.abs(trial.item_vectors - decoded)[:, 0].mean())
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_scann_scans_the_items_that_its_row_says(plain: Trial) -> None:
     pytest.importorskip("scann")
     from benchmarks.quality.scann_method import built_by_scann

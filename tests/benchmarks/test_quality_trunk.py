@@ -18,7 +18,7 @@ from benchmarks.quality import jobs, towers  # noqa: E402
 from benchmarks.quality.trial import TrialName  # noqa: E402
 from benchmarks.quality.trunk import GiveOptimizer, Trunk  # noqa: E402
 from benchmarks.quality.variants import VARIANTS, Variant, variant_of  # noqa: E402
-from merlin_poeem.blocks import item_vectors  # noqa: E402
+from merlin_poeem.blocks import item_vectors, query_vectors  # noqa: E402
 from merlin_poeem.blocks.model.towers import find_quantizer  # noqa: E402
 from workflows.gowalla import simulate as gowalla_simulate  # noqa: E402
 from workflows.gowalla import towers as gowalla  # noqa: E402
@@ -154,6 +154,16 @@ def test_the_sample_at_a_branch_is_of_the_trunks_vectors(
     counts = np.bincount(rows, minlength=len(vectors))
     popular = job.item_frequencies > np.quantile(job.item_frequencies, 0.8)
     assert counts[popular].mean() > 1.2 * counts.mean()
+
+
+def test_a_branch_has_seen_the_queries(job: tuple[TrialName, jobs.Job], trunk: Trunk) -> None:
+    _, job = job
+    variant = replace(TINY, options={**TINY.options, "stretch": 0.5})
+    model = towers.new_model(job, variant, seed=0)
+    towers.branch_off(model, trunk, job, seed=0)
+    queries = query_vectors(model, job.train_queries)[1]
+    moments = find_quantizer(model).query_moments.numpy()
+    np.testing.assert_allclose(moments, queries.T @ queries, rtol=1e-3, atol=1e-3)
 
 
 def nearest_rows(vectors: Any, sample: Any) -> Any:
