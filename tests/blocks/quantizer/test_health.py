@@ -165,7 +165,7 @@ def test_a_revived_list_has_the_length_of_the_one_it_splits(quantizer):
 
 
 def test_where_nothing_is_dead_nothing_is_touched(quantizer):
-    looks_never = started(rotation=False, rotation_interval=1000)
+    looks_never = started(rotation=False, stretch=0.5, rotation_interval=1000)
     for either in (quantizer, looks_never):
         either.code_counts.assign(tf.fill([2, 16], 9.0))
         for step in range(5):
