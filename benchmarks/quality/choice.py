@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.quality.afterwards import FAMILIES, SIZES, size_of
 from benchmarks.quality.judge import Row, judge_all, to_choose
 from benchmarks.quality.methods import OBJECTIVE_OF_POEEM, OURS
-from benchmarks.quality.permit import CHOSEN
+from benchmarks.quality.permit import CHOSEN, TEST_READ
 from benchmarks.quality.tables import Table, in_points
 from benchmarks.quality.trial import quality_folder, write_json
 from benchmarks.quality.variants import TASKS
@@ -108,15 +108,33 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(str(error))
     save_rows(rows, folder / VALIDATION_ROWS)
     choices = choose(rows)
-    rule = " ".join(__doc__.split("The rule, ")[1].split())
-    write_json(
-        folder / CHOSEN,
-        {"rule": rule, "margin": MARGIN, "choices": choices, "versions": versions()},
-    )
     text = tried_table(choices).markdown()
     (folder / TRIED).write_text(text)
     print(text)
-    print(f"Saved {CHOSEN}, {TRIED} and {VALIDATION_ROWS} in {folder}")
+    print(f"Saved {TRIED} and {VALIDATION_ROWS} in {folder}")
+    try:
+        save_choices(choices, folder)
+    except PermissionError as error:
+        sys.exit(str(error))
+
+
+def save_choices(choices: list[Choice], folder: Path) -> None:
+    """Write ``chosen.json``; once test pairs were read for it, it stays as it is.
+
+    ``PermissionError`` where the choices would then be others.
+    """
+    path = folder / CHOSEN
+    if path.is_file() and (folder / TEST_READ).is_file():
+        if json.loads(json.dumps(choices)) != json.loads(path.read_text())["choices"]:
+            raise PermissionError(
+                f"{path}: expected the choices that test pairs were read for, got others, which "
+                "are not saved; judge other choices by other test pairs, with another --results"
+            )
+        print(f"{CHOSEN} stays: test pairs were read for it")
+        return
+    rule = " ".join(__doc__.split("The rule, ")[1].split())
+    write_json(path, {"rule": rule, "margin": MARGIN, "choices": choices, "versions": versions()})
+    print(f"Saved {CHOSEN} in {folder}")
 
 
 def tried_table(choices: list[Choice]) -> Table:

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks.quality import choice, final, judge, paired, report
 from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FIT, Way, size_of
-from benchmarks.quality.permit import CHOSEN, TEST_READ
+from benchmarks.quality.permit import CHOSEN, TEST_READ, Permit
 from benchmarks.quality.trial import TrialName, quality_folder, save_trial
 from tests.benchmarks.quality_trials import make_trial, one_thread
 
@@ -227,6 +227,25 @@ def test_a_second_read_for_other_choices_is_refused(results: Path, tmp_path: Pat
     for step in ("train", "judge"):
         with pytest.raises(SystemExit, match="a second read for other choices"):
             final.main([step, "--quick", "--results", str(tmp_path)])
+
+
+def test_choices_stay_once_test_pairs_were_read_for_them(tmp_path: Path) -> None:
+    first = choice.choose(tried("ours-8", 0.3))
+    others = choice.choose(tried("ours-8:a=1", 0.4, knobs={"a": 1}))
+    choice.save_choices(others, tmp_path)
+    choice.save_choices(first, tmp_path)  # nothing was read yet
+    path = tmp_path / CHOSEN
+    written = json.loads(path.read_text())
+    assert written["choices"] == first
+    # Packages of other versions are no other choices.
+    path.write_text(json.dumps({**written, "versions": {}}))
+    Permit.begin(tmp_path)
+    read_for = path.read_bytes()
+    choice.save_choices(first, tmp_path)
+    with pytest.raises(PermissionError, match="the choices that test pairs were read for"):
+        choice.save_choices(others, tmp_path)
+    assert path.read_bytes() == read_for
+    Permit.begin(tmp_path)
 
 
 def test_nothing_is_read_before_there_are_choices(tmp_path: Path) -> None:
