@@ -15,7 +15,7 @@ pytest.importorskip("faiss")
 pytest.importorskip("matplotlib")
 
 from benchmarks.quality import choice, final, judge, paired, report
-from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FIT, Way, size_of
+from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FAMILIES, FIT, Way, size_of
 from benchmarks.quality.permit import CHOSEN, TEST_READ, Permit
 from benchmarks.quality.trial import TrialName, quality_folder, save_trial
 from tests.benchmarks.quality_trials import make_trial, one_thread
@@ -180,6 +180,16 @@ def test_the_read_is_written_down_with_its_tables(results: Path) -> None:
     ):
         assert line in text
     assert (folder / "movielens-1m.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_baselines_that_are_not_compared_with_are_named(results: Path) -> None:
+    folder = quality_folder(results, quick=True)
+    line = "Without Faiss, ScaNN: on the validation part there was nothing to choose from.\n"
+    assert line in (folder / "quality.md").read_text()
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    choices = json.loads((folder / CHOSEN).read_text())["choices"]
+    others = [{**choices[0], "family": family} for family in FAMILIES]
+    assert "Without" not in report.report(rows, choices + others, [])
 
 
 def test_what_was_chosen_for_another_second_look_is_not_beside_it() -> None:
