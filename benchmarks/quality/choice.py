@@ -5,8 +5,8 @@ python -m benchmarks.quality.choice [--results FOLDER] [--quick]
 The rule, for each task, family, size in bytes and second look: of what scans no more than the
 task's share of items, the highest mean over seeds of the task's chief metric wins. What comes
 within ``MARGIN`` of it is as good; of those the one that differs in the fewest settings from the
-family's default is taken, and of equally many the better one. Only what was tried on as many seeds
-as any of its family takes part.
+family's default is taken, and of equally many the better one. Only what was tried on the same seeds
+takes part: the most that any of its family was tried on, of equally many the lowest.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def _choice(task: str, size: int, refine: int, family: str, rows: list[Row]) -> 
     tried: dict[str, list[Row]] = {}
     for row in rows:
         tried.setdefault(identity(row), []).append(row)
-    n_seeds = max(len(of_one) for of_one in tried.values())
-    whole = {name: of_one for name, of_one in tried.items() if len(of_one) == n_seeds}
+    seeds = {name: sorted(row["seed"] for row in of_one) for name, of_one in tried.items()}
+    most = min(seeds.values(), key=lambda of_one: (-len(of_one), of_one))
+    whole = {name: of_one for name, of_one in tried.items() if seeds[name] == most}
     means = {name: _mean(of_one, metric) for name, of_one in whole.items()}
     best = max(means.values())
     good = [name for name in means if means[name] >= best - MARGIN]
@@ -68,7 +69,7 @@ def _choice(task: str, size: int, refine: int, family: str, rows: list[Row]) -> 
         "metric": metric,
         "validation": means[name],
         "best_validation": best,
-        "seeds": sorted(row["seed"] for row in whole[name]),
+        "seeds": most,
         "tried": {one: _mean(of_one, metric) for one, of_one in sorted(whole.items())},
         "left_out": sorted(set(tried) - set(whole)),
     }

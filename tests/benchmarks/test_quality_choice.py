@@ -73,6 +73,16 @@ def test_what_was_tried_on_fewer_seeds_takes_no_part() -> None:
     assert chosen["left_out"] == ['ours-8:a=1 8x8 {"a": 1}']
 
 
+def test_what_was_tried_on_other_seeds_takes_no_part() -> None:
+    lucky = [
+        {**row, "seed": row["seed"] + 1} for row in tried("ours-8:a=1", 0.9, 0.9, knobs={"a": 1})
+    ]
+    for rows in ([*tried("ours-8", 0.3, 0.3), *lucky], [*lucky, *tried("ours-8", 0.3, 0.3)]):
+        (chosen,) = choice.choose(rows)
+        assert (chosen["variant"], chosen["seeds"]) == ("ours-8", [0, 1])
+        assert chosen["left_out"] == ['ours-8:a=1 8x8 {"a": 1}']
+
+
 def test_choices_are_of_a_task_a_size_a_second_look_and_a_family() -> None:
     rows = [
         *tried("ours-8", 0.3),
