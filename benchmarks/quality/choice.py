@@ -5,8 +5,8 @@ python -m benchmarks.quality.choice [--results FOLDER] [--quick]
 The rule, for each task, family, size in bytes and second look: of what scans no more than the
 task's share of items, the highest mean over seeds of the task's chief metric wins. What comes
 within ``MARGIN`` of it is as good; of those the one that differs in the fewest settings from the
-family's default is taken, and of equally many the better one. Only what was tried on as many seeds
-as any of its family takes part.
+family's default is taken, and of equally many the better one. Only what was tried on the same seeds
+takes part: the most that any of its family was tried on, of equally many the lowest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.quality.afterwards import FAMILIES, SIZES, size_of
 from benchmarks.quality.judge import Row, judge_all, to_choose
 from benchmarks.quality.methods import OBJECTIVE_OF_POEEM, OURS
-from benchmarks.quality.permit import CHOSEN
+from benchmarks.quality.permit import CHOSEN, TEST_READ
 from benchmarks.quality.tables import Table, in_points
 from benchmarks.quality.trial import quality_folder, write_json
 from benchmarks.quality.variants import TASKS
@@ -49,8 +49,9 @@ def _choice(task: str, size: int, refine: int, family: str, rows: list[Row]) -> 
     tried: dict[str, list[Row]] = {}
     for row in rows:
         tried.setdefault(identity(row), []).append(row)
-    n_seeds = max(len(of_one) for of_one in tried.values())
-    whole = {name: of_one for name, of_one in tried.items() if len(of_one) == n_seeds}
+    seeds = {name: sorted(row["seed"] for row in of_one) for name, of_one in tried.items()}
+    most = min(seeds.values(), key=lambda of_one: (-len(of_one), of_one))
+    whole = {name: of_one for name, of_one in tried.items() if seeds[name] == most}
     means = {name: _mean(of_one, metric) for name, of_one in whole.items()}
     best = max(means.values())
     good = [name for name in means if means[name] >= best - MARGIN]
@@ -68,7 +69,7 @@ def _choice(task: str, size: int, refine: int, family: str, rows: list[Row]) -> 
         "metric": metric,
         "validation": means[name],
         "best_validation": best,
-        "seeds": sorted(row["seed"] for row in whole[name]),
+        "seeds": most,
         "tried": {one: _mean(of_one, metric) for one, of_one in sorted(whole.items())},
         "left_out": sorted(set(tried) - set(whole)),
     }
@@ -108,15 +109,33 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(str(error))
     save_rows(rows, folder / VALIDATION_ROWS)
     choices = choose(rows)
-    rule = " ".join(__doc__.split("The rule, ")[1].split())
-    write_json(
-        folder / CHOSEN,
-        {"rule": rule, "margin": MARGIN, "choices": choices, "versions": versions()},
-    )
     text = tried_table(choices).markdown()
     (folder / TRIED).write_text(text)
     print(text)
-    print(f"Saved {CHOSEN}, {TRIED} and {VALIDATION_ROWS} in {folder}")
+    print(f"Saved {TRIED} and {VALIDATION_ROWS} in {folder}")
+    try:
+        save_choices(choices, folder)
+    except PermissionError as error:
+        sys.exit(str(error))
+
+
+def save_choices(choices: list[Choice], folder: Path) -> None:
+    """Write ``chosen.json``; once test pairs were read for it, it stays as it is.
+
+    ``PermissionError`` where the choices would then be others.
+    """
+    path = folder / CHOSEN
+    if path.is_file() and (folder / TEST_READ).is_file():
+        if json.loads(json.dumps(choices)) != json.loads(path.read_text())["choices"]:
+            raise PermissionError(
+                f"{path}: expected the choices that test pairs were read for, got others, which "
+                "are not saved; judge other choices by other test pairs, with another --results"
+            )
+        print(f"{CHOSEN} stays: test pairs were read for it")
+        return
+    rule = " ".join(__doc__.split("The rule, ")[1].split())
+    write_json(path, {"rule": rule, "margin": MARGIN, "choices": choices, "versions": versions()})
+    print(f"Saved {CHOSEN} in {folder}")
 
 
 def tried_table(choices: list[Choice]) -> Table:

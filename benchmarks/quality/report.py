@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from benchmarks.quality.afterwards import FAMILIES
 from benchmarks.quality.choice import Choice, is_of, tried_table
 from benchmarks.quality.judge import AGREEMENT, PLAIN, Row
 from benchmarks.quality.methods import EXACT, LISTS
@@ -38,6 +39,8 @@ were read once. Mean over seeds ± spread (largest less smallest; none of one se
 `≤ 5%` is of the items: the row with the most probes whose mean items scanned per query stay within
 it; empty where one probe of some seed scans more. `codes` is subspaces × bits, `bytes` what an item
 takes with its scale, `refine` a second look at float16 vectors, which take bytes of their own.
+`agreement_at_100` is the share found of the first 100 of exact search over the model's own vectors:
+it says what an index loses, not which model is the better one.
 `plain` vectors are those of a model trained without an index, today's practice.
 """
 
@@ -52,6 +55,7 @@ def report(rows: list[Row], choices: list[Choice], paired: list[dict[str, Any]])
             n_items, n_queries = (int(frame[name].max()) for name in ("n_items", "n_queries"))
             parts.append(f"## {task}\n\n{n_items:,} items, {n_queries:,} queries, seeds {seeds}.\n")
             chosen = [choice for choice in choices if choice["task"] == task]
+            parts += _absent(chosen)
             of_task = [difference for difference in paired if difference["task"] == task]
             metrics = TASKS[task].metrics
             tables = [
@@ -63,6 +67,14 @@ def report(rows: list[Row], choices: list[Choice], paired: list[dict[str, Any]])
             ]
             parts += [table.markdown() for table in tables]
     return "\n".join(parts)
+
+
+def _absent(choices: list[Choice]) -> list[str]:
+    """A line that names the baselines that are not compared with, if any."""
+    absent = [name for name in FAMILIES if name not in {choice["family"] for choice in choices}]
+    those = ", ".join(absent)
+    told = f"Without {those}: on the validation part there was nothing to choose from.\n"
+    return [told] if absent else []
 
 
 def plot(rows: list[Row], task: str, path: Path) -> None:

@@ -137,8 +137,17 @@ def with_vectors(frame: Any, column: str = "embedding", into: str | None = None)
 
 
 def _as_matrix(queries: Any, vectors: str) -> Any:
-    """The column ``vectors`` of a frame of queries; what is no frame as it is."""
-    return read_vectors(queries, vectors) if hasattr(queries, "columns") else queries
+    """The column ``vectors`` of a frame of queries; what is no frame as it is.
+
+    ``ValueError`` where a frame has no such column: by ``queries``, as there is a frame of items.
+    """
+    if not hasattr(queries, "columns"):
+        return queries
+    if vectors not in queries.columns:
+        raise ValueError(
+            f"queries: expected a column {vectors!r}, as the items have; got {[*queries.columns]}"
+        )
+    return read_vectors(queries, vectors)
 
 
 def _sample(vectors: Float32, params: IVFPQParams, seed: int) -> Float32:

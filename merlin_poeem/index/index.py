@@ -505,7 +505,7 @@ class Index(HeldItems):
 
         Worth a trial with the codes of a model that scores by cosine: their reconstructions are the
         shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
-        depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
+        depends on the data, see docs/trials.md. What is added to it is no longer normalised here:
         give :meth:`extend` vectors of length 1. With scales the two find the same items, save for
         the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales or a
         ``query_rotation``, for cosine with the latter and no scales, and where there are vectors

@@ -28,7 +28,7 @@ def stretch(queries: Any, amount: float = STRETCH) -> tuple[Float32, Float32]:
     S^½ x. Lists and codes that are the nearest there, and not in the raw space, lose fewer of a
     query's items (QUIP, Guo et al., AISTATS 2016, section 3.1). What queries hardly look along may
     still be what tells the items of one query apart, so that part of the way is better than all of
-    it (docs/quality.md).
+    it (docs/trials.md).
 
     Parameters
     ----------

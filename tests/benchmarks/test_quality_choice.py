@@ -15,8 +15,8 @@ pytest.importorskip("faiss")
 pytest.importorskip("matplotlib")
 
 from benchmarks.quality import choice, final, judge, paired, report
-from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FIT, Way, size_of
-from benchmarks.quality.permit import CHOSEN, TEST_READ
+from benchmarks.quality.afterwards import FAISS, FAISS_SCALES, FAMILIES, FIT, Way, size_of
+from benchmarks.quality.permit import CHOSEN, TEST_READ, Permit
 from benchmarks.quality.trial import TrialName, quality_folder, save_trial
 from tests.benchmarks.quality_trials import make_trial, one_thread
 
@@ -71,6 +71,16 @@ def test_what_was_tried_on_fewer_seeds_takes_no_part() -> None:
     (chosen,) = choice.choose(rows)
     assert chosen["variant"] == "ours-8"
     assert chosen["left_out"] == ['ours-8:a=1 8x8 {"a": 1}']
+
+
+def test_what_was_tried_on_other_seeds_takes_no_part() -> None:
+    lucky = [
+        {**row, "seed": row["seed"] + 1} for row in tried("ours-8:a=1", 0.9, 0.9, knobs={"a": 1})
+    ]
+    for rows in ([*tried("ours-8", 0.3, 0.3), *lucky], [*lucky, *tried("ours-8", 0.3, 0.3)]):
+        (chosen,) = choice.choose(rows)
+        assert (chosen["variant"], chosen["seeds"]) == ("ours-8", [0, 1])
+        assert chosen["left_out"] == ['ours-8:a=1 8x8 {"a": 1}']
 
 
 def test_choices_are_of_a_task_a_size_a_second_look_and_a_family() -> None:
@@ -182,6 +192,16 @@ def test_the_read_is_written_down_with_its_tables(results: Path) -> None:
     assert (folder / "movielens-1m.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_baselines_that_are_not_compared_with_are_named(results: Path) -> None:
+    folder = quality_folder(results, quick=True)
+    line = "Without Faiss, ScaNN: on the validation part there was nothing to choose from.\n"
+    assert line in (folder / "quality.md").read_text()
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    choices = json.loads((folder / CHOSEN).read_text())["choices"]
+    others = [{**choices[0], "family": family} for family in FAMILIES]
+    assert "Without" not in report.report(rows, choices + others, [])
+
+
 def test_what_was_chosen_for_another_second_look_is_not_beside_it() -> None:
     ((with_codes, other), (chosen,)) = (
         [*tried("ours-8", 0.3), *tried("ours-8:a=1", 0.4, knobs={"a": 1}, refine=2)],
@@ -227,6 +247,25 @@ def test_a_second_read_for_other_choices_is_refused(results: Path, tmp_path: Pat
     for step in ("train", "judge"):
         with pytest.raises(SystemExit, match="a second read for other choices"):
             final.main([step, "--quick", "--results", str(tmp_path)])
+
+
+def test_choices_stay_once_test_pairs_were_read_for_them(tmp_path: Path) -> None:
+    first = choice.choose(tried("ours-8", 0.3))
+    others = choice.choose(tried("ours-8:a=1", 0.4, knobs={"a": 1}))
+    choice.save_choices(others, tmp_path)
+    choice.save_choices(first, tmp_path)  # nothing was read yet
+    path = tmp_path / CHOSEN
+    written = json.loads(path.read_text())
+    assert written["choices"] == first
+    # Packages of other versions are no other choices.
+    path.write_text(json.dumps({**written, "versions": {}}))
+    Permit.begin(tmp_path)
+    read_for = path.read_bytes()
+    choice.save_choices(first, tmp_path)
+    with pytest.raises(PermissionError, match="the choices that test pairs were read for"):
+        choice.save_choices(others, tmp_path)
+    assert path.read_bytes() == read_for
+    Permit.begin(tmp_path)
 
 
 def test_nothing_is_read_before_there_are_choices(tmp_path: Path) -> None:

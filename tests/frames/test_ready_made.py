@@ -126,7 +126,7 @@ class TestIndexFrame:
             for name in ("query_rotation", "codebook"):
                 got = getattr(index.quantization, name)
                 np.testing.assert_array_equal(got, getattr(expected, name))
-        with pytest.raises(ValueError, match="'embedding'"):
+        with pytest.raises(ValueError, match=r"queries: expected a column 'embedding', .*'other'"):
             index_frame(frame, PARAMS, queries=as_frame.rename(columns={"embedding": "other"}))
         with pytest.raises(TypeError, match="queries: expected float32"):
             index_frame(frame, PARAMS, queries=looking.astype(np.float64))

@@ -102,7 +102,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             training is too short to fill the sample, it does not wait, and a line on stderr says
             so. Towers that have settled lose less to the
             index; where ``agreement`` has to bring items into their lists, a third is better
-            (docs/quality.md).
+            (docs/trials.md).
         sample_size
             Vectors that the start is made from, and that the moving means look back on; None is
             at least 32 per centroid and 64 per codeword.
