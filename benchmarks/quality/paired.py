@@ -22,6 +22,7 @@ from benchmarks.quality.trial import TrialName
 from benchmarks.quality.variants import TASKS
 
 Z = 1.96
+EXACT_PLAIN = f"exact, {PLAIN}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def paired_rows(choices: list[Choice], rows: list[Row], folder: Path) -> list[di
             seeds = sorted(mine.keys() & theirs.keys())
             if not seeds:
                 continue
-            for metric in (*TASKS[ours["task"]].metrics, AGREEMENT):
+            # Exact search agrees with itself: ours less 1 would say nothing.
+            agreement = () if against == EXACT_PLAIN else (AGREEMENT,)
+            for metric in (*TASKS[ours["task"]].metrics, *agreement):
                 differences = np.stack([
                     _values(mine[seed], metric, folder) - _values(theirs[seed], metric, folder)
                     for seed in seeds
@@ -89,7 +92,7 @@ def _others(
         if choice["family"] != OURS and all(choice[key] == ours[key] for key in same):
             yield choice["family"], _rows_of(choice, rows)
     exact = [r for r in rows if r["family"] == EXACT and r["variant"] == PLAIN]
-    yield f"exact, {PLAIN}", {r["seed"]: r for r in exact if r["task"] == ours["task"]}
+    yield EXACT_PLAIN, {r["seed"]: r for r in exact if r["task"] == ours["task"]}
 
 
 def _rows_of(choice: Choice, rows: list[Row]) -> dict[int, Row]:

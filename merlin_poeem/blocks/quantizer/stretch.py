@@ -15,6 +15,10 @@ from merlin_poeem.quantization.stretch import SMALLEST_MOMENT
 
 # Of what came before a batch: a thousand batches are remembered.
 KEEP = 0.999
+NOT_FINITE = (
+    "stretch: expected query vectors with finite squares, got others: look for NaN and infinity in "
+    "the features of users and the query tower, or lower the learning rate"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +47,14 @@ class Stretch:
         return tf.reduce_any(self.query_moments != 0)
 
     def settle(self) -> None:
-        """Make the space from the queries that were seen, of which there have to be some."""
+        """Make the space from the queries that were seen, of which there have to be some.
+
+        ``InvalidArgumentError`` where their squares are not finite.
+        """
         moments = self.query_moments.read_value()
-        found, directions = tf.linalg.eigh(moments / tf.reduce_max(tf.abs(moments)))
+        largest = tf.reduce_max(tf.abs(moments))
+        with tf.control_dependencies([tf.debugging.Assert(largest < np.inf, [NOT_FINITE])]):
+            found, directions = tf.linalg.eigh(moments / largest)
         found = tf.maximum(found, SMALLEST_MOMENT * tf.reduce_mean(found))
         widths = found ** (self.amount / 2)
         widths /= tf.sqrt(tf.reduce_mean(widths**2))

@@ -61,6 +61,16 @@ def test_the_start_makes_the_space_that_the_definition_makes(amount, capfd):
     assert "not stretched" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20])
+def test_queries_whose_squares_are_not_finite_are_named(value):
+    quantizer = make_quantizer()
+    batch = queries(30)
+    batch[3, 2] = value
+    quantizer.see_queries(batch)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="stretch: expected query vectors"):
+        quantizer(vectors(64), training=True)
+
+
 def test_a_rotation_is_learned_inside_the_stretched_space():
     quantizer = make_quantizer()
     quantizer.see_queries(queries(90))
