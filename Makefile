@@ -20,6 +20,7 @@ BENCH_ENV   ?= merlin
 PYTEST_ARGS ?=
 # More of what trains: --tasks, --variants, --seeds; QUICK=1 takes little data and one seed.
 QUALITY_ARGS ?=
+CHOICE_ARGS ?=
 QUICK       ?=
 # One of benchmarks.quality.training, in the place of a made-up catalog.
 TRIAL       ?=
@@ -70,9 +71,11 @@ demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-1
 	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k, movielens-1m, gowalla or aliccp-sim))
 
 .PHONY: bench-quality
-bench-quality: .venv/merlin/.ready .venv/current/.ready ## train, then judge beside Faiss and ScaNN, into results/quality/: [DATA=folder of ml-1m/ and gowalla/] [QUICK=1] [QUALITY_ARGS=--seeds 0 --variants ...] [JUDGE_ARGS=--queries 6000 --sizes 8]
+bench-quality: .venv/merlin/.ready .venv/current/.ready ## train, choose on held out training pairs, then read the test pairs once, into results/quality/: [DATA=folder of ml-1m/ and gowalla/] [QUICK=1] [QUALITY_ARGS=--seeds 0 --variants ...] [JUDGE_ARGS=--queries 6000] [CHOICE_ARGS=--sizes 9]
 	.venv/merlin/bin/python -m benchmarks.quality.training $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(QUALITY_ARGS)
-	.venv/current/bin/python -m benchmarks.quality $(if $(QUICK),--quick) $(JUDGE_ARGS)
+	.venv/current/bin/python -m benchmarks.quality.choice $(if $(QUICK),--quick) $(JUDGE_ARGS) $(CHOICE_ARGS)
+	.venv/merlin/bin/python -m benchmarks.quality.final train $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick)
+	.venv/current/bin/python -m benchmarks.quality.final judge $(if $(QUICK),--quick) $(JUDGE_ARGS)
 
 .PHONY: bench-search
 bench-search: .venv/$(BENCH_ENV)/.ready ## search speed with recall, into results/search.json: [BENCH_ENV=merlin|current]

@@ -27,7 +27,7 @@ from workflows.aliccp.features import make_features
 from workflows.aliccp.judging import JUDGED_USERS, K, judged_users, test_clicks
 from workflows.aliccp.simulate import write_all
 from workflows.aliccp.simulation.world import REAL_ITEMS, REAL_USERS, World
-from workflows.aliccp.towers import DEFAULT_PROBES, train
+from workflows.aliccp.towers import DEFAULT_PROBES, train_joint
 from workflows.comparison import save_rows
 
 COUNTED = ("items", "export", "save")
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     with stages.stage("features"):
         features = make_features(folder / "train", folder / "work")
     with stages.stage("train"):
-        model = train(features, options.items, seed=options.seed, batch_size=1024, epochs=1)
+        model = train_joint(features, options.items, seed=options.seed, batch_size=1024, epochs=1)
     with stages.stage("items"):
         items = features.items(pq.read_table(folder / "items").to_pandas())
     with stages.stage("export"):

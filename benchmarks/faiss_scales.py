@@ -133,7 +133,7 @@ def raw_with_scales(
     assert scales is not None
     if index.params.metric == "cosine":
         queries = normalize(queries)
-    batch = searcher._open_batch(index.quantization.rotate(queries), n_probes, None)
+    batch = searcher._open_batch(index.quantization.rotate_queries(queries), n_probes, None)
     scales.aim(batch, k)
     return raw_faiss(index, scales.quantization, scales.packed_codes), batch.queries_rot
 

@@ -214,7 +214,7 @@ def items_scanned(index: Index, queries: Float32, n_probes: int | None = None) -
     step = max(1, CHUNK_BYTES // (8 * index.n_lists))
     for start in range(0, len(queries), step):
         chunk = slice(start, start + step)
-        queries_rot = index.quantization.rotate(queries[chunk])
+        queries_rot = index.quantization.rotate_queries(queries[chunk])
         scores = reference.list_scores(
             index.quantization, queries_rot, index.params.metric, index.list_factors
         )
@@ -240,7 +240,7 @@ class BytesPerItem:
     """Its id, int64."""
 
     shared: float
-    """Its part of what all items share: centroids, codebook, rotation, the range of scales, and
+    """Its part of what all items share: centroids, codebook, rotations, the range of scales, and
     the offsets and lengths of lists."""
 
     @property
@@ -257,6 +257,7 @@ def bytes_per_item(index: Index) -> BytesPerItem:
         quantization.coarse_centroids,
         quantization.codebook,
         quantization.rotation,
+        quantization.query_rotation,
         quantization.scale_range,
         index.list_offsets,
         index.list_lengths64,

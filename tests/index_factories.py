@@ -1,7 +1,7 @@
 """Small indexes for tests: made from codes, so that the truth is known without training."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,10 +10,26 @@ from merlin_poeem.quantization.stored_vectors import VectorDtype
 
 FIRST_ID = 2**40
 
+Rotation = bool | Literal["stretched"]
+
+
+def rotations_of(metric: str, *, scales: bool) -> list[Rotation]:
+    """What an index may do to vectors before it compares them; a stretch keeps only products."""
+    can_stretch = metric == "inner_product" or (metric == "cosine" and scales)
+    return [False, True, "stretched"] if can_stretch else [False, True]
+
 
 def random_rotation(rng: np.random.Generator, dim: int) -> np.ndarray:
     """(dim, dim) float32 orthogonal."""
     return np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+
+
+def random_stretch(rng: np.random.Generator, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """(dim, dim) float32 of items and of queries, far from orthogonal."""
+    before, after = random_rotation(rng, dim), random_rotation(rng, dim)
+    widths = np.geomspace(0.5, 2, dim)
+    of_items, of_queries = (before * each @ after for each in (widths, 1 / widths))
+    return of_items.astype(np.float32), of_queries.astype(np.float32)
 
 
 def random_quantization(
@@ -23,7 +39,7 @@ def random_quantization(
     pq_dim: int = 4,
     pq_bits: int = 8,
     pq_len: int = 4,
-    rotation: bool = False,
+    rotation: Rotation = False,
     spread: float = 1.0,
     encodes_residual: bool = True,
     scales: bool = False,
@@ -31,12 +47,19 @@ def random_quantization(
     """Centroids ``spread`` times as far apart as the codewords are."""
     dim = pq_dim * pq_len
     codewords = rng.standard_normal((pq_dim, 1 << pq_bits, pq_len))
+    centroids = (spread * rng.standard_normal((n_lists, dim))).astype(np.float32)
+    of_items = of_queries = None
+    if rotation == "stretched":
+        of_items, of_queries = random_stretch(rng, dim)
+    elif rotation:
+        of_items = random_rotation(rng, dim)
     return Quantization(
-        (spread * rng.standard_normal((n_lists, dim))).astype(np.float32),
+        centroids,
         (0.5 * codewords).astype(np.float32),
-        random_rotation(rng, dim) if rotation else None,
+        of_items,
         encodes_residual,
         np.array([0.3, 3], np.float32) if scales else None,
+        of_queries,
     )
 
 

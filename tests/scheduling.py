@@ -32,6 +32,7 @@ SLOWEST = (
     "docs/test_your_own_data.py",
     "blocks/in_graph/test_contract.py",
     "workflows/movielens/test_command.py",
+    "benchmarks/test_quality_trunk.py",
     "benchmarks/test_quality_training.py",
     "blocks/in_graph/test_topk.py",
     "workflows/test_poeem_tutorial.py",

@@ -24,7 +24,7 @@ from merlin_poeem.evaluate import (
 from merlin_poeem.quantization.params import METRICS
 from merlin_poeem.quantization.stored_vectors import VectorDtype
 from merlin_poeem.search import reference
-from tests.index_factories import random_index, random_queries
+from tests.index_factories import Rotation, random_index, random_queries
 
 BIG = 2**60
 
@@ -261,9 +261,12 @@ def test_list_balance() -> None:
     assert uneven.expected_items_scanned == pytest.approx((900 + 100) / 40)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_items_scanned_is_what_a_search_can_return(metric: str) -> None:
-    index = random_index(metric, rotation=True)
+@pytest.mark.parametrize(
+    ("metric", "rotation"),
+    [*((metric, True) for metric in METRICS), ("inner_product", "stretched")],
+)
+def test_items_scanned_is_what_a_search_can_return(metric: str, rotation: Rotation) -> None:
+    index = random_index(metric, rotation=rotation)
     queries = random_queries(index, 30)
     for n_probes in (None, 1, 8):
         everything = reference.search(index, queries, k=len(index), n_probes=n_probes)
@@ -271,9 +274,11 @@ def test_items_scanned_is_what_a_search_can_return(metric: str) -> None:
 
 
 @pytest.mark.parametrize("scales", [True, False])
-@pytest.mark.parametrize(("pq_bits", "rotation"), [(4, True), (8, False), (12, False)])
+@pytest.mark.parametrize(
+    ("pq_bits", "rotation"), [(4, True), (8, False), (12, False), (8, "stretched")]
+)
 def test_bytes_per_item_are_those_on_disk(
-    pq_bits: int, rotation: bool, scales: bool, tmp_path: Path
+    pq_bits: int, rotation: Rotation, scales: bool, tmp_path: Path
 ) -> None:
     index = random_index(pq_bits=pq_bits, pq_dim=3, rotation=rotation, scales=scales)
     got = bytes_per_item(index)

@@ -115,12 +115,25 @@ def test_relevant_items_without_exact_vectors() -> None:
     assert fewer.setting.n_probes < tuned.setting.n_probes
 
 
-@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
-def test_quality_is_agreement_with_exact_search(metric: str) -> None:
+@pytest.mark.parametrize(
+    ("metric", "is_stretched"),
+    [
+        ("inner_product", False),
+        ("inner_product", True),
+        ("cosine", False),
+        ("cosine", True),
+        ("l2", False),
+    ],
+)
+def test_quality_is_agreement_with_exact_search(metric: str, is_stretched: bool) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((600, 8)).astype(np.float32)
     params = IVFPQParams(n_lists=8, pq_dim=2, pq_bits=4, metric=metric)  # type: ignore[arg-type]
-    quantization = replace(fit(params, vectors), rotation=random_rotation(rng, 8))
+    if is_stretched:
+        looking = rng.standard_normal((100, 8)) * np.geomspace(3, 0.3, 8)
+        quantization = fit(params, vectors, queries=looking.astype(np.float32))
+    else:
+        quantization = replace(fit(params, vectors), rotation=random_rotation(rng, 8))
     index = Index.from_vectors(params, quantization, range(600), vectors)
     queries = rng.standard_normal((30, 8)).astype(np.float32)
     exact = FlatIndex.from_vectors(range(600), vectors, metric=metric)  # type: ignore[arg-type]

@@ -184,7 +184,7 @@ def faiss_index(item_ids: Int64, vectors: Float32, factory: str) -> Index:
     """What Faiss builds from float item vectors (n_items, dim), to be searched by inner product.
 
     It clusters by distance. The centroids that it makes for the inner product are of length 1 and
-    leave more to the codes: they find less, see docs/quality.md.
+    leave more to the codes: they find less, see docs/trials.md.
     """
     built = _untrained(vectors.shape[1], factory)
     built.train(vectors)

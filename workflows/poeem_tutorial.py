@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,24 @@ def compile_model(model: mm.RetrievalModelV2, batch_size: int) -> None:
     model.compile(optimizer=optimizer, run_eagerly=False, metrics=[])
 
 
-def train(model: mm.RetrievalModelV2, pairs: pd.DataFrame, *, batch_size: int, epochs: int) -> None:
+def train(
+    model: mm.RetrievalModelV2,
+    pairs: pd.DataFrame,
+    *,
+    batch_size: int,
+    epochs: int,
+    initial_epoch: int = 0,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+) -> None:
     """Train; shows Keras' progress bar."""
     compile_model(model, batch_size)
-    model.fit(Dataset(pairs, schema=schema()), batch_size=batch_size, epochs=epochs)
+    model.fit(
+        Dataset(pairs, schema=schema()),
+        batch_size=batch_size,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        callbacks=list(callbacks),
+    )
 
 
 def new_quantizer(

@@ -36,14 +36,24 @@ def fit(
     n_pairs: int,
     batch_size: int,
     epochs: int,
+    initial_epoch: int = 0,
     callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
-    """Train; shows Keras' progress bar. ``optimizer`` takes the rate, as Keras' ``Adam`` does."""
+    """Train; shows Keras' progress bar. ``optimizer`` takes the rate, as Keras' ``Adam`` does.
+
+    A training that goes on begins with ``initial_epoch``; the rate is that of all ``epochs``.
+    """
     rate = tf.keras.optimizers.schedules.CosineDecay(
         learning_rate, n_steps(n_pairs, batch_size, epochs)
     )
     model.compile(optimizer=optimizer(rate), run_eagerly=False, metrics=[])
-    model.fit(pairs, batch_size=batch_size, epochs=epochs, callbacks=list(callbacks))
+    model.fit(
+        pairs,
+        batch_size=batch_size,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        callbacks=list(callbacks),
+    )
 
 
 def n_steps(n_pairs: int, batch_size: int, epochs: int) -> int:

@@ -104,9 +104,11 @@ def made_up(
 
 
 def of_trial(folder: Path, n_queries: int, k: int) -> Material:
-    """A model that :mod:`benchmarks.quality.training` trained: agreement, and recall of test pairs.
+    """A model that :mod:`benchmarks.quality.training` trained: agreement, and recall of the pairs
+    that were held out.
 
-    ``FileNotFoundError`` where the trial is not whole; ``ValueError`` where it has no index.
+    ``FileNotFoundError`` where the trial is not whole; ``ValueError`` where it has no index;
+    ``PermissionError`` where what was held out are test pairs.
     """
     trial = load_trial(folder)
     if trial.index is None:

@@ -29,7 +29,7 @@ class Lists:
     @classmethod
     def of(cls, index: Index, queries: Float32) -> Lists:
         """The lists of ``index`` for raw (n_queries, dim) queries."""
-        queries_rot = index.quantization.rotate(queries)
+        queries_rot = index.quantization.rotate_queries(queries)
         scores = reference.list_scores(
             index.quantization, queries_rot, index.params.metric, index.list_factors
         )

@@ -1,14 +1,13 @@
-"""What is compared on a trial: exact search, the learned index, and what Faiss builds afterwards.
+"""What is compared on a trial: exact search, the learned index, and lists alone.
 
-All of them answer the same queries with up to 100 items and without the excluded ones. Those that
-have no such filter of their own are asked for so many more that dropping leaves enough.
+All methods answer the same queries without the excluded items. Those that have no such filter of
+their own are asked for so many more that dropping leaves enough.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +15,15 @@ import faiss
 import numpy as np
 
 from benchmarks.quality.lists import Lists, dead_codewords
-from benchmarks.quality.relevance import MANY
 from benchmarks.quality.trial import Trial
+from benchmarks.quality.variants import POEEM, variant_of
 from merlin_poeem import Candidates, Index, open_searcher
 from merlin_poeem.arrays import Float32, Int64, normalize
-from workflows.comparison import faiss_index
 
 CHUNK_QUERIES = 1024
-SIZES = (4, 8, 16)
-# (pq_dim, pq_bits): 8 bytes an item, 4 in two forms, 16.
-FORMS = ((8, 8), (8, 4), (4, 8), (16, 8))
-Search = Callable[[int], Candidates]
+OURS, OBJECTIVE_OF_POEEM = "ours", "Poeem's objective"
+EXACT, LISTS = "exact", "lists"
+Search = Callable[[int, int], Candidates]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,45 +35,48 @@ class Method:
     """``<pq_dim>x<pq_bits>``, or ``float`` where items are scored by their float vectors."""
     bytes_per_item: float
     search: Search
-    """n_probes → the results of all queries."""
+    """(n_probes, k) → at most k results of each query."""
     lists: Lists | None
     """None where every item is scored."""
+    family: str
+    """Of methods that are chosen among: see :mod:`~benchmarks.quality.choice`."""
+    knobs: dict[str, Any] = field(default_factory=dict)
+    """What is not as the family has it by default."""
     build_seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether a second look can add anything."""
+        return self.form != "float"
 
 
 def exact(trial: Trial) -> Method:
     """Every item's float vector scored."""
     flat = faiss.IndexFlatIP(trial.item_vectors.shape[1])
     flat.add(trial.item_vectors)
-    n_bytes = 4 * trial.item_vectors.shape[1]
     return Method(
-        f"exact {of_vectors(trial)}", "float", n_bytes, lambda _: _search_flat(flat, trial), None
+        f"exact {of_vectors(trial)}",
+        "float",
+        4 * trial.item_vectors.shape[1],
+        lambda _, k: _search_flat(flat, trial, k),
+        None,
+        EXACT,
     )
 
 
 def learned(trial: Trial, index: Index) -> Method:
     """The index that the model learned."""
-    return _quantized(trial.name.variant, trial, index, trial.facts["export_seconds"])
-
-
-def learned_by_inner_product(trial: Trial, index: Index) -> Method:
-    """The same codes, their reconstructions not normalised."""
-    name = f"{trial.name.variant}, by inner product"
-    same_codes = index.with_metric("inner_product")
-    return _quantized(name, trial, same_codes, trial.facts["export_seconds"])
-
-
-def built_by_faiss(trial: Trial, sizes: tuple[int, ...]) -> Iterator[Method]:
-    """IVF-PQ and OPQ+IVF-PQ, clustered afterwards from the float vectors; ``sizes`` in bytes."""
-    n_lists = trial.facts["n_lists"]
-    for pq_dim, pq_bits in (form for form in FORMS if math.prod(form) // 8 in sizes):
-        ivf_pq = f"IVF{n_lists},PQ{pq_dim}x{pq_bits}"
-        for name, factory in (("IVF-PQ", ivf_pq), ("OPQ+IVF-PQ", f"OPQ{pq_dim},{ivf_pq}")):
-            start = time.perf_counter()
-            index = faiss_index(trial.item_ids, trial.item_vectors, factory)
-            seconds = time.perf_counter() - start
-            yield _quantized(f"Faiss {name} {of_vectors(trial)}", trial, index, seconds)
+    variant = variant_of(trial.name.variant)
+    is_poeems = variant.options.items() >= POEEM.items()
+    return quantized(
+        trial.name.variant,
+        trial,
+        index,
+        family=OBJECTIVE_OF_POEEM if is_poeems else OURS,
+        knobs=variant.options,
+        build_seconds=trial.facts["export_seconds"],
+    )
 
 
 def learned_lists(trial: Trial, index: Index) -> Method:
@@ -117,44 +117,55 @@ def of_vectors(trial: Trial) -> str:
     return f"of {trial.name.variant} vectors"
 
 
+def quantized(
+    name: str,
+    trial: Trial,
+    index: Index,
+    *,
+    family: str,
+    knobs: dict[str, Any],
+    build_seconds: float,
+    queries: Float32 | None = None,
+) -> Method:
+    """``index``, searched by Faiss; ``queries`` are the trial's as the index takes them."""
+    params = index.params
+    searcher = open_searcher(index, "faiss")
+    queries = trial.queries if queries is None else queries
+    return Method(
+        name,
+        f"{params.pq_dim}x{params.pq_bits}",
+        params.pq_dim * params.pq_bits / 8 + (index.scales is not None),
+        lambda n_probes, k: searcher.search(queries, k=k, n_probes=n_probes, exclude=trial.exclude),
+        Lists.of(index, queries),
+        family,
+        knobs,
+        build_seconds,
+        {"dead_codewords": dead_codewords(index.codes, params.pq_book_size)},
+    )
+
+
 def without_excluded(
-    find: Callable[[Float32, int], tuple[Float32, Int64]], trial: Trial
+    find: Callable[[Float32, int], tuple[Float32, Int64]], trial: Trial, k: int
 ) -> Candidates:
-    """The ``MANY`` best of every query; ``find(queries, k)`` gives scores and rows, best first.
+    """The ``k`` best of every query; ``find(queries, k)`` gives scores and rows, best first.
 
     Rows are positions in ``trial.item_ids``; a row below 0 or a score that is no number is no
-    result. It is asked for ``MANY`` and as many more as the longest list of excluded items.
+    result. It is asked for ``k`` and as many more as the longest list of excluded items.
     """
     exclude = trial.exclude
     longest = 0 if exclude is None else int(exclude.lengths.max(initial=0))
-    k = min(MANY + longest, len(trial.item_ids))
+    n_asked = min(k + longest, len(trial.item_ids))
     results = []
     for start in range(0, len(trial.queries), CHUNK_QUERIES):
-        found = find(trial.queries[start : start + CHUNK_QUERIES], k)
+        found = find(trial.queries[start : start + CHUNK_QUERIES], n_asked)
         for i, (scores, rows) in enumerate(zip(*found, strict=True), start):
             is_kept = (rows >= 0) & np.isfinite(scores)
             item_ids = trial.item_ids[rows]
             if exclude is not None:
                 is_kept &= ~np.isin(item_ids, exclude.row(i))
-            kept = np.flatnonzero(is_kept)[:MANY]
+            kept = np.flatnonzero(is_kept)[:k]
             results.append((scores[kept], item_ids[kept]))
     return Candidates.from_rows(results)
-
-
-def _quantized(name: str, trial: Trial, index: Index, build_seconds: float) -> Method:
-    params = index.params
-    searcher = open_searcher(index, "faiss")
-    return Method(
-        name,
-        f"{params.pq_dim}x{params.pq_bits}",
-        params.pq_dim * params.pq_bits / 8 + (index.scales is not None),
-        lambda n_probes: searcher.search(
-            trial.queries, k=MANY, n_probes=n_probes, exclude=trial.exclude
-        ),
-        Lists.of(index, trial.queries),
-        build_seconds,
-        {"dead_codewords": dead_codewords(index.codes, params.pq_book_size)},
-    )
 
 
 def _lists_only(
@@ -171,13 +182,13 @@ def _lists_only(
     flat.add_core(len(rows), *map(faiss.swig_ptr, (vectors, rows, list_ids)))
     sizes = np.bincount(list_ids, minlength=n_lists)
 
-    def search(n_probes: int) -> Candidates:
+    def search(n_probes: int, k: int) -> Candidates:
         flat.nprobe = n_probes
-        return _search_flat(flat, trial)
+        return _search_flat(flat, trial, k)
 
     lists = Lists(sizes, trial.queries @ centroids.T)
-    return Method(name, "float", 4 * dim, search, lists, build_seconds)
+    return Method(name, "float", 4 * dim, search, lists, LISTS, build_seconds=build_seconds)
 
 
-def _search_flat(index: faiss.Index, trial: Trial) -> Candidates:
-    return without_excluded(lambda queries, k: index.search(queries, k), trial)
+def _search_flat(index: faiss.Index, trial: Trial, k: int) -> Candidates:
+    return without_excluded(lambda queries, k: index.search(queries, k), trial, k)

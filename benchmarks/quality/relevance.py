@@ -42,30 +42,32 @@ class Relevance:
         """Every query a group of its own."""
         return cls(lists, np.arange(len(lists)))
 
-    def quality(self, found: Candidates) -> dict[str, float]:
-        """``recall_at_20, ndcg_at_20, precision_at_100``, as :mod:`merlin_poeem.evaluate` has them.
+    def per_query(self, found: Candidates) -> dict[str, NDArray[np.float64]]:
+        """Of every query that has a right item, (n,) float64 each: ``recall_at_20, ndcg_at_20,
+        recall_at_100, precision_at_100``. Their means are those of :mod:`merlin_poeem.evaluate`.
 
-        Those functions want a list a query, which the tutorial has no room for; here the hits are
-        found once for all three.
+        The functions of ``evaluate`` want a list a query, which the tutorial has no room for; here
+        the hits are found once for all.
         """
         hits, n_right = self._hits(found)
         gains = 1 / np.log2(np.arange(2, FEW + 2))
         ideal = np.cumsum(gains)[np.minimum(n_right, FEW) - 1]
         few = hits[:, :FEW]
         return {
-            f"recall_at_{FEW}": float((few.sum(axis=1) / n_right).mean()),
-            f"ndcg_at_{FEW}": float((few @ gains / ideal).mean()),
-            f"precision_at_{MANY}": float(hits.mean()),
+            f"recall_at_{FEW}": few.sum(axis=1) / n_right,
+            f"ndcg_at_{FEW}": few @ gains / ideal,
+            f"recall_at_{MANY}": hits.sum(axis=1) / n_right,
+            f"precision_at_{MANY}": hits.mean(axis=1),
         }
 
-    def share_found(self, found: Candidates) -> float:
-        """Share of a query's right items among its first 100 results, the mean.
+    def share_found(self, found: Candidates) -> NDArray[np.float64]:
+        """(n,) share of the right items among the first 100 results, of every query that has some.
 
-        Where the right items are the first 100 of an exact search, it is
+        Where the right items are the first 100 of an exact search, the mean is
         :func:`merlin_poeem.evaluate.agreement`, which would sort them anew for each search.
         """
         hits, n_right = self._hits(found)
-        return float((hits.sum(axis=1) / n_right).mean())
+        return hits.sum(axis=1) / n_right
 
     def _hits(self, found: Candidates) -> tuple[NDArray[np.bool_], Int64]:
         """(n, 100) hits and (n,) numbers of right items, of the queries that have any."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
-from benchmarks.quality.judge import Row
-from benchmarks.quality.relevance import MANY
+from benchmarks.quality.afterwards import FAMILIES
+from benchmarks.quality.choice import Choice, is_of, tried_table
+from benchmarks.quality.judge import AGREEMENT, PLAIN, Row
+from benchmarks.quality.methods import EXACT, LISTS
 from benchmarks.quality.tables import (
-    ABLATION,
-    LISTS,
+    KEYS,
+    NAMES,
     Table,
     at_probes,
     at_shares,
@@ -21,25 +25,27 @@ from benchmarks.quality.tables import (
     grid,
     in_percent,
     in_points,
-    is_exact,
     kept,
+    names,
 )
 from benchmarks.quality.variants import TASKS
 from merlin_poeem.plots import draw_quality
 
-AGREEMENT = f"agreement_at_{MANY}"
-BASE = "ours-8"
-PLOTTED_FORMS = {"8x8", "16x4"}
+PLOTTED_SIZE = 9
 HEAD = """# Quality at equal bytes and items scanned
 
-Mean over seeds ± spread (largest less smallest; none of one seed). A share such as `≤ 5%` is of
-the items: the row with the most probes whose mean items scanned per query stay within it; empty
-where one probe of some seed scans more. `codes` is subspaces × bits. Vectors that an index was
-built from are named: `plain` are those of a model trained without an index, today's practice.
+All settings were chosen on the validation part, held out of the training pairs; the test pairs
+were read once. Mean over seeds ± spread (largest less smallest; none of one seed). A share such as
+`≤ 5%` is of the items: the row with the most probes whose mean items scanned per query stay within
+it; empty where one probe of some seed scans more. `codes` is subspaces × bits, `bytes` what an item
+takes with its scale, `refine` a second look at float16 vectors, which take bytes of their own.
+`agreement_at_100` is the share found of the first 100 of exact search over the model's own vectors:
+it says what an index loses, not which model is the better one.
+`plain` vectors are those of a model trained without an index, today's practice.
 """
 
 
-def report(rows: list[Row]) -> str:
+def report(rows: list[Row], choices: list[Choice], paired: list[dict[str, Any]]) -> str:
     """All tables."""
     parts = [HEAD]
     for task in TASKS:
@@ -48,20 +54,40 @@ def report(rows: list[Row]) -> str:
             seeds = ", ".join(map(str, sorted(frame["seed"].unique())))
             n_items, n_queries = (int(frame[name].max()) for name in ("n_items", "n_queries"))
             parts.append(f"## {task}\n\n{n_items:,} items, {n_queries:,} queries, seeds {seeds}.\n")
-            parts += [table.markdown() for table in _tables(frame, TASKS[task].metrics)]
+            chosen = [choice for choice in choices if choice["task"] == task]
+            parts += _absent(chosen)
+            of_task = [difference for difference in paired if difference["task"] == task]
+            metrics = TASKS[task].metrics
+            tables = [
+                _exact_table(frame, metrics),
+                chosen_table(frame, metrics, chosen),
+                paired_table(of_task),
+                *_tables(frame, metrics),
+                tried_table(chosen),
+            ]
+            parts += [table.markdown() for table in tables]
     return "\n".join(parts)
 
 
-def plot(rows: list[Row], task: str, path: Path) -> None:
-    """The chief metric and the agreement against items scanned, at 8 bytes of codes; seeds' means.
+def _absent(choices: list[Choice]) -> list[str]:
+    """A line that names the baselines that are not compared with, if any."""
+    absent = [name for name in FAMILIES if name not in {choice["family"] for choice in choices}]
+    those = ", ".join(absent)
+    told = f"Without {those}: on the validation part there was nothing to choose from.\n"
+    return [told] if absent else []
 
-    A scale is a byte more. No picture where no trial has such an index.
+
+def plot(rows: list[Row], task: str, path: Path) -> None:
+    """The chief metric and the agreement against items scanned, at 9 bytes; seeds' means.
+
+    No picture where no trial has such an index.
     """
-    frame = _main(frame_of(rows, task))
-    is_plotted = frame["form"].isin(PLOTTED_FORMS) & frame["bytes_per_item"].isin([8, 9])
-    if not is_plotted.any():
+    frame = frame_of(rows, task)
+    codes = _codes_alone(frame)
+    codes = codes[codes["size"] == PLOTTED_SIZE]
+    if codes.empty:
         return
-    picked = pd.concat([_exact_of(frame, "plain"), at_probes(frame[is_plotted])])
+    picked = pd.concat([_exact_of(frame, PLAIN), at_probes(codes)])
     metrics = [TASKS[task].metrics[0], AGREEMENT]
     mean = picked.groupby(["method", "bytes_per_item", "n_probes"], sort=False)[
         [*metrics, "items_scanned"]
@@ -84,41 +110,79 @@ def plot(rows: list[Row], task: str, path: Path) -> None:
     plt.close(figure)
 
 
+def paired_table(differences: list[dict[str, Any]]) -> Table:
+    """Ours less each other, query by query, at the share of items that was chosen at."""
+    lines = []
+    for row in differences:
+        seeds = row["by_seed"]
+        lines.append([
+            row["against"],
+            f"{row['size']}",
+            f"{row['refine'] or ''}",
+            row["metric"],
+            f"{row['mean']:+.4f}",
+            f"{row['low']:+.4f} to {row['high']:+.4f}",
+            f"{min(seeds):+.4f} to {max(seeds):+.4f}",
+        ])  # fmt: skip
+    header = ["against", "bytes", "refine", "metric", "ours less it", "95 % interval", "seeds"]
+    title = "Paired differences; the interval is the normal one of the mean over queries"
+    return Table(title, header, lines)
+
+
 def _tables(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Iterator[Table]:
-    main = _main(frame)
+    with_codes = frame[frame["size"].notna() & (frame["family"] != LISTS)]
+    codes = _codes_alone(frame)
     chief = metrics[0]
-    probed, shared = at_probes(main), at_shares(main)
-    yield _exact_table(frame, metrics)
-    yield grid(f"`{chief}` by n_probes", probed, chief, in_points)
+    exact = frame[frame["family"] == EXACT]
+    probed, shared = at_probes(codes), at_shares(pd.concat([exact, with_codes]))
+    yield grid(f"`{chief}` by n_probes, codes alone", probed, chief, in_points)
     for metric in (*metrics, AGREEMENT):
         yield grid(f"`{metric}` by share of items scanned", shared, metric, in_points)
     for metric in metrics:
-        of_plain = shared.assign(kept=kept(shared, metric, "plain"))
+        of_plain = shared.assign(kept=kept(shared, metric, PLAIN))
         yield grid(f"`{metric}` kept, % of the plain model's exact", of_plain, "kept", in_percent)
         of_own = shared.assign(kept=kept(shared, metric))
         yield grid(f"`{metric}` kept, % of the same vectors' exact", of_own, "kept", in_percent)
-    yield _build_table(main)
-    if frame["method"].eq(BASE).any():
-        yield _ablation_table(frame, chief)
-    lists = at_probes(frame[frame["method"].str.contains(LISTS)])
+    yield _build_table(codes)
+    lists = at_probes(frame[frame["family"] == LISTS])
     for metric in (chief, AGREEMENT):
         title = f"Lists only, float vectors in them: `{metric}` by n_probes"
         yield grid(title, lists, metric, in_points)
 
 
-def _main(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without ablations and without what has only lists."""
-    aside = frame["variant"].str.contains(ABLATION) | frame["method"].str.contains(LISTS)
-    return frame[~aside]
+def chosen_table(frame: pd.DataFrame, metrics: tuple[str, ...], choices: list[Choice]) -> Table:
+    """What was chosen, at the share of items that it was chosen at; for each second look its own.
+
+    What was chosen for another second look is left out: here nobody is to choose.
+    """
+    rows = frame.to_dict("records")
+    is_chosen = np.array([any(is_of(row, choice) for choice in choices) for row in rows])
+    at_share = frame[frame["values"].notna().to_numpy() & is_chosen]
+    lines = []
+    for key, rows in at_share.groupby(KEYS, sort=False):
+        n_seeds = rows["seed"].nunique()
+        lines.append([
+            *names(key),
+            f"{rows['vector_bytes'].iloc[0]:g}" if rows["refine"].iloc[0] else "",
+            f"{100 * (rows['items_scanned'] / rows['n_items']).mean():.1f} %",
+            *(cell(rows[metric], n_seeds, in_points) for metric in (*metrics, AGREEMENT)),
+        ])  # fmt: skip
+    header = [*NAMES, "bytes of vectors", "scanned", *metrics, AGREEMENT]
+    return Table("At the share of items that settings were chosen at", header, lines)
+
+
+def _codes_alone(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without float vectors of any kind."""
+    return frame[frame["size"].notna() & (frame["refine"] == 0)]
 
 
 def _exact_of(frame: pd.DataFrame, variant: str) -> pd.DataFrame:
-    return frame[frame["method"].map(is_exact) & (frame["variant"] == variant)]
+    return frame[(frame["family"] == EXACT) & (frame["variant"] == variant)]
 
 
 def _exact_table(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Table:
     lines = []
-    for method, rows in frame[frame["method"].map(is_exact)].groupby("method", sort=False):
+    for method, rows in frame[frame["family"] == EXACT].groupby("method", sort=False):
         n_seeds = rows["seed"].nunique()
         lines.append([method, *(cell(rows[metric], n_seeds, in_points) for metric in metrics)])
     return Table("Exact search over float vectors", ["method", *metrics], lines)
@@ -127,8 +191,7 @@ def _exact_table(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Table:
 def _build_table(frame: pd.DataFrame) -> Table:
     """Balance, codewords and seconds; they do not depend on the probes."""
     lines = []
-    built = frame[~frame["method"].map(is_exact)].groupby(["method", "form"], sort=False)
-    for (method, form), rows in built:
+    for (method, form), rows in frame.groupby(["method", "form"], sort=False):
         facts = rows.drop_duplicates("seed")
         lines.append([method, form, *_build_cells(facts)])
     return Table("What was built; seconds are of this machine", ["method", "codes", *_BUILT], lines)
@@ -145,27 +208,3 @@ def _build_cells(facts: pd.DataFrame) -> list[str]:
         f"{facts['build_seconds'].mean():.1f}",
         f"{facts['training_seconds'].mean():.0f}",
     ]
-
-
-def _ablation_table(frame: pd.DataFrame, chief: str) -> Table:
-    """Ours with each part removed, at the same 8 bytes; few probes and all of them."""
-    is_ablation = frame["method"].str.contains(ABLATION)
-    picked = at_probes(frame[is_ablation | frame["method"].isin([BASE, "poeem-8"])])
-    numbers = sorted(picked["n_probes"].unique())
-    few, all_lists = str(numbers[0]), str(numbers[-1])
-    header = [
-        "variant", "own exact", *(f"{name}, n_probes {at}"
-        for name in (chief, "agreement") for at in (few, all_lists)), *_BUILT,
-    ]  # fmt: skip
-    lines = []
-    for variant, rows in picked.groupby("method", sort=False):
-        n_seeds = rows["seed"].nunique()
-        exact = _exact_of(frame, variant)[chief]
-        cells = [
-            cell(rows.loc[rows["at"] == at, metric], n_seeds, in_points)
-            for metric in (chief, AGREEMENT)
-            for at in (few, all_lists)
-        ]
-        facts = _build_cells(rows.drop_duplicates("seed"))
-        lines.append([variant, cell(exact, n_seeds, in_points), *cells, *facts])
-    return Table("Ablations", header, lines)

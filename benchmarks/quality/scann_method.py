@@ -1,14 +1,14 @@
 """ScaNN as a method, where it is installed: its lists and codes at the same bytes an item.
 
 Anisotropic codes of 4 bits (Guo et al., ICML 2020) in a tree with as many leaves as the others have
-lists; no second pass over float vectors, as no other method has one. ScaNN takes no seed: built
-again from the same vectors, it differs a little.
+lists; its own second pass over float vectors is left out, as all methods get the same one. ScaNN
+takes no seed: built again from the same vectors, it differs a little.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.quality.afterwards import SCANN_BITS, Way
 from benchmarks.quality.lists import Lists, dead_codewords
 from benchmarks.quality.methods import Method, of_vectors, without_excluded
 from benchmarks.quality.relevance import MANY
@@ -23,49 +24,54 @@ from benchmarks.quality.trial import Trial
 from merlin_poeem import Candidates
 from merlin_poeem.arrays import Float32, Int64
 
-BITS = 4
 THRESHOLD = 0.2
 
 
-def built_by_scann(trial: Trial, sizes: tuple[int, ...]) -> Iterator[Method]:
-    """ScaNN in every one of ``sizes``, in bytes; ``ImportError`` where it is not installed."""
+def built_by_scann(trial: Trial, way: Way) -> Method:
+    """With as many blocks as fit into the bytes; ``ImportError`` where ScaNN is not installed.
+
+    The knob ``threshold`` is that of the anisotropic loss, None without.
+    """
     import scann
 
     n_items, dim = trial.item_vectors.shape
-    for n_bytes in sizes:
-        n_blocks = n_bytes * 8 // BITS
-        if dim % n_blocks:
-            raise ValueError(f"dim: expected a multiple of {n_blocks}, got {dim}")
-        start = time.perf_counter()
-        builder = scann.scann_ops_pybind.builder(trial.item_vectors, MANY, "dot_product")
-        builder.set_n_training_threads(1)
-        # ScaNN's own least size of a leaf, 50, spoils its lists where a catalog is small.
-        builder.tree(trial.facts["n_lists"], 1, training_sample_size=n_items, min_partition_size=1)
-        builder.score_ah(dim // n_blocks, anisotropic_quantization_threshold=THRESHOLD)
-        searcher = builder.build()
-        yield _method(trial, searcher, n_blocks, time.perf_counter() - start)
+    width = -(-dim * SCANN_BITS // (8 * way.size))
+    threshold = way.knobs.get("threshold", THRESHOLD)
+    start = time.perf_counter()
+    builder = scann.scann_ops_pybind.builder(trial.item_vectors, MANY, "dot_product")
+    builder.set_n_training_threads(1)
+    # ScaNN's own least size of a leaf, 50, spoils its lists where a catalog is small.
+    builder.tree(trial.facts["n_lists"], 1, training_sample_size=n_items, min_partition_size=1)
+    builder.score_ah(
+        width,
+        anisotropic_quantization_threshold=math.nan if threshold is None else threshold,
+    )
+    searcher = builder.build()
+    return _method(trial, way, searcher, -(-dim // width), time.perf_counter() - start)
 
 
-def _method(trial: Trial, searcher: Any, n_blocks: int, build_seconds: float) -> Method:
+def _method(trial: Trial, way: Way, searcher: Any, n_blocks: int, build_seconds: float) -> Method:
     lists, codes = _read(searcher, trial.queries)
 
-    def search(n_probes: int) -> Candidates:
+    def search(n_probes: int, k: int) -> Candidates:
         def find(queries: Float32, k: int) -> tuple[Float32, Int64]:
             rows, scores = searcher.search_batched(
                 queries, final_num_neighbors=k, leaves_to_search=n_probes
             )
             return scores, rows.astype(np.int64)
 
-        return without_excluded(find, trial)
+        return without_excluded(find, trial, k)
 
     return Method(
-        f"ScaNN {of_vectors(trial)}",
-        f"{n_blocks}x{BITS}",
-        n_blocks * BITS / 8,
+        f"{way} {of_vectors(trial)}",
+        f"{n_blocks}x{SCANN_BITS}",
+        n_blocks * SCANN_BITS / 8,
         search,
         lists,
+        way.family,
+        way.knobs,
         build_seconds,
-        {"dead_codewords": dead_codewords(codes, 1 << BITS)},
+        {"dead_codewords": dead_codewords(codes, 1 << SCANN_BITS)},
     )
 
 

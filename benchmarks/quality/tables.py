@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.quality.afterwards import size_of
 from benchmarks.quality.judge import Row
 from benchmarks.quality.lists import SHARES
-from benchmarks.quality.variants import VARIANTS
+from benchmarks.quality.methods import EXACT, OURS
 
-KEYS = ["method", "form", "bytes_per_item"]
-EXACT = "exact of "
-LISTS = r"^(?:k-means lists|lists) of "
-ABLATION = r"^with(?:out)?-"
+KEYS = ["method", "form", "bytes_per_item", "refine"]
 Format = Callable[[float], str]
 
 
@@ -35,19 +33,15 @@ class Table:
 
 
 def frame_of(rows: list[Row], task: str) -> pd.DataFrame:
-    """The rows of one task: by bytes, then exact search, our variants, the others."""
+    """The rows of one task: by size, then exact search, ours, the others."""
     frame = pd.DataFrame([row for row in rows if row["task"] == task])
-    ranks = {name: rank for rank, name in enumerate(VARIANTS)}
-    rank = frame["method"].map(lambda name: ranks.get(name, -1 if is_exact(name) else len(ranks)))
-    frame = frame.assign(rank=rank).sort_values(
-        ["bytes_per_item", "rank", "method", "form", "seed", "n_probes"], kind="stable"
+    ranks = {EXACT: 0, OURS: 1}
+    frame = frame.assign(
+        rank=frame["family"].map(lambda family: ranks.get(family, len(ranks))),
+        size=frame["bytes_per_item"].map(size_of),
     )
-    return frame.drop(columns="rank").reset_index(drop=True)
-
-
-def is_exact(method: str) -> bool:
-    """Whether every float vector is scored."""
-    return method.startswith(EXACT)
+    order = ["size", "refine", "rank", "method", "form", "seed", "n_probes"]
+    return frame.sort_values(order, kind="stable").drop(columns="rank").reset_index(drop=True)
 
 
 def at_shares(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +68,7 @@ def at_probes(frame: pd.DataFrame) -> pd.DataFrame:
 
 def kept(frame: pd.DataFrame, metric: str, of: str | None = None) -> pd.Series:
     """``metric`` over that of exact search with the same seed: ``of`` a variant, None: its own."""
-    best = frame[frame["method"].map(is_exact)].set_index(["variant", "seed"])[metric].to_dict()
+    best = frame[frame["family"] == EXACT].set_index(["variant", "seed"])[metric].to_dict()
     variants = frame["variant"] if of is None else [of] * len(frame)
     best_of_each = [best.get(key, np.nan) for key in zip(variants, frame["seed"], strict=True)]
     return frame[metric] / np.array(best_of_each)
@@ -93,13 +87,16 @@ def grid(title: str, picked: pd.DataFrame, column: str, form: Format) -> Table:
         ]
         if any(cells):
             lines.append([*names(key), *cells])
-    return Table(title, ["method", "codes", "bytes", *columns], lines)
+    return Table(title, [*NAMES, *columns], lines)
 
 
-def names(key: tuple[str, str, float]) -> list[str]:
-    """The first cells of a line."""
-    method, form, n_bytes = key
-    return [method, form, f"{n_bytes:g}"]
+NAMES = ("method", "codes", "bytes", "refine")
+
+
+def names(key: tuple[str, str, float, int]) -> list[str]:
+    """The first cells of a line, as ``NAMES`` heads them."""
+    method, form, n_bytes, refine = key
+    return [method, form, f"{n_bytes:g}", f"{refine:g}" if refine else ""]
 
 
 def cell(values: pd.Series, n_seeds: int, form: Format) -> str:

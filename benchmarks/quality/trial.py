@@ -1,19 +1,23 @@
 """A trial: one trained model as files, so that training and judging need not share an environment.
 
-``RESULTS/quality/trials/<task>/<variant>-<seed>/`` holds the vectors of both towers, the learned
-index, and what is right. ``trial.json`` comes last and at once: where it is, the trial is whole.
+``RESULTS/quality/trials/<part>/<task>/<variant>-<seed>/`` holds the vectors of both towers, the
+learned index, and what is right. ``trial.json`` comes last and at once: where it is, the trial is
+whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.quality.parts import VALIDATION
+from benchmarks.quality.permit import Permit, require_permit
 from benchmarks.quality.relevance import Relevance
 from merlin_poeem import IdLists, Index, load_index, save_index
 from merlin_poeem.arrays import Float32, Int64
@@ -21,6 +25,7 @@ from merlin_poeem.quantization.params import positive_int
 
 FACTS = "trial.json"
 ROWS = "rows.json"
+ARRAYS = ("queries", "item_ids", "item_vectors", "item_frequencies", "train_queries")
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,18 @@ class TrialName:
 
     task: str
     variant: str
+    """By its name in ``variants.VARIANTS``, with options after it: ``ours-8:commitment=0.5``."""
     seed: int
+    part: str = VALIDATION
+    """Which pairs it is judged by, see :mod:`~benchmarks.quality.parts`."""
 
     def __str__(self) -> str:
-        return f"{self.task} {self.variant} seed {self.seed}"
+        return f"{self.task} {self.variant} seed {self.seed} ({self.part})"
 
     def folder(self, results: Path) -> Path:
         """Where its files are."""
-        return results / "trials" / self.task / f"{self.variant}-{self.seed}"
+        variant = re.sub("[:,]", "+", self.variant)
+        return results / "trials" / self.part / self.task / f"{variant}-{self.seed}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +64,10 @@ class Trial:
     """Per query, the items never to be returned."""
     index: Index | None
     """What the model learned; None of a model without a quantizer."""
+    item_frequencies: Int64
+    """(n_items,) int64, training pairs of each item."""
+    train_queries: Float32
+    """(n, dim) float32, the query tower's output for users that it was trained on."""
     facts: dict[str, Any]
     """JSON values: at least ``n_lists``, the ``recipe`` of the training and its ``seconds``."""
 
@@ -84,9 +97,8 @@ def save_trial(trial: Trial, results: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (FACTS, ROWS):
         (folder / name).unlink(missing_ok=True)
-    np.save(folder / "queries.npy", trial.queries)
-    np.save(folder / "item_ids.npy", trial.item_ids)
-    np.save(folder / "item_vectors.npy", trial.item_vectors)
+    for array in ARRAYS:
+        np.save(folder / f"{array}.npy", getattr(trial, array))
     np.save(folder / "groups.npy", trial.relevance.groups)
     _save_lists(folder / "relevant.npz", trial.relevance.lists)
     if trial.exclude is not None:
@@ -98,18 +110,23 @@ def save_trial(trial: Trial, results: Path) -> Path:
     return folder
 
 
-def load_trial(folder: Path) -> Trial:
-    """The inverse of :func:`save_trial`; ``FileNotFoundError`` where the trial is not whole."""
+def load_trial(folder: Path, permit: Permit | None = None) -> Trial:
+    """The inverse of :func:`save_trial`.
+
+    ``FileNotFoundError`` where the trial is not whole, ``PermissionError`` where it holds test
+    pairs and there is no permit to read them.
+    """
     facts = read_facts(folder)
     if facts is None:
         raise FileNotFoundError(f"{folder}: expected a whole trial with {FACTS}, got none")
+    require_permit(facts["part"], permit)
     return Trial(
-        TrialName(facts["task"], facts["variant"], facts["seed"]),
-        *(np.load(folder / f"{name}.npy") for name in ("queries", "item_ids", "item_vectors")),
-        Relevance(_load_lists(folder / "relevant.npz"), np.load(folder / "groups.npy")),
-        _load_lists(folder / "exclude.npz") if facts["has_exclude"] else None,
-        load_index(folder / "items.index") if facts["has_index"] else None,
-        facts,
+        name=TrialName(facts["task"], facts["variant"], facts["seed"], facts["part"]),
+        relevance=Relevance(_load_lists(folder / "relevant.npz"), np.load(folder / "groups.npy")),
+        exclude=_load_lists(folder / "exclude.npz") if facts["has_exclude"] else None,
+        index=load_index(folder / "items.index") if facts["has_index"] else None,
+        facts=facts,
+        **{array: np.load(folder / f"{array}.npy") for array in ARRAYS},
     )
 
 
@@ -119,9 +136,9 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def whole_trials(results: Path) -> list[Path]:
-    """The folders of all whole trials, by name."""
-    return sorted(path.parent for path in (results / "trials").glob(f"*/*/{FACTS}"))
+def whole_trials(results: Path, part: str = VALIDATION) -> list[Path]:
+    """The folders of all whole trials of a part, by name."""
+    return sorted(path.parent for path in (results / "trials" / part).glob(f"*/*/{FACTS}"))
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -72,7 +72,7 @@ def _wrong_item(
     """A query with another item than the expected one, whose score is not the one it came with."""
     tolerance = _tolerance(expected)
     scores_of = reference.refined_scores if refined else reference.item_scores
-    queries_rot = index.quantization.rotate(queries)
+    queries_rot = index.quantization.rotate_queries(queries)
     for row in np.flatnonzero((got[1] != expected[1]).any(axis=1)):
         other = got[1][row] != expected[1][row]
         rows = index.rows_of(got[1][row][other])

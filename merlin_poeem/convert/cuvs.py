@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import Float32
 from merlin_poeem.atomic_files import replacing_file
 from merlin_poeem.convert.scales import refuse_scales
+from merlin_poeem.convert.stretched import refuse_stretched
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import Metric
@@ -78,11 +79,12 @@ def save_cuvs(
     ------
     ValueError
         What cuVS can't hold or would take for something else: a cosine index without ``metric``,
-        an index with scales without ``without_scales``,
+        an index with scales without ``without_scales``, a ``query_rotation``,
         codes that are not of residuals, ``pq_bits`` other than 4 to 8, a code of an item that does
         not fill its last byte, ids below 0 or 2**63 − 1.
     """
     metric = index.params.metric if metric is None else metric
+    refuse_stretched(index, "a cuVS file")
     refuse_scales(index, "a cuVS file", without_scales=without_scales)
     _check(index, metric)
     quantization = index.quantization

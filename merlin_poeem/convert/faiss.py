@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, Int64, read_only, type_name
 from merlin_poeem.convert.scales import refuse_scales
+from merlin_poeem.convert.stretched import refuse_stretched
 from merlin_poeem.index.index import Index
 from merlin_poeem.quantization.fit import import_faiss
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, unpack_codes
@@ -50,12 +51,13 @@ def to_faiss(index: Index, *, metric: Metric | None = None, without_scales: bool
     Raises
     ------
     ValueError
-        A cosine index without ``metric``, an index with scales without ``without_scales``, or
-        negative item ids (Faiss pads with −1).
+        A cosine index without ``metric``, an index with scales without ``without_scales``, one with
+        a ``query_rotation``, or negative item ids (Faiss pads with −1).
     ImportError
         faiss-cpu is not installed.
     """
     faiss = import_faiss()
+    refuse_stretched(index, "a Faiss index")
     refuse_scales(index, "a Faiss index", without_scales=without_scales)
     metric = index.params.metric if metric is None else metric
     if metric not in ("inner_product", "l2"):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import Float32, read_only
 from merlin_poeem.atomic_files import replacing_file
 from merlin_poeem.convert.scales import refuse_scales
+from merlin_poeem.convert.stretched import refuse_stretched
 from merlin_poeem.index.index import Index
 from merlin_poeem.index.stored_files import IndexFormatError
 from merlin_poeem.quantization import coding
@@ -86,7 +87,9 @@ def write_poeem(
         out, and scores are those of the codes alone.
         The index has a rotation, which it can't hold either. With ``drop_rotation=True`` it is left
         out: whoever searches the file must then rotate the queries, ``queries @ rotation``.
+        The index has a ``query_rotation``.
     """
+    refuse_stretched(index, "a Poeem file")
     refuse_scales(index, "a Poeem file", without_scales=without_scales)
     quantization = index.quantization
     if quantization.rotation is not None and not drop_rotation:

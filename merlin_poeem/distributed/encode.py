@@ -30,6 +30,7 @@ from merlin_poeem.quantization.stored_vectors import (
     VectorDtype,
     check_vector_dtype,
 )
+from merlin_poeem.quantization.stretch import STRETCH
 
 SCALE = "scale"
 VECTOR_SCALE = "scale_of_vector"
@@ -118,6 +119,8 @@ def fit_ddf(
     ddf: Any,
     *,
     vectors: Vectors = "embedding",
+    queries: Any = None,
+    stretch: float = STRETCH,
     rotation: bool = True,
     item_scales: bool = True,
     seed: int = 0,
@@ -127,9 +130,10 @@ def fit_ddf(
 
     The sample, and so the quantization, is the one that ``fit`` takes of all vectors at once,
     whatever the partitions: at most ``256 * max(n_lists, 2 ** pq_bits)`` rows, all that is
-    gathered. ``ddf`` is read twice, first for its partitions' lengths; ``ddf.persist()`` saves
-    the second reading. ``progress`` is of the training here, as of ``fit``. Errors as of ``fit``
-    and :func:`encode_ddf`.
+    gathered. ``queries``, an array in this process, and ``stretch`` are as of ``fit``. ``ddf`` is
+    read twice, first for its partitions' lengths; ``ddf.persist()`` saves the second reading.
+    ``progress`` is of the training here, as of ``fit``. Errors as of ``fit`` and
+    :func:`encode_ddf`.
     """
     meta = meta_of(ddf, [vectors] if isinstance(vectors, str) else [])
     for name in columns_of_vectors(vectors):
@@ -149,6 +153,8 @@ def fit_ddf(
     return fit(
         params,
         gathered,
+        queries=queries,
+        stretch=stretch,
         rotation=rotation,
         item_scales=item_scales,
         seed=seed,

@@ -22,6 +22,7 @@ from merlin_poeem.index.item_table import check_column_names, check_item_table, 
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.params import IVFPQParams, Metric
 from merlin_poeem.quantization.stored_vectors import VectorDtype, check_vector_dtype
+from merlin_poeem.quantization.stretch import STRETCH
 from merlin_poeem.quantization.suggested_params import suggest_params
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def index_frame(
     vectors: str = "embedding",
     item_table: Sequence[str] | None = None,
     metric: Metric | None = None,
+    queries: Any = None,
+    stretch: float = STRETCH,
     rotation: bool = False,
     seed: int = 0,
     store_vectors: VectorDtype | None = None,
@@ -61,6 +64,11 @@ def index_frame(
     item_table
         Columns stored with the index, such as titles, for
         :func:`~merlin_poeem.with_items`; None stores nothing.
+    queries
+        As of :func:`~merlin_poeem.fit`; or a frame of them, pandas or cuDF, with the same column
+        ``vectors``.
+    stretch
+        How far the queries count, as of :func:`~merlin_poeem.fit`.
     rotation
         Whether to find an OPQ rotation first: better where dimensions are correlated, many times
         slower.
@@ -99,7 +107,13 @@ def index_frame(
     # Here, as the rows of a sample have other numbers.
     check_values(f"column {vectors!r}", matrix, largest_value(params.metric))
     quantization = fit(
-        params, _sample(matrix, params, seed), rotation=rotation, seed=seed, progress=progress
+        params,
+        _sample(matrix, params, seed),
+        queries=_as_matrix(queries, vectors),
+        stretch=stretch,
+        rotation=rotation,
+        seed=seed,
+        progress=progress,
     )
     return Index.from_vectors(
         params,
@@ -120,6 +134,20 @@ def with_vectors(frame: Any, column: str = "embedding", into: str | None = None)
     given stays as it is. Raises as :func:`~merlin_poeem.frames.columns.read_vectors`.
     """
     return frame.assign(**{into or column: matrix_column(frame, read_vectors(frame, column))})
+
+
+def _as_matrix(queries: Any, vectors: str) -> Any:
+    """The column ``vectors`` of a frame of queries; what is no frame as it is.
+
+    ``ValueError`` where a frame has no such column: by ``queries``, as there is a frame of items.
+    """
+    if not hasattr(queries, "columns"):
+        return queries
+    if vectors not in queries.columns:
+        raise ValueError(
+            f"queries: expected a column {vectors!r}, as the items have; got {[*queries.columns]}"
+        )
+    return read_vectors(queries, vectors)
 
 
 def _sample(vectors: Float32, params: IVFPQParams, seed: int) -> Float32:

@@ -124,7 +124,8 @@ class Index(HeldItems):
             ``item_table`` is no pandas frame, or its ``item_id`` no integers.
         ValueError
             ``params``, ``quantization``, ``item_codes`` and ``vectors`` do not agree, or there are
-            scales where the metric is l2. ``item_table`` has no ``item_id``, rows that repeat one
+            scales or a ``query_rotation`` where the metric is l2, or the latter without scales
+            where it is cosine. ``item_table`` has no ``item_id``, rows that repeat one
             or are about other items, a column whose name is no text or repeats, or one that would
             come back from a saved index with another dtype. An item may have no row. ``info`` has a
             key ``"item_keys"``, and no keys are in the table.
@@ -264,10 +265,10 @@ class Index(HeldItems):
 
     @property
     def list_lengths(self) -> Float32 | None:
-        """(n_lists,) float32, the mean length of what each list's items are decoded as.
+        """(n_lists,) float32, the mean length of what each list's items are decoded as, rotated.
 
-        Of an empty list its centroid's. None unless the metric is the inner product, and in an
-        index that was saved by a release that knew none.
+        Of an empty list its centroid's. None unless the metric is the inner product, or cosine in
+        a stretched space, and in an index that was saved by a release that knew none.
         """
         lengths = self.list_lengths64
         return None if lengths is None else read_only(lengths.astype(np.float32))
@@ -284,13 +285,13 @@ class Index(HeldItems):
 
     @property
     def has_list_lengths(self) -> bool:
-        """Whether there are ``list_lengths`` where the metric is the inner product."""
+        """Whether there are ``list_lengths`` where they tell of lists."""
         return self._load_list_lengths is not no_list_lengths
 
     @cached_property
     def list_lengths64(self) -> Float64 | None:
         """``list_lengths`` as saved: means that stay exact however often items come and go."""
-        if self.params.metric != "inner_product":
+        if not list_lengths.tell_of_lists(self.params.metric, self.quantization):
             return None
         if self._load_list_lengths is not None:
             lengths = self._load_list_lengths()
@@ -504,11 +505,12 @@ class Index(HeldItems):
 
         Worth a trial with the codes of a model that scores by cosine: their reconstructions are the
         shorter, the less certain, and ``"inner_product"`` trusts those less. Which one finds more
-        depends on the data, see docs/quality.md. What is added to it is no longer normalised here:
+        depends on the data, see docs/trials.md. What is added to it is no longer normalised here:
         give :meth:`extend` vectors of length 1. With scales the two find the same items, save for
-        the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales, and
-        where there are vectors for all but from cosine to the inner product: others compare vectors
-        that are stored otherwise.
+        the lists that they visit. ``ValueError`` for an unknown metric, for l2 with scales or a
+        ``query_rotation``, for cosine with the latter and no scales, and where there are vectors
+        for all but from cosine to the inner product: others compare vectors that are stored
+        otherwise.
         """
         kept = metric == self.metric or (self.metric, metric) == ("cosine", "inner_product")
         if self.has_vectors and not kept:
@@ -570,7 +572,8 @@ class Index(HeldItems):
         if not self.has_list_lengths:
             return no_list_lengths
         # By other metrics lists have none; with the inner product again, they are the items'.
-        return load if self.params.metric == "inner_product" else None
+        tell = list_lengths.tell_of_lists(self.params.metric, self.quantization)
+        return load if tell else None
 
     def _lengths_with(self, sign: int, coded: Coded) -> Float64 | None:
         """``list_lengths64`` with these items more (sign 1) or less (−1)."""
@@ -638,7 +641,10 @@ def encode_items(
 
 
 def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
-    """``ValueError`` where the parameters describe another quantization, or scales with l2."""
+    """``ValueError`` where the parameters describe another quantization.
+
+    Or where the metric can't do with its scales or its ``query_rotation``.
+    """
     for name in ("n_lists", "pq_dim", "pq_bits"):
         expected, got = getattr(params, name), getattr(quantization, name)
         if expected != got:
@@ -646,6 +652,19 @@ def check_agreement(params: IVFPQParams, quantization: Quantization) -> None:
     # A factor about the origin says nothing of distances.
     if params.metric == "l2" and quantization.has_scales:
         raise ValueError("quantization: expected no scale_range where the metric is l2, got one")
+    if quantization.query_rotation is not None:
+        _check_stretched(params, quantization)
+
+
+def _check_stretched(params: IVFPQParams, quantization: Quantization) -> None:
+    # A stretched space keeps inner products, and neither distances nor lengths.
+    if params.metric == "l2":
+        raise ValueError("quantization: expected no query_rotation where the metric is l2, got one")
+    if params.metric == "cosine" and not quantization.has_scales:
+        raise ValueError(
+            "quantization: expected a scale_range beside the query_rotation where the metric is "
+            "cosine, got none"
+        )
 
 
 def stored_vectors(

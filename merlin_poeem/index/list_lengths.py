@@ -8,10 +8,21 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import LARGEST_FLOAT, Float32, Int32, Int64, read_only
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import Quantization
+from merlin_poeem.quantization.params import Metric
 
 Float64 = NDArray[np.float64]
 Coded = tuple[Int32, NDArray[np.unsignedinteger], NDArray[np.uint8] | None]
 """List ids (n,) int32, codes (n, pq_dim) and scales, (n,) uint8 or None, of some items."""
+
+
+def tell_of_lists(metric: Metric, quantization: Quantization) -> bool:
+    """Whether the lengths of items matter to the scores of lists.
+
+    By the inner product they do. By the cosine items are of length 1, and lists score by their
+    directions; but in a stretched space they are not.
+    """
+    is_stretched = quantization.query_rotation is not None
+    return metric == "inner_product" or (metric == "cosine" and is_stretched)
 
 
 def mean_lengths(quantization: Quantization, coded: Coded, list_sizes: Int64) -> Float64:

@@ -21,6 +21,7 @@ from merlin_poeem.index.index import (
     origin_of,
 )
 from merlin_poeem.index.item_table import from_parquet
+from merlin_poeem.index.list_lengths import tell_of_lists
 from merlin_poeem.index.stored_files import (
     FLAT,
     ITEM_TABLE,
@@ -144,15 +145,18 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
     def array(name: str, dtype: str, *shape: int) -> StoredArray:
         return StoredArray.map(path, entries, name, dtype, shape)
 
+    def optional(name: str, *shape: int) -> Float32 | None:
+        return array(name, "<f4", *shape).read_into_memory() if name in entries else None
+
     try:
         pq_len = params.pq_len(dim)
-        rotation, has_scales = "rotation" in entries, "scale_range" in entries
         quantization = Quantization(
             array("coarse_centroids", "<f4", params.n_lists, dim).read_into_memory(),
             array("codebook", "<f4", params.pq_dim, params.pq_book_size, pq_len).read_into_memory(),
-            array("rotation", "<f4", dim, dim).read_into_memory() if rotation else None,
+            optional("rotation", dim, dim),
             get_checked(path, header, "encodes_residual", bool),
-            array("scale_range", "<f4", 2).read_into_memory() if has_scales else None,
+            optional("scale_range", 2),
+            optional("query_rotation", dim, dim),
         )
         check_agreement(params, quantization)
     except IndexFormatError:
@@ -163,9 +167,9 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
     _check_offsets(path, list_offsets, n_items)
     item_ids = array("item_ids", "<i8", n_items)
     codes = array("codes", *_packed_layout(quantization, n_items))
-    if has_scales != ("scales" in entries):
+    if quantization.has_scales != ("scales" in entries):
         raise IndexFormatError(f"{path}: malformed header: only one of scale_range and scales")
-    scales = array("scales", "|u1", n_items) if has_scales else None
+    scales = array("scales", "|u1", n_items) if quantization.has_scales else None
     return Index(
         params,
         quantization,
@@ -173,7 +177,7 @@ def _open(path: Path, header: dict[str, Any]) -> Index:
         lambda: _read_item_ids(item_ids, list_offsets),
         lambda: _read_codes(codes, params),
         lambda: None if scales is None else scales.read(),
-        _list_lengths_loader(path, header, params, array),
+        _list_lengths_loader(path, header, params, quantization, array),
         _table_loader(path, header),
         get_checked(path, header, "info", dict),
         _vectors_loader(path, entries, params, quantization, n_items),
@@ -194,12 +198,16 @@ def _check_offsets(path: Path, list_offsets: Int64, n_items: int) -> None:
 
 
 def _list_lengths_loader(
-    path: Path, header: dict[str, Any], params: IVFPQParams, array: Callable[..., StoredArray]
+    path: Path,
+    header: dict[str, Any],
+    params: IVFPQParams,
+    quantization: Quantization,
+    array: Callable[..., StoredArray],
 ) -> LoadOptionalArray | None:
     # Version 1 knew none.
     if "has_list_lengths" not in header or not get_checked(path, header, "has_list_lengths", bool):
         return no_list_lengths
-    if params.metric != "inner_product":
+    if not tell_of_lists(params.metric, quantization):
         return None
     list_lengths = array("list_lengths", "<f8", params.n_lists).read_into_memory()
     _check_lengths(path, list_lengths)

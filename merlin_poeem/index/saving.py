@@ -27,7 +27,6 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.index.item_table import to_parquet
 from merlin_poeem.index.stored_files import (
     FLAT,
-    FORMAT_VERSION,
     HEADER_FILE,
     ITEM_TABLE,
     MAGIC,
@@ -35,6 +34,7 @@ from merlin_poeem.index.stored_files import (
     canonical,
     is_file_of_index,
     read_header,
+    version_for,
 )
 from merlin_poeem.version import __version__
 
@@ -137,6 +137,7 @@ def _arrays_of(index: Index) -> dict[str, NDArray[Any]]:
         "coarse_centroids": quantization.coarse_centroids,
         "codebook": quantization.codebook,
         "rotation": quantization.rotation,
+        "query_rotation": quantization.query_rotation,
         "scale_range": quantization.scale_range,
         "list_offsets": index.list_offsets,
         "list_lengths": index.list_lengths64,
@@ -190,7 +191,7 @@ def _checksummed_file(path: Path) -> Iterator[_ChecksummedFile]:
 def _commit_header(path: Path, token: str, header: dict[str, Any]) -> None:
     content = {
         "magic": MAGIC,
-        "format_version": FORMAT_VERSION,
+        "format_version": version_for(header["arrays"]),
         "crc32": zlib.crc32(canonical(header)),
         "header": header,
     }

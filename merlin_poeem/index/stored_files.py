@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAGIC = "merlin_poeem index"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""The newest that is read."""
 HEADER_FILE = "header.json"
 ITEM_TABLE = "item_table"
 FLAT = "flat"
@@ -30,6 +32,7 @@ ARRAYS = (
     "coarse_centroids",
     "codebook",
     "rotation",
+    "query_rotation",
     "scale_range",
     "list_offsets",
     "list_lengths",
@@ -56,6 +59,11 @@ class IndexFormatError(ValueError):
     The message names the path and tells the cases apart: "not an index", "newer version",
     "truncated or missing file", "checksum mismatch", "shape/dtype mismatch", "malformed".
     """
+
+
+def version_for(arrays: Iterable[str]) -> int:
+    """The oldest format version that knows all of ``arrays``: older releases read what they can."""
+    return 3 if "query_rotation" in arrays else 2
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def exact_scales(
 ) -> Float64:
     """The length of raw (n, dim) float32 ``vectors`` along what they are coded as: (n,) float64.
 
-    s = ⟨x, x̂⟩ / ‖x̂‖², with which ‖x − s · x̂‖ is least; 0 where x̂ is zero. Where the metric is
-    cosine, give unit vectors, so that s · ⟨q, x̂⟩ estimates a cosine.
+    s = ⟨x, x̂⟩ / ‖x̂‖² in the rotated space, with which ‖x − s · x̂‖ is least there; 0 where x̂ is
+    zero. Where the metric is cosine, give unit vectors, so that s · ⟨q, x̂⟩ estimates a cosine.
     """
     scales = np.zeros(len(vectors))
     rows = max(1, CHUNK_BYTES // (16 * quantization.dim))
@@ -137,7 +137,10 @@ def decode(
 def decoded_lengths(
     quantization: Quantization, list_ids: Int32, codes: Codes, scales: Scales | None = None
 ) -> Float64:
-    """The lengths (n,) float64 of the reconstructions, bounded in memory for any n."""
+    """The lengths (n,) float64 of the reconstructions in the rotated space, which may be stretched.
+
+    Bounded in memory for any n.
+    """
     lengths = np.empty(len(list_ids))
     rows = max(1, CHUNK_BYTES // (16 * quantization.dim))
     for start in range(0, len(lengths), rows):

@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from merlin_poeem.progress import Progress
 from merlin_poeem.quantization import coding, openmp
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams
+from merlin_poeem.quantization.stretch import STRETCH, check_stretch
+from merlin_poeem.quantization.stretch import stretch as stretch_along
 
 KMEANS_ITERATIONS = 25
 MAX_POINTS_PER_CENTROID = 256
@@ -30,6 +33,8 @@ def fit(
     params: IVFPQParams,
     vectors: Float32,
     *,
+    queries: Any = None,
+    stretch: float = STRETCH,
     rotation: bool = True,
     item_scales: bool = True,
     seed: int = 0,
@@ -38,22 +43,32 @@ def fit(
     """Cluster raw (n, dim) float32 ``vectors`` into coarse centroids and a residual codebook.
 
     With ``rotation``, an OPQ rotation of the residuals is found first (Ge et al., CVPR 2013). At
-    most 256 vectors per centroid are used, drawn with ``seed``. With ``item_scales``, items get a
-    scale each, a byte more (see :class:`~merlin_poeem.Quantization`); by ``l2``, whose distances
-    no scale mends, never. With ``progress``, work of more than two seconds shows a bar on stderr.
+    most 256 vectors per centroid are used, drawn with ``seed``. With ``queries``, raw (n, dim)
+    float32, such as a few thousand of those that will be searched for, lists and codes are made for
+    what these look along: fewer items have to be scanned, and scores are nearer to the exact ones.
+    ``stretch`` says how far the queries count, from 0, not at all, to 1 (see
+    :func:`~merlin_poeem.quantization.stretch.stretch`); without queries it does nothing. With
+    ``item_scales``, items get a scale each, a byte more (see :class:`~merlin_poeem.Quantization`);
+    by ``l2``, whose distances no scale mends, never. With ``progress``, work of more than two
+    seconds shows a bar on stderr.
 
     Raises
     ------
     TypeError, ValueError
-        Vectors not finite float32 (n, dim), values above 1e15 in size unless the metric is cosine,
-        fewer vectors than ``n_lists``, ``pq_dim`` not dividing ``dim``, or ``pq_bits`` other than
-        4 and 8.
+        Vectors or queries not finite float32 (n, dim), values above 1e15 in size unless the metric
+        is cosine, queries that count where the metric is l2, or cosine without scales, a
+        ``stretch`` below 0 or above 1, fewer vectors than ``n_lists``, ``pq_dim`` not dividing
+        ``dim``, or ``pq_bits`` other than 4 and 8.
     ImportError
         faiss-cpu is not installed.
     """
     faiss = import_faiss()
     vectors = as_vectors("vectors", vectors, largest=largest_value(params.metric))
     dim = vectors.shape[1]
+    check_stretch(stretch)
+    stretched = None
+    if queries is not None and stretch:
+        stretched = _stretched(params, queries, stretch, dim, item_scales)
     params.pq_len(dim)
     if params.pq_bits not in TRAINABLE_PQ_BITS:
         raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {params.pq_bits}")
@@ -66,6 +81,9 @@ def fit(
     vectors = _sample(vectors, n_points, seed)
     if params.metric == "cosine":
         vectors = normalize(vectors)
+    raw = vectors
+    if stretched is not None:
+        vectors = vectors @ stretched[0]
     has_scales = item_scales and params.metric != "l2"
     with Progress("fit", 2 + rotation + has_scales, "steps", shown=progress) as bar:
         bar.doing(f"{params.n_lists} lists of {len(vectors)} vectors")
@@ -81,13 +99,38 @@ def fit(
             bar.update()
         bar.doing("codebook")
         residuals = x_rot - centroids[_assign(faiss, x_rot, centroids)]
-        quantization = Quantization(centroids, _train_codebook(faiss, residuals, params), matrix)
+        codebook = _train_codebook(faiss, residuals, params)
+        of_items, of_queries = _rotations(matrix, stretched)
+        quantization = Quantization(centroids, codebook, of_items, query_rotation=of_queries)
         bar.update()
         if has_scales:
             bar.doing("scales")
-            quantization = _with_scale_range(quantization, vectors)
+            quantization = _with_scale_range(quantization, raw)
             bar.update()
     return quantization
+
+
+def _stretched(
+    params: IVFPQParams, queries: Any, amount: float, dim: int, item_scales: bool
+) -> tuple[Float32, Float32]:
+    if params.metric == "l2":
+        raise ValueError(
+            "queries: expected None where the metric is l2: a stretched space keeps no distances"
+        )
+    if params.metric == "cosine" and not item_scales:
+        raise ValueError("item_scales: expected True beside queries where the metric is cosine")
+    queries = as_vectors("queries", queries, dim, largest=largest_value(params.metric))
+    return stretch_along(normalize(queries) if params.metric == "cosine" else queries, amount)
+
+
+def _rotations(
+    matrix: Float32 | None, stretched: tuple[Float32, Float32] | None
+) -> tuple[Float32 | None, Float32 | None]:
+    """``rotation`` and ``query_rotation``, where ``matrix`` rotates the ``stretched`` space."""
+    if stretched is None:
+        return matrix, None
+    of_items, of_queries = stretched
+    return stretched if matrix is None else (of_items @ matrix, of_queries @ matrix)
 
 
 def _with_scale_range(quantization: Quantization, vectors: Float32) -> Quantization:

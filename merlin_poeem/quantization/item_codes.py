@@ -38,12 +38,16 @@ class Quantization:
     al., PAMI 2011; Poeem, SIGIR 2021, section 3). Its arrays are read-only, and copies where the
     ones given could be written to.
 
+    With a ``query_rotation`` the rotated space is also stretched along the directions that queries
+    look along, so that what is near there scores alike: see
+    :func:`~merlin_poeem.quantization.stretch.stretch`.
+
     A product quantizer gets directions about right and lengths wrong. With a ``scale_range`` an
     item therefore has a scale too, s = ⟨x, x̂⟩ / ‖x̂‖², and what it is decoded as is s · x̂.
 
     Raises ``TypeError`` or ``ValueError`` on construction when dtypes or shapes do not fit, values
-    are not finite or above 1e17 in size, the rotation is not orthogonal, or the scale range does
-    not rise from above 0.
+    are not finite or above 1e17 in size, the rotation is not orthogonal, or not the inverse of the
+    transposed query rotation where there is one, or the scale range does not rise from above 0.
     """
 
     coarse_centroids: Float32
@@ -53,13 +57,18 @@ class Quantization:
     """(pq_dim, pq_book_size, pq_len) float32, in the rotated space."""
 
     rotation: Float32 | None = None
-    """(dim, dim) float32 orthogonal, ``x_rot = x @ rotation``; None is the identity."""
+    """(dim, dim) float32, ``x_rot = x @ rotation``; None is the identity. Orthogonal unless there
+    is a ``query_rotation``."""
 
     encodes_residual: bool = True
     """False where the codes are of ``x_rot`` itself; the lists then only choose what is scanned."""
 
     scale_range: Float32 | None = None
     """(2,) float32, the lowest and the highest scale above 0; None: items have no scales."""
+
+    query_rotation: Float32 | None = None
+    """(dim, dim) float32, ``q_rot = q @ query_rotation``: the transposed inverse of ``rotation``,
+    so that ⟨q_rot, x_rot⟩ = ⟨q, x⟩. None: queries are rotated as items are."""
 
     def __post_init__(self) -> None:
         for name, ndim in (("coarse_centroids", 2), ("codebook", 3)):
@@ -78,7 +87,7 @@ class Quantization:
             object.__setattr__(
                 self, "rotation", _float32("rotation", self.rotation, 2, LARGEST_FLOAT)
             )
-            _check_orthogonal(self.rotation, self.dim)
+        self._check_rotations()
         if self.scale_range is not None:
             object.__setattr__(
                 self, "scale_range", _float32("scale_range", self.scale_range, 1, LARGEST_FLOAT)
@@ -137,13 +146,38 @@ class Quantization:
         grid = np.geomspace(low, high, N_SCALES - 1)
         return read_only(np.concatenate([[0.0], grid]).astype(np.float32))
 
+    @property
+    def rotation_of_queries(self) -> Float32 | None:
+        """(dim, dim) float32, what a search multiplies queries with; None is the identity."""
+        return self.rotation if self.query_rotation is None else self.query_rotation
+
     def rotate(self, vectors: Float32) -> Float32:
-        """Raw (n, dim) float32 vectors into the rotated space."""
+        """Raw (n, dim) float32 vectors of items into the rotated space."""
         return vectors if self.rotation is None else vectors @ self.rotation
 
+    def rotate_queries(self, queries: Float32) -> Float32:
+        """Raw (n, dim) float32 queries into the rotated space."""
+        matrix = self.rotation_of_queries
+        return queries if matrix is None else queries @ matrix
+
     def rotate_back(self, vectors: Float32) -> Float32:
-        """Rotated (n, dim) float32 vectors into the raw space."""
-        return vectors if self.rotation is None else vectors @ self.rotation.T
+        """Rotated (n, dim) float32 vectors of items into the raw space."""
+        matrix = self.rotation_of_queries  # whose transpose is the inverse of ``rotation``
+        return vectors if matrix is None else vectors @ matrix.T
+
+    def _check_rotations(self) -> None:
+        if self.query_rotation is None:
+            if self.rotation is not None:
+                _check_orthogonal(self.rotation, self.dim)
+            return
+        if self.rotation is None:
+            raise ValueError("query_rotation: expected none where there is no rotation; got one")
+        object.__setattr__(
+            self,
+            "query_rotation",
+            _float32("query_rotation", self.query_rotation, 2, LARGEST_FLOAT),
+        )
+        _check_inverse(self.rotation, self.query_rotation, self.dim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,12 +307,31 @@ def _owned_scales(scales: NDArray[np.uint8], n_items: int) -> NDArray[np.uint8]:
 
 
 def _check_orthogonal(rotation: Float32, dim: int) -> None:
-    if rotation.shape != (dim, dim):
-        raise ValueError(f"rotation: expected shape ({dim}, {dim}), got {rotation.shape}")
-    rotation64 = rotation.astype(np.float64)  # float32 products of large entries overflow
-    error = float(np.abs(rotation64.T @ rotation64 - np.eye(dim)).max())
+    error = _distance_from_identity("rotation", rotation, rotation, dim)
     if error > MAX_ROTATION_ERROR:
         raise ValueError(
             f"rotation: expected an orthogonal matrix (max |RᵀR − I| <= {MAX_ROTATION_ERROR}), "
             f"got {error:.2g}"
         )
+
+
+def _check_inverse(rotation: Float32, query_rotation: Float32, dim: int) -> None:
+    _check_square("rotation", rotation, dim)
+    error = _distance_from_identity("query_rotation", rotation, query_rotation, dim)
+    if error > MAX_ROTATION_ERROR:
+        raise ValueError(
+            "query_rotation: expected the transposed inverse of the rotation "
+            f"(max |RᵀQ − I| <= {MAX_ROTATION_ERROR}), got {error:.2g}"
+        )
+
+
+def _distance_from_identity(name: str, left: Float32, right: Float32, dim: int) -> float:
+    _check_square(name, right, dim)
+    # In float64, as float32 products of large entries overflow.
+    product = left.astype(np.float64).T @ right.astype(np.float64)
+    return float(np.abs(product - np.eye(dim)).max())
+
+
+def _check_square(name: str, matrix: Float32, dim: int) -> None:
+    if matrix.shape != (dim, dim):
+        raise ValueError(f"{name}: expected shape ({dim}, {dim}), got {matrix.shape}")

@@ -41,7 +41,7 @@ def list_scores(
         for i, query_rot in enumerate(queries_rot):
             scores[i] = -((query_rot - centroids) ** 2).sum(axis=1)
         return scores
-    if metric == "cosine":
+    if metric == "cosine" and list_factors is None:
         centroids = normalize(centroids)
     scores = queries_rot @ centroids.T
     return scores if list_factors is None else scores * list_factors

@@ -47,7 +47,7 @@ class SearchRequest:
         n_probes = check_n_probes(n_probes, index.n_lists)
         queries, k, *filters = _checked(index, queries, k, exclude, allow)
         refine = index.refine_of(k) if refine is None else check_refine(index, refine)
-        return cls(index.quantization.rotate(queries), k, n_probes, refine, *filters)
+        return cls(index.quantization.rotate_queries(queries), k, n_probes, refine, *filters)
 
     @classmethod
     def of_flat(

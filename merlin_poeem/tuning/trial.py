@@ -150,7 +150,7 @@ def _exact_results(
         return None
     order = np.argsort(index.item_ids)
     rotated = FlatIndex(index.metric, read_only(index.item_ids[order]), index.vectors[order])
-    queries_rot = index.quantization.rotate(queries)
+    queries_rot = index.quantization.rotate_queries(queries)
     return open_searcher(rotated, backend).search(queries_rot, k=k, exclude=exclude)
 
 

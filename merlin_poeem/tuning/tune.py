@@ -159,7 +159,7 @@ def _measured(
     vectors = index.vectors
     vector_bytes = 0 if vectors is None else vectors.nbytes / max(1, len(vectors))
     queries_rot = normalize(trial.queries) if index.metric == "cosine" else trial.queries
-    queries_rot = index.quantization.rotate(queries_rot)
+    queries_rot = index.quantization.rotate_queries(queries_rot)
     for n_probes in probes:
         scanned = float(np.mean(items_scanned(index, trial.queries, n_probes)))
         by_codes = trial.found(n_probes, trial.k * max(1, *refines))

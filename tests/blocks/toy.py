@@ -50,6 +50,7 @@ def make_quantizer(**options) -> IVFPQQuantizer:
             "warmup": 4,
             "sample_size": 128,
             "agreement": 0.5,
+            "stretch": 0.25,
             **options,
         }
     )

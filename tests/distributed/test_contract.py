@@ -22,7 +22,7 @@ from merlin_poeem.arrays import as_vectors  # noqa: E402
 from merlin_poeem.distributed import search_ddf, shard_index  # noqa: E402
 from merlin_poeem.quantization.stored_vectors import VectorDtype  # noqa: E402
 from merlin_poeem.search.item_set import as_item_filter  # noqa: E402
-from tests.index_factories import random_index, random_queries  # noqa: E402
+from tests.index_factories import Rotation, random_index, random_queries  # noqa: E402
 from tests.search import test_contract as contract  # noqa: E402
 
 # A search takes Dask some 50 ms, which is why not all of the contract is here: what it leaves out,
@@ -110,8 +110,9 @@ def open_index(tmp_path: Path) -> Callable[[Index], Searcher]:
     ("metric", "scales", "pq_bits", "rotation", "filters"),
     [
         ("inner_product", True, 8, True, "both"),
-        ("inner_product", False, 4, False, "none"),
-        ("cosine", True, 4, True, "allow"),
+        ("inner_product", False, 4, "stretched", "none"),
+        ("cosine", True, 4, "stretched", "allow"),
+        ("cosine", True, 4, True, "none"),
         ("cosine", False, 4, False, "exclude"),
         ("l2", False, 8, False, "allow"),
     ],
@@ -121,7 +122,7 @@ def test_answers(
     metric: str,
     scales: bool,
     pq_bits: int,
-    rotation: bool,
+    rotation: Rotation,
     filters: str,
 ) -> None:
     contract.test_answers(open_index, metric, scales, pq_bits, rotation, filters)

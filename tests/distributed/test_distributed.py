@@ -459,6 +459,11 @@ class TestEncode:
         for name in ("coarse_centroids", "codebook", "scale_range"):
             np.testing.assert_array_equal(getattr(fitted, name), getattr(quantization, name))
         assert fit_ddf(PARAMS, ddf, rotation=False, item_scales=False).scale_range is None
+        looking = vectors[:100] * np.geomspace(1, 0.1, 8, dtype=np.float32)
+        asked: dict[str, Any] = {"queries": looking, "stretch": 0.5, "rotation": False}
+        stretched, expected = fit_ddf(PARAMS, ddf, **asked), fit(PARAMS, vectors, **asked)
+        for name in ("query_rotation", "codebook"):
+            np.testing.assert_array_equal(getattr(stretched, name), getattr(expected, name))
         columns = [f"v{j}" for j in range(8)]
         for given_vectors in ("embedding", columns):
             got = index_ddf(ddf, PARAMS, fitted, vectors=given_vectors, info={"a": 1})

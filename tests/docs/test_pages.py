@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 import merlin_poeem as mp
 from merlin_poeem.quantization.params import Metric
 from tests.docs.pages import DOCS, PAGES, is_run, python_blocks, run_page
+from tests.index_factories import random_index
 
 # Pages are for the newest releases: one environment is enough.
 pytestmark = pytest.mark.once
@@ -64,6 +66,17 @@ def test_a_saved_index_is_read_without_the_package(metric: Metric, tmp_path: Pat
     expected = index.decode(names["arrays"]["item_ids"])
     np.testing.assert_allclose(names["decoded"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(names["back"].codes, index.codes)
+
+
+def test_a_stretched_index_is_read_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = random_index(rotation="stretched", pq_bits=8)
+    mp.save_index(index, tmp_path / "items.index")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in python_blocks("formats.md")[:2]:
+        exec(block, names)
+    expected = index.decode(names["arrays"]["item_ids"])
+    np.testing.assert_allclose(names["decoded"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_over_a_dask_cluster(tmp_path: Path) -> None:

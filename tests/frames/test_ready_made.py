@@ -21,6 +21,7 @@ from merlin_poeem.frames.items import like_items, like_rows, with_items
 from merlin_poeem.frames.list_writer import matrix_column
 from merlin_poeem.frames.ready_made import index_frame, with_vectors
 from merlin_poeem.index.item_table import nullable_dtype
+from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.item_codes import ItemCodes
 from merlin_poeem.quantization.suggested_params import suggest_params
 from tests.index_factories import FIRST_ID, random_index
@@ -115,6 +116,20 @@ class TestIndexFrame:
         rotated = index_frame(frame, PARAMS, rotation=True, info={"made": "here"})
         assert rotated.quantization.rotation is not None
         assert rotated.info == {"made": "here"}
+
+    def test_queries_reach_training(self, frame: pd.DataFrame, vectors: np.ndarray) -> None:
+        looking = vectors[:100] * np.geomspace(1, 0.1, DIM, dtype=np.float32)
+        expected = fit(PARAMS, vectors, queries=looking, stretch=0.5, rotation=False)
+        as_frame = pd.DataFrame({"embedding": to_json(looking)})
+        for queries in (looking, as_frame, with_vectors(as_frame)):
+            index = index_frame(frame, PARAMS, queries=queries, stretch=0.5)
+            for name in ("query_rotation", "codebook"):
+                got = getattr(index.quantization, name)
+                np.testing.assert_array_equal(got, getattr(expected, name))
+        with pytest.raises(ValueError, match=r"queries: expected a column 'embedding', .*'other'"):
+            index_frame(frame, PARAMS, queries=as_frame.rename(columns={"embedding": "other"}))
+        with pytest.raises(TypeError, match="queries: expected float32"):
+            index_frame(frame, PARAMS, queries=looking.astype(np.float64))
 
     def test_trains_on_a_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
         given: list[np.ndarray] = []

@@ -18,8 +18,8 @@ from merlin_poeem.search import reference
 
 K = 5
 N_LISTS = 4
-# name: pq_bits, pq_dim, pq_len, metric, rotated, encodes_residual, n_items, with a table, scales,
-# and vectors
+# name: pq_bits, pq_dim, pq_len, metric, rotated ("stretched": with a query_rotation),
+# encodes_residual, n_items, with a table, scales, and vectors
 CASES = {
     "v2-scales": (8, 2, 3, "inner_product", True, True, 24, False, True),
     "v2-scales-cosine-4-bits": (4, 3, 2, "cosine", True, True, 24, False, True),
@@ -29,6 +29,8 @@ CASES = {
     "v2-empty": (4, 2, 2, "inner_product", False, True, 0, False, True),
     "v2-vectors": (8, 2, 3, "cosine", True, True, 24, False, True, "float16"),
     "v2-vectors-l2-int8": (8, 2, 2, "l2", True, True, 24, True, False, "int8"),
+    "v3-stretched": (8, 2, 3, "inner_product", "stretched", True, 24, False, False),
+    "v3-stretched-cosine-4-bits": (4, 3, 2, "cosine", "stretched", True, 24, True, True, "float16"),
 }
 
 
@@ -39,12 +41,17 @@ def make(folder: Path, name: str) -> None:
     rng = np.random.default_rng(sorted(CASES).index(name))
     dim = pq_dim * pq_len
     rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0].astype(np.float32)
+    of_queries = None
+    if rotated == "stretched":
+        widths = np.geomspace(0.5, 2, dim).astype(np.float32)
+        rotation, of_queries = rotation * widths, rotation / widths
     quantization = Quantization(
         rng.normal(size=(N_LISTS, dim)).astype(np.float32),
         rng.normal(size=(pq_dim, 1 << pq_bits, pq_len)).astype(np.float32),
         rotation if rotated else None,
         encodes_residual,
         np.array([0.25, 4], np.float32) if scales else None,
+        of_queries,
     )
     item_codes = ItemCodes(
         (1 << 41) + 7 * np.arange(n_items),

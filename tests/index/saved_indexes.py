@@ -13,6 +13,7 @@ from merlin_poeem.quantization.item_codes import ItemCodes, Quantization
 from merlin_poeem.quantization.params import IVFPQParams
 from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype
 from merlin_poeem.search import reference
+from tests.index_factories import Rotation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 N_LISTS, PQ_DIM, PQ_LEN = 4, 3, 2
@@ -24,7 +25,7 @@ def make_index(
     *,
     pq_bits: int = 4,
     metric: str = "inner_product",
-    rotated: bool = False,
+    rotated: Rotation = False,
     encodes_residual: bool = True,
     with_table: bool = False,
     scales: bool = True,
@@ -36,12 +37,17 @@ def make_index(
     rng = np.random.default_rng(seed)
     params = IVFPQParams(n_lists=N_LISTS, pq_dim=PQ_DIM, pq_bits=pq_bits, metric=metric, n_probes=2)
     rotation = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0].astype(np.float32)
+    of_queries = None
+    if rotated == "stretched":
+        widths = np.geomspace(0.5, 2, DIM).astype(np.float32)
+        rotation, of_queries = rotation * widths, rotation / widths
     quantization = Quantization(
         rng.normal(size=(N_LISTS, DIM)).astype(np.float32),
         rng.normal(size=(PQ_DIM, 1 << pq_bits, PQ_LEN)).astype(np.float32),
         rotation if rotated else None,
         encodes_residual,
         np.array([0.25, 4], np.float32) if scales else None,
+        of_queries,
     )
     item_ids = (1 << 40) + rng.permutation(3 * n_items)[:n_items]
     item_codes = ItemCodes(
@@ -68,7 +74,8 @@ def assert_same(got: Index, expected: Index) -> None:
     """The same parameters, rows and answers, bit for bit."""
     assert got.params == expected.params
     assert got.quantization.encodes_residual == expected.quantization.encodes_residual
-    assert_equal_or_none(got.quantization.scale_range, expected.quantization.scale_range)
+    for name in ("rotation", "query_rotation", "scale_range"):
+        assert_equal_or_none(getattr(got.quantization, name), getattr(expected.quantization, name))
     names = ("list_offsets", "item_ids", "packed_codes", "scales", "list_lengths64", "list_factors")
     for name in names:
         assert_equal_or_none(getattr(got, name), getattr(expected, name))

@@ -21,7 +21,7 @@ from tests.index.saved_indexes import (
     write_header,
 )
 
-ORIGINAL = make_index(12, with_table=True, rotated=True, vectors="float16")
+ORIGINAL = make_index(12, with_table=True, rotated="stretched", vectors="float16")
 
 
 @pytest.fixture(scope="module")

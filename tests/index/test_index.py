@@ -16,6 +16,7 @@ from merlin_poeem.quantization.params import IVFPQParams
 from merlin_poeem.quantization.stored_vectors import StoredVectors, VectorDtype
 from merlin_poeem.search import reference
 from tests.index.saved_indexes import assert_same_vectors
+from tests.index_factories import random_stretch
 
 DIM, N_LISTS, PQ_DIM = 6, 4, 3
 FIRST_ID = (1 << 40) + 1
@@ -252,13 +253,64 @@ def test_with_metric_searches_the_same_codes_otherwise(scales: bool) -> None:
         index.with_metric("dot")
 
 
+# A stretched space.
+
+
+def stretched(scales: bool = True) -> Quantization:
+    plain = make_quantization(rotated=False, scales=scales)
+    rotation, query_rotation = random_stretch(np.random.default_rng(4), DIM)
+    return replace(plain, rotation=rotation, query_rotation=query_rotation)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+def test_a_stretched_index_decodes_extends_and_keeps_raw_vectors(metric: str) -> None:
+    params, ids = make_params(metric), FIRST_ID + np.arange(30)
+    whole = Index.from_vectors(params, stretched(), ids, make_vectors(30), store_vectors="float16")
+    unit = make_vectors(30)
+    if metric == "cosine":
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.testing.assert_allclose(whole.vectors_of(ids), unit, atol=2e-3)
+    # Codes are the nearest in the stretched space, and what they stand for is in the raw one.
+    coded = coding.encode(whole.quantization, unit)
+    scales = coding.scales_of(whole.quantization, unit, *coded)
+    np.testing.assert_array_equal(
+        whole.decode(ids), coding.decode(whole.quantization, *coded, scales)
+    )
+    first = Index.from_vectors(
+        params, stretched(), ids[:9], make_vectors(30)[:9], store_vectors="float16"
+    )
+    extended = first.extend(ids[9:], make_vectors(30)[9:])
+    assert_same(extended, whole)
+    again = whole.without_vectors().with_vectors(ids, make_vectors(30))
+    assert_same_vectors(again.vectors, whole.vectors)
+
+
+def test_a_stretched_space_keeps_neither_distances_nor_lengths() -> None:
+    ids, vectors = FIRST_ID + np.arange(30), make_vectors(30)
+    plain = Index.from_vectors(make_params(), stretched(scales=False), ids, vectors)
+    scaled = Index.from_vectors(make_params(), stretched(), ids, vectors)
+    for index in (plain, scaled):
+        with pytest.raises(ValueError, match=r"expected no .*where the metric is l2, got one"):
+            index.with_metric("l2")
+    with pytest.raises(ValueError, match="expected no query_rotation where the metric is l2"):
+        plain.with_metric("l2")
+    message = (
+        "expected a scale_range beside the query_rotation where the metric is cosine, got none"
+    )
+    with pytest.raises(ValueError, match=message):
+        plain.with_metric("cosine")
+    with pytest.raises(ValueError, match=message):
+        Index.from_vectors(make_params("cosine"), stretched(scales=False), ids, vectors)
+    assert scaled.with_metric("cosine").with_metric("inner_product").metric == "inner_product"
+
+
 # Memory of the caller.
 
 
 def arrays_of(index: Index) -> dict[str, np.ndarray]:
     names = ("list_offsets", "item_ids", "packed_codes", "codes", "list_ids", "scales")
     lists = ("list_lengths", "list_lengths64", "list_factors")
-    shared = ("coarse_centroids", "codebook", "rotation", "scale_range")
+    shared = ("coarse_centroids", "codebook", "rotation", "query_rotation", "scale_range")
     arrays = {name: getattr(index, name) for name in (*names, *lists)}
     arrays |= {name: getattr(index.quantization, name) for name in shared}
     if index.vectors is not None:

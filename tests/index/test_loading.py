@@ -173,6 +173,7 @@ def test_golden(path: Path) -> None:
 def test_golden_files_are_there() -> None:
     assert len(list(GOLDEN.glob("v1-*/"))) >= 4
     assert len(list(GOLDEN.glob("v2-*/"))) >= 8
+    assert len(list(GOLDEN.glob("v3-*/"))) >= 2
 
 
 def test_golden_can_be_replaced(tmp_path: Path) -> None:

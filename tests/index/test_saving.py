@@ -1,6 +1,7 @@
 """Saving: round trips, what is refused, and saves that are interrupted at any step."""
 
 import fcntl
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -46,6 +47,19 @@ def test_round_trip_of_vectors(tmp_path: Path, metric: str, vectors: VectorDtype
     save_index(index.without_vectors(), tmp_path)
     assert_same(load_index(tmp_path), make_index(metric=metric, rotated=True))
     assert named_files(tmp_path) == set(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize(("metric", "scales"), [("inner_product", False), ("cosine", True)])
+def test_round_trip_of_a_stretched_space(tmp_path: Path, metric: str, scales: bool) -> None:
+    index = make_index(metric=metric, rotated="stretched", scales=scales, vectors="int8")
+    save_index(index, tmp_path)
+    assert_same(load_index(tmp_path), index)
+
+
+def test_older_releases_read_what_they_can(tmp_path: Path) -> None:
+    for rotated, version in ((False, 2), (True, 2), ("stretched", 3), (True, 2)):
+        save_index(make_index(rotated=rotated), tmp_path)
+        assert json.loads((tmp_path / "header.json").read_text())["format_version"] == version
 
 
 def test_round_trip_keeps_everything(tmp_path: Path) -> None:

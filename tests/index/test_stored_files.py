@@ -52,8 +52,8 @@ def test_foreign_header(tmp_path: Path, text: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 3}, "newer version: written in format 3.*upgrade"),
-        ({"format_version": 3, "header": None}, "newer version"),
+        ({"format_version": 4}, "newer version: written in format 4.*upgrade"),
+        ({"format_version": 4, "header": None}, "newer version"),
         ({"format_version": 0}, "malformed header: format version 0"),
         ({"format_version": "1"}, "malformed header: expected format_version as int"),
         ({"format_version": True}, "malformed header: expected format_version as int"),
@@ -129,6 +129,34 @@ def test_header_with_half_of_the_scales(saved: Path, name: str) -> None:
     write_header(saved, content)
     with pytest.raises(IndexFormatError, match="malformed header: only one of scale_range and"):
         load_index(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rotation": None}, "malformed: query_rotation: expected none where there is no rotation"),
+        ({"query_rotation": None}, "malformed: rotation: expected an orthogonal matrix"),
+        ({"query_rotation": "rotation"}, "malformed: query_rotation: expected the transposed inv"),
+        ({"metric": "l2"}, "malformed: quantization: expected no query_rotation"),
+        ({"metric": "cosine"}, "malformed: quantization: expected a scale_range beside the query"),
+    ],
+)
+def test_header_with_half_of_a_stretched_space(
+    tmp_path: Path, change: dict[str, str | None], message: str
+) -> None:
+    save_index(make_index(rotated="stretched", scales=False), tmp_path)
+    content = json.loads((tmp_path / "header.json").read_text())
+    arrays = content["header"]["arrays"]
+    for name, other in change.items():
+        if name == "metric":
+            content["header"]["params"]["metric"] = other
+        elif other is None:
+            del arrays[name]
+        else:
+            arrays[name] = arrays[other]
+    write_header(tmp_path, content)
+    with pytest.raises(IndexFormatError, match=message):
+        load_index(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["codebook", "item_ids", "codes", "scales", "item_table"])

@@ -12,6 +12,7 @@ from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.fit import fit
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import IVFPQParams
+from merlin_poeem.quantization.stretch import stretch
 from merlin_poeem.search import reference
 
 faiss = pytest.importorskip("faiss")
@@ -112,6 +113,116 @@ def test_cosine_trains_on_normalised_vectors() -> None:
     first, second = fit(params, vectors), fit(params, vectors * lengths.astype(np.float32))
     np.testing.assert_allclose(first.coarse_centroids, second.coarse_centroids, atol=1e-3)
     assert np.linalg.norm(first.coarse_centroids, axis=1).max() <= 1.001
+
+
+def narrow_queries(n: int = 400) -> np.ndarray:
+    """They look along four directions of sixteen."""
+    rng = np.random.default_rng(7)
+    spread = np.repeat([1, 0.1], [4, DIM - 4])
+    turned = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
+    return (rng.normal(size=(n, DIM)) * spread @ turned).astype(np.float32)
+
+
+@pytest.mark.parametrize("rotation", [True, False])
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+def test_what_queries_look_along_counts_more(metric: str, rotation: bool) -> None:
+    params = IVFPQParams(n_lists=16, pq_dim=4, pq_bits=4, metric=metric)
+    items = np.random.default_rng(8).standard_normal((2000, DIM)).astype(np.float32)
+    if metric == "cosine":
+        items /= np.linalg.norm(items, axis=1, keepdims=True)
+    queries, held_out = np.split(narrow_queries(), 2)
+    exact = held_out @ items.T
+    best = np.argsort(-exact, axis=1)[:, :10]
+    errors, recalls = [], []
+    for given in (None, queries):
+        quantization = fit(params, items, queries=given, rotation=rotation)
+        index = Index.from_vectors(params, quantization, np.arange(2000), items)
+        scores = held_out @ index.decode(np.arange(2000)).T
+        errors.append(((scores - exact) ** 2).mean())
+        found = reference.search(index, held_out, k=2000, n_probes=4)
+        recalls.append(np.mean([np.isin(best[i], found[i][1]).mean() for i in range(200)]))
+    assert errors[1] < 0.8 * errors[0]
+    assert recalls[1] > recalls[0] + 0.1
+
+
+@pytest.mark.parametrize("amount", [{}, {"stretch": 0.75}], ids=["by default", "by name"])
+def test_queries_leave_a_quantization_in_a_stretched_space(amount: dict[str, float]) -> None:
+    quantization = fit(PARAMS, make_vectors(), queries=narrow_queries(), rotation=False, **amount)
+    of_items, of_queries = stretch(narrow_queries(), amount.get("stretch", 0.25))
+    np.testing.assert_array_equal(quantization.rotation, of_items)
+    np.testing.assert_array_equal(quantization.query_rotation, of_queries)
+    rotated = fit(PARAMS, make_vectors(), queries=narrow_queries(), **amount)
+    assert rotated.rotation is not None
+    np.testing.assert_allclose(
+        rotated.rotation @ rotated.rotation.T, of_items @ of_items, atol=1e-4
+    )
+    assert not np.allclose(rotated.rotation, of_items, atol=0.1)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])
+@pytest.mark.parametrize(
+    "given", [{"stretch": 1.0}, {"queries": narrow_queries(), "stretch": 0}], ids=["none", "zero"]
+)
+def test_neither_without_queries_nor_by_zero_is_anything_stretched(
+    metric: str, given: dict[str, Any]
+) -> None:
+    params = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=4, metric=metric)
+    plain, got = (fit(params, make_vectors(), item_scales=False, **each) for each in ({}, given))
+    assert got.query_rotation is None
+    for name in ("coarse_centroids", "codebook", "rotation"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("queries", [None, narrow_queries()], ids=["none", "some"])
+@pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
+def test_stretch_refused(amount: float, queries: np.ndarray | None) -> None:
+    with pytest.raises(ValueError, match=f"^stretch: expected 0 <= stretch <= 1, got {amount}$"):
+        fit(PARAMS, make_vectors(), queries=queries, stretch=amount)
+
+
+def test_lengths_of_queries_do_not_count_where_the_metric_is_cosine() -> None:
+    params = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=4, metric="cosine")
+    queries = narrow_queries()
+    longer = queries * np.geomspace(0.1, 10, len(queries), dtype=np.float32)[:, None]
+    first, second = (fit(params, make_vectors(), queries=each) for each in (queries, longer))
+    np.testing.assert_allclose(first.query_rotation, second.query_rotation, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "item_scales", "queries", "error", "message"),
+    [
+        (
+            "l2",
+            False,
+            narrow_queries(),
+            ValueError,
+            "queries: expected None where the metric is l2",
+        ),
+        (
+            "cosine",
+            False,
+            narrow_queries(),
+            ValueError,
+            "item_scales: expected True beside queries",
+        ),
+        (
+            "cosine",
+            True,
+            narrow_queries()[:, 1:],
+            ValueError,
+            r"queries: .*\(n, 16\), got \(400, 15",
+        ),
+        ("cosine", True, narrow_queries().astype("f8"), TypeError, "queries: expected float32"),
+        ("cosine", True, narrow_queries()[:0], ValueError, "queries: expected at least one"),
+        ("inner_product", True, narrow_queries() * 1e20, ValueError, "queries: .*at most 1e"),
+    ],
+)
+def test_queries_refused(
+    metric: str, item_scales: bool, queries: np.ndarray, error: type[Exception], message: str
+) -> None:
+    params = IVFPQParams(n_lists=8, pq_dim=4, pq_bits=4, metric=metric)
+    with pytest.raises(error, match=message):
+        fit(params, make_vectors(), queries=queries, item_scales=item_scales)
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine", "l2"])

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from merlin_poeem.quantization.item_codes import ItemCodes, Quantization, pack_codes, unpack_codes
+from tests.index_factories import random_stretch
 
 CENTROIDS = np.zeros((3, 6), np.float32)
 CODEBOOK = np.zeros((2, 16, 3), np.float32)
 ROTATION = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0].astype(np.float32)
+OF_ITEMS, OF_QUERIES = random_stretch(np.random.default_rng(0), 6)
+STRETCHED = {"rotation": OF_ITEMS, "query_rotation": OF_QUERIES}
 
 
 def with_value(array: np.ndarray, value: float) -> np.ndarray:
@@ -49,6 +52,26 @@ def test_rotation_there_and_back() -> None:
     assert Quantization(CENTROIDS, CODEBOOK).rotate_back(vectors) is vectors
 
 
+def test_queries_are_rotated_as_items_are() -> None:
+    queries = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+    turned, plain = Quantization(CENTROIDS, CODEBOOK, ROTATION), Quantization(CENTROIDS, CODEBOOK)
+    np.testing.assert_array_equal(turned.rotate_queries(queries), queries @ ROTATION)
+    assert turned.rotation_of_queries is turned.rotation
+    assert plain.rotate_queries(queries) is queries
+    assert plain.rotation_of_queries is None
+
+
+def test_a_stretched_space_there_and_back() -> None:
+    queries, items = np.random.default_rng(1).normal(size=(2, 5, 6)).astype(np.float32)
+    stretched = Quantization(CENTROIDS, CODEBOOK, OF_ITEMS, query_rotation=OF_QUERIES)
+    np.testing.assert_array_equal(stretched.rotate(items), items @ OF_ITEMS)
+    np.testing.assert_array_equal(stretched.rotate_queries(queries), queries @ OF_QUERIES)
+    np.testing.assert_array_equal(stretched.rotation_of_queries, OF_QUERIES)
+    np.testing.assert_allclose(stretched.rotate_back(stretched.rotate(items)), items, atol=1e-5)
+    scores = stretched.rotate_queries(queries) @ stretched.rotate(items).T
+    np.testing.assert_allclose(scores, queries @ items.T, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -68,6 +91,38 @@ def test_rotation_there_and_back() -> None:
         ({"rotation": with_value(ROTATION, np.nan)}, ValueError, "rotation: .*finite"),
         ({"rotation": np.full((6, 6), 1e30, np.float32)}, ValueError, "orthogonal"),
         ({"rotation": np.float32(1e30) * ROTATION}, ValueError, "orthogonal"),
+        ({"rotation": OF_ITEMS}, ValueError, "rotation: expected an orthogonal matrix"),
+        ({"query_rotation": ROTATION}, ValueError, "query_rotation: expected none where there is"),
+        (
+            {**STRETCHED, "rotation": OF_ITEMS[:5]},
+            ValueError,
+            r"^rotation: expected shape \(6, 6\)",
+        ),
+        (
+            {**STRETCHED, "query_rotation": OF_QUERIES[:, :5]},
+            ValueError,
+            r"query_rotation: expected shape \(6, 6\), got \(6, 5\)",
+        ),
+        (
+            {**STRETCHED, "query_rotation": OF_QUERIES.astype(np.float64)},
+            TypeError,
+            "query_rotation: expected float32",
+        ),
+        (
+            {**STRETCHED, "query_rotation": with_value(OF_QUERIES, np.inf)},
+            ValueError,
+            "query_rotation: .*finite",
+        ),
+        (
+            {**STRETCHED, "query_rotation": OF_ITEMS},
+            ValueError,
+            "query_rotation: expected the transposed inverse of the rotation",
+        ),
+        (
+            {**STRETCHED, "query_rotation": np.linalg.inv(OF_ITEMS).copy()},
+            ValueError,
+            "query_rotation: expected the transposed inverse of the rotation",
+        ),
         ({"scale_range": [1.0, 2.0]}, TypeError, "scale_range: expected float32"),
         ({"scale_range": np.ones((1, 2), np.float32)}, ValueError, "scale_range: expected 1 dim"),
         (
@@ -89,10 +144,11 @@ def test_quantization_refuses(change: dict[str, Any], error: type[Exception], me
 
 
 def test_a_quantization_keeps_no_memory_of_the_caller() -> None:
-    given = [CENTROIDS.copy(), CODEBOOK.copy(), ROTATION.copy()]
-    quantization = Quantization(*given)
-    kept = (quantization.coarse_centroids, quantization.codebook, quantization.rotation)
-    for array, ours, expected in zip(given, kept, (CENTROIDS, CODEBOOK, ROTATION), strict=True):
+    before = {"coarse_centroids": CENTROIDS, "codebook": CODEBOOK, **STRETCHED}
+    given = {name: array.copy() for name, array in before.items()}
+    quantization = Quantization(**given)
+    for name, expected in before.items():
+        array, ours = given[name], getattr(quantization, name)
         array[...] = 7
         np.testing.assert_array_equal(ours, expected, strict=True)
         with pytest.raises(ValueError, match="read-only"):

@@ -30,12 +30,14 @@ from merlin_poeem.search import reference, second_look
 from merlin_poeem.search.gpu.index_shape import MAX_PQ_BITS
 from tests.index_factories import (
     FIRST_ID,
+    Rotation,
     assert_answers,
     random_id_lists,
     random_index,
     random_item_set,
     random_quantization,
     random_queries,
+    rotations_of,
 )
 from tests.search.gpu.openers import GPU_OPENERS
 
@@ -48,6 +50,11 @@ OPENERS: dict[str, Callable[[Index], Searcher]] = {
 # Metrics, and whether items have scales: under l2 they never have.
 SCALED = [("inner_product", True), ("inner_product", False), ("cosine", True), ("cosine", False)]
 KINDS = [*SCALED, ("l2", False)]
+TURNED = [(*kind, each) for kind in KINDS for each in rotations_of(kind[0], scales=kind[1])]
+STRETCHED = [kind for kind in KINDS if (*kind, "stretched") in TURNED]
+TURNED_METRICS = [
+    (metric, each) for metric in METRICS for each in rotations_of(metric, scales=metric != "l2")
+]
 FILTERS = {"none": (), "exclude": ("exclude",), "allow": ("allow",), "both": ("exclude", "allow")}
 # Whether exclude and allow are lists, one a query, or one set for all.
 FORMS = [("lists", "set"), ("set", "lists"), ("set", "set"), ("set", None), (None, "set")]
@@ -73,15 +80,14 @@ def test_shows_its_backend_and_index(open_index: Callable[[Index], Searcher]) ->
 
 
 @pytest.mark.parametrize("filters", FILTERS)
-@pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
 @pytest.mark.parametrize("pq_bits", [4, 8])
-@pytest.mark.parametrize(("metric", "scales"), KINDS)
+@pytest.mark.parametrize(("metric", "scales", "rotation"), TURNED)
 def test_answers(
     open_index: Callable[[Index], Searcher],
     metric: str,
     scales: bool,
     pq_bits: int,
-    rotation: bool,
+    rotation: Rotation,
     filters: str,
 ) -> None:
     index = random_index(metric, pq_bits=pq_bits, rotation=rotation, scales=scales)
@@ -98,12 +104,11 @@ def test_answers(
 
 
 @pytest.mark.parametrize("forms", FORMS, ids=lambda forms: f"{forms[0]}-{forms[1]}")
-@pytest.mark.parametrize("rotation", [False, True], ids=["plain", "rotated"])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("metric", "rotation"), TURNED_METRICS)
 def test_answers_with_item_sets(
     open_index: Callable[[Index], Searcher],
     metric: str,
-    rotation: bool,
+    rotation: Rotation,
     forms: tuple[str | None, str | None],
 ) -> None:
     index = random_index(metric, rotation=rotation)
@@ -145,6 +150,22 @@ def test_answers_of_a_second_look(
     searcher = open_index(index)
     for k, n_probes, refine in ((1, None, 1), (10, None, 4), (10, 8, 4), (7, 8, 30), (500, 8, 2)):
         check(searcher, queries, k=k, n_probes=n_probes, refine=refine, **chosen)
+
+
+@pytest.mark.parametrize("dtype", VECTOR_DTYPES)
+@pytest.mark.parametrize(("metric", "scales"), STRETCHED)
+def test_a_second_look_in_a_stretched_space(
+    open_index: Callable[[Index], Searcher], metric: str, scales: bool, dtype: VectorDtype
+) -> None:
+    index = random_index(metric, rotation="stretched", scales=scales, vectors=dtype)
+    queries = random_queries(index, 12)
+    got = check(open_index(index), queries, k=10, n_probes=8, refine=4)
+    # It compares the raw vectors.
+    vectors = index.vectors_of(got.item_ids).reshape(12, 10, index.dim)
+    if metric == "cosine":
+        queries = normalize(queries)
+    expected = np.einsum("nkd,nd->nk", vectors, queries).ravel()
+    np.testing.assert_allclose(got.scores, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -460,12 +481,16 @@ def test_vectors_made_from_codewords(open_index: Callable[[Index], Searcher], me
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+@pytest.mark.parametrize("rotation", [True, "stretched"])
 @pytest.mark.parametrize("encodes_residual", [True, False])
 def test_scores_are_of_what_scales_make_of_the_codes(
-    open_index: Callable[[Index], Searcher], metric: str, encodes_residual: bool
+    open_index: Callable[[Index], Searcher],
+    metric: str,
+    rotation: Rotation,
+    encodes_residual: bool,
 ) -> None:
     # By cosine too: s · x̂ is as long as the unit vector x is along it, and is not divided by.
-    index = random_index(metric, rotation=True, encodes_residual=encodes_residual)
+    index = random_index(metric, rotation=rotation, encodes_residual=encodes_residual)
     queries = random_queries(index, 10)
     got = check(open_index(index), queries, k=30, n_probes=8)
     if metric == "cosine":
@@ -624,6 +649,7 @@ def searches(draw: st.DrawFn) -> tuple[Index, np.ndarray, dict[str, object]]:
     metric = draw(st.sampled_from(METRICS))
     # In one dimension all cosines are 1 or −1: of lists that tie so, rounding decides which come.
     least_len = 2 if metric == "cosine" else 1
+    scales = draw(st.booleans())
     index = random_index(
         metric,
         n_items=draw(st.integers(0, 60)),
@@ -631,11 +657,11 @@ def searches(draw: st.DrawFn) -> tuple[Index, np.ndarray, dict[str, object]]:
         pq_dim=draw(st.integers(1, 3)),
         pq_bits=draw(st.sampled_from([1, 2, 4])),
         pq_len=draw(st.integers(least_len, 3)),
-        rotation=draw(st.booleans()),
+        rotation=draw(st.sampled_from(rotations_of(metric, scales=scales))),
         seed=draw(st.integers(0, 2**16)),
         encodes_residual=draw(st.booleans()),
         filled_lists=draw(st.integers(1, n_lists)),
-        scales=draw(st.booleans()),
+        scales=scales,
         vectors=draw(st.none() | st.sampled_from(VECTOR_DTYPES)),
     )
     n_queries = draw(st.integers(0, 5))

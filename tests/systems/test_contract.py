@@ -47,7 +47,8 @@ def open_index() -> Callable[[Index], Searcher]:
     ],
 )
 def test_answers(open_index, metric, scales, filters) -> None:
-    contract.test_answers(open_index, metric, scales, pq_bits=8, rotation=True, filters=filters)
+    rotation = "stretched" if scales else True
+    contract.test_answers(open_index, metric, scales, 8, rotation, filters)
 
 
 @pytest.mark.parametrize(

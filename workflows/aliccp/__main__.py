@@ -38,7 +38,7 @@ from workflows.aliccp.towers import (
     N_PROBES,
     ROWS,
     n_lists,
-    train,
+    train_joint,
 )
 from workflows.comparison import OURS, Comparison
 from workflows.judged import Judged
@@ -56,7 +56,7 @@ def run(
     items = features.items(pq.read_table(folder / "items").to_pandas())
     judged = judged_users(test_clicks(folder), features, JUDGED_USERS, seed)
     print(f"{features.n_train:,} clicks, {len(items):,} items, {len(judged.users):,} test users.")
-    model = train(features, len(items), seed=seed, batch_size=batch_size, epochs=epochs)
+    model = train_joint(features, len(items), seed=seed, batch_size=batch_size, epochs=epochs)
     start = time.perf_counter()
     index = export_index(
         model,

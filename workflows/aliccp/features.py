@@ -64,6 +64,16 @@ class Features:
         """Of the workflow's output: columns tagged user or item, with vocabulary sizes."""
         return self.workflow.output_schema
 
+    def clicks(self) -> Dataset:
+        """The rows of ``train``, to be streamed."""
+        return Dataset(
+            str(self.train / "*.parquet"),
+            engine="parquet",
+            schema=self.schema,
+            part_size=PART_BYTES,
+            cpu=True,
+        )
+
     def users(self, raw: pd.DataFrame) -> pd.DataFrame:
         """Raw user rows as the query tower reads them, ``user_id`` beside; unknown ids allowed."""
         return numbered_rows(self.workflow, "user", raw)

@@ -32,6 +32,11 @@ def read(folder: Path) -> CheckIns:
     return CheckIns(*(_read_lines(Path(folder) / f"{part}.txt.gz") for part in ("train", "test")))
 
 
+def read_train(folder: Path) -> pd.DataFrame:
+    """``user_id, item_id`` of ``train.txt.gz`` alone; errors as of :func:`read`."""
+    return _read_lines(Path(folder) / "train.txt.gz")
+
+
 def _read_lines(path: Path) -> pd.DataFrame:
     users, lengths, places = [], [], []
     with gzip.open(path, "rt", encoding="ascii") as lines:

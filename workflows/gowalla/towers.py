@@ -7,6 +7,7 @@ decomposition of the visits (see ``vectors``), so that a few epochs are enough.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -219,7 +220,13 @@ def new_quantizer(
 
 
 def train(
-    model: mm.RetrievalModel, task: Task, *, batch_size: int = BATCH_SIZE, epochs: int = EPOCHS
+    model: mm.RetrievalModel,
+    task: Task,
+    *,
+    batch_size: int = BATCH_SIZE,
+    epochs: int = EPOCHS,
+    initial_epoch: int = 0,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
     """Train with gradient descent, the learning rate falling to nothing; shows a progress bar."""
     fit(
@@ -231,4 +238,6 @@ def train(
         n_pairs=len(task.training_pairs),
         batch_size=batch_size,
         epochs=epochs,
+        initial_epoch=initial_epoch,
+        callbacks=callbacks,
     )

@@ -5,8 +5,8 @@ All ratings count as positives, whatever their stars: a user chose to watch the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,8 @@ GENRES_100K = (
 )
 
 Columns = Mapping[str, type]
+ReadPairs = Callable[[Path], pd.DataFrame]
+_NO_PAIRS = pd.DataFrame({"user_id": np.empty(0, np.int64), "item_id": np.empty(0, np.int64)})
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,21 @@ def read(folder: Path, variant: str, seed: int = 0) -> MovieLens:
         Malformed lines, repeated ids or pairs, or ratings of unknown users or films: counted, with
         the first of them.
     """
+    return _read(folder, variant, seed, _read_pairs)
+
+
+def read_train(folder: Path, variant: str, seed: int = 0) -> MovieLens:
+    """As :func:`read`, with no rows in ``test``: a file of test pairs is not opened."""
+    data = _read(folder, variant, seed, lambda path: _NO_PAIRS)
+    return replace(data, test=_NO_PAIRS)
+
+
+def _read(folder: Path, variant: str, seed: int, read_test: ReadPairs) -> MovieLens:
     name = FOLDERS[variant]
     folder = folder / name if (folder / name).is_dir() else folder
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder with {name}, got none")
-    data = _read_100k(folder, seed) if variant == "100k" else _read_1m(folder, seed)
+    data = _read_100k(folder, seed) if variant == "100k" else _read_1m(folder, seed, read_test)
     _check(data)
     return data
 
@@ -98,7 +110,7 @@ def _read_100k(folder: Path, seed: int) -> MovieLens:
     return _split("ml-100k", pairs, users, films, seed)
 
 
-def _read_1m(folder: Path, seed: int) -> MovieLens:
+def _read_1m(folder: Path, seed: int, read_test: ReadPairs) -> MovieLens:
     prepared = [folder / name for name in PREPARED]
     is_prepared = all(path.is_file() for path in prepared)
     _check_files(folder, ["movies.dat", "users.dat", *([] if is_prepared else ["ratings.dat"])])
@@ -110,7 +122,7 @@ def _read_1m(folder: Path, seed: int) -> MovieLens:
     films = _read_text(folder / "movies.dat", "::", {"item_id": int, "title": str, "genres": str})
     films["genres"] = films["genres"].str.split("|")
     if is_prepared:
-        train, test = (_read_pairs(path) for path in prepared)
+        train, test = _read_pairs(prepared[0]), read_test(prepared[1])
         return MovieLens("ml-1m", train, test, users, _with_year(films))
     ratings = {"user_id": int, "item_id": int, "rating": int, "timestamp": int}
     pairs = _read_text(folder / "ratings.dat", "::", ratings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import merlin.models.tf as mm
@@ -77,7 +78,8 @@ def train(
     *,
     batch_size: int,
     epochs: int,
-    callbacks: tuple[tf.keras.callbacks.Callback, ...] = (),
+    initial_epoch: int = 0,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
     """Train with Adam, the learning rate falling to nothing; shows Keras' progress bar."""
     fit(
@@ -88,6 +90,7 @@ def train(
         n_pairs=len(features.train),
         batch_size=batch_size,
         epochs=epochs,
+        initial_epoch=initial_epoch,
         callbacks=callbacks,
     )
 

@@ -23,6 +23,7 @@ from merlin.schema import Tags
 
 from merlin_poeem.blocks.export.export import (
     EncodedItems,
+    check_item_scales,
     checked_info,
     encode,
     index_of,
@@ -103,6 +104,7 @@ def export_index_ddf(
     """
     info = checked_info(info)
     saved = _Saved.at(model_path)
+    check_item_scales(Towers.of(_open(saved)), item_scales=item_scales)
     codes = _encode(saved, items, batch_size, id_column, store_vectors).compute()
     if not len(codes):
         raise ValueError("items: expected at least one row, got none")

@@ -96,7 +96,8 @@ def export_index(
     Texts become the index's :attr:`~merlin_poeem.Index.item_keys`.
 
     With ``item_scales``, items get a scale each, a byte more, from their float vectors (see
-    :class:`~merlin_poeem.Quantization`): scores are then nearer to the model's own.
+    :class:`~merlin_poeem.Quantization`): scores are then nearer to the model's own. By cosine the
+    index of a quantizer with ``stretch`` needs them, and ``item_scales=False`` is a ``ValueError``.
     ``store_vectors``, ``"float16"`` or ``"int8"``, keeps the float vectors themselves for a second
     look, 2 bytes or 1 a dimension and 4 an item, as of :meth:`Index.from_vectors
     <merlin_poeem.Index.from_vectors>`; they are made small batch by batch.
@@ -112,6 +113,7 @@ def export_index(
     """
     info = checked_info(info)
     towers = Towers.of(model)
+    check_item_scales(towers, item_scales=item_scales)
     if workflow is None and id_column is None:
         tell_of_encoded_ids(towers.item.schema[tagged_column(towers.item.schema, Tags.ITEM_ID)])
     if item_table is not None and not hasattr(item_table, "columns"):
@@ -234,6 +236,18 @@ def checked_info(info: dict[str, Any] | None) -> dict[str, Any]:
     if INFO_KEY in info:
         raise ValueError(f"info: expected no key {INFO_KEY!r}, which is written here, got {info}")
     return info
+
+
+def check_item_scales(towers: Towers, *, item_scales: bool) -> None:
+    """``ValueError`` where the index of the towers can't do without scales and is to have none."""
+    quantizer = towers.quantizer
+    if item_scales or quantizer.params.metric != "cosine":
+        return
+    if quantizer.quantization().query_rotation is not None:
+        raise ValueError(
+            "item_scales: expected True, as by cosine the index of a stretched space needs them; "
+            "a model trained with stretch=0 has an index without"
+        )
 
 
 def index_of(

@@ -158,8 +158,9 @@ def arrays_of(index: Index) -> dict[str, NDArray[Any]]:
     twin_of_row = _twin_of_row(index)
     if (twin_of_row != np.arange(index.n_items)).any():
         arrays["twin_of_row"] = twin_of_row
-    if quantization.rotation is not None:
-        arrays["rotation"] = quantization.rotation
+    rotation = quantization.rotation_of_queries
+    if rotation is not None:
+        arrays["rotation"] = rotation
     if index.scales is not None:
         arrays["scales"], arrays["scale_table"] = index.scales, quantization.scale_table
     if index.list_factors is not None:

@@ -54,7 +54,8 @@ def _best_lists(
         scores = 2 * products - tf.reduce_sum(centroids**2, axis=1)
         scores -= tf.reduce_sum(queries_rot**2, axis=1, keepdims=True)
     if state.list_factors is not None:
-        scores = products * state.list_factors
+        lengths = norms if state.params.metric == "cosine" else 1.0
+        scores = products * (lengths * state.list_factors)
     lists = tf.math.top_k(scores, n_probes).indices
     of_lists = tf.gather(products, lists, batch_dims=1)
     return lists, _terms(state, queries_rot, lists, of_lists, norms)

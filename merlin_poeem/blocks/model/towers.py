@@ -14,6 +14,7 @@ from merlin.models.tf.transforms.features import Rename
 
 from merlin_poeem.arrays import type_name
 from merlin_poeem.blocks.model.list_agreement import ListAgreement
+from merlin_poeem.blocks.model.seen_queries import SeenQueries
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
 
 
@@ -106,8 +107,8 @@ def _retrieval_block(model: tf.keras.Model) -> Any:
         raise TypeError(f"model: expected a Merlin two-tower model, got {type_name(model)}")
     block = model.retrieval_block
     for layer in _layers_of(block.post):
-        # One adds a loss to what it passes on; the other is Merlin's own, and renames the columns.
-        if not isinstance(layer, ListAgreement | Rename):
+        # Ours look at what they pass on; the third is Merlin's own, and renames the columns.
+        if not isinstance(layer, ListAgreement | SeenQueries | Rename):
             raise ValueError(
                 f"post: expected none, got {layer.name}, which acts on the vectors of both towers"
             )
@@ -115,10 +116,12 @@ def _retrieval_block(model: tf.keras.Model) -> Any:
 
 
 def _layers_of(block: Any) -> list[Any]:
-    """The layers of a sequential block, of a layer itself, of None none."""
+    """The layers of nested sequential blocks, of a layer itself, of None none."""
     if block is None:
         return []
-    return list(block.layers) if isinstance(block, SequentialBlock) else [block]
+    if isinstance(block, SequentialBlock):
+        return [layer for inner in block.layers for layer in _layers_of(inner)]
+    return [block]
 
 
 def quantizers_in(layer: tf.Module) -> Iterator[IVFPQQuantizer]:

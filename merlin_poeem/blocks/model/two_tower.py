@@ -18,6 +18,7 @@ from merlin_poeem.blocks.model.quantized_model import (
     QuantizedRetrievalModel,
     QuantizedRetrievalModelV2,
 )
+from merlin_poeem.blocks.model.seen_queries import SeenQueries
 from merlin_poeem.blocks.model.temperature import Temperature
 from merlin_poeem.blocks.model.towers import last_layer, quantizers_in
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
@@ -70,7 +71,7 @@ def QuantizedTwoTowerModel(
         query_tower=query_tower,
         item_tower=item_tower.connect(quantizer),
         prediction_tasks=prediction_tasks,
-        **{**kwargs, "post": _agreement(quantizer)},
+        **{**kwargs, "post": _after_towers(quantizer)},
     )
     return QuantizedRetrievalModel.of(model)
 
@@ -111,12 +112,18 @@ def QuantizedTwoTowerModelV2(
     candidate_tower.post = quantizer
     towers = query_tower, candidate_tower
     model = QuantizedRetrievalModelV2.of(mm.TwoTowerModelV2(*towers, **kwargs))
-    model.encoder.set_post(_agreement(quantizer))
+    model.encoder.set_post(_after_towers(quantizer))
     return model
 
 
-def _agreement(quantizer: IVFPQQuantizer) -> ListAgreement | None:
-    return ListAgreement(quantizer) if quantizer.agreement else None
+def _after_towers(quantizer: IVFPQQuantizer) -> mm.Block | None:
+    """What takes the outputs of both towers, for what the quantizer learns of their pairs."""
+    blocks: list[mm.Block] = []
+    if quantizer.stretch:
+        blocks.append(SeenQueries(quantizer))
+    if quantizer.agreement:
+        blocks.append(ListAgreement(quantizer))
+    return mm.SequentialBlock(blocks) if len(blocks) > 1 else next(iter(blocks), None)
 
 
 def _refuse_layers_after(kwargs: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from merlin_poeem.blocks.quantizer import coarse, moving_means, product
 
 
 class CellValues(NamedTuple):
-    """What the variables of :class:`Cells` hold, save the rotation."""
+    """What the variables of :class:`Cells` hold, save the rotations."""
 
     coarse_centroids: tf.Tensor
     list_counts: tf.Tensor
@@ -42,15 +42,23 @@ class Cells:
     """(pq_dim, pq_book_size) float32: of the latest vectors, how many each codeword stands for."""
 
     rotation: tf.Variable
-    """(dim, dim) float32."""
+    """(dim, dim) float32, of items."""
+
+    query_rotation: tf.Variable
+    """(dim, dim) float32, of queries: the transposed inverse of ``rotation``; the same variable
+    where that is orthogonal."""
 
     def rotate(self, vectors: tf.Tensor) -> tf.Tensor:
-        """(n, dim) vectors of the raw space, in that of the cells."""
+        """(n, dim) item vectors of the raw space, in that of the cells."""
         return tf.matmul(vectors, self.rotation)
 
+    def rotate_queries(self, queries: tf.Tensor) -> tf.Tensor:
+        """(n, dim) queries of the raw space, in that of the cells."""
+        return tf.matmul(queries, self.query_rotation)
+
     def rotate_back(self, x_rot: tf.Tensor) -> tf.Tensor:
-        """(n, dim) vectors, back in the raw space."""
-        return tf.matmul(x_rot, self.rotation, transpose_b=True)
+        """(n, dim) item vectors, back in the raw space."""
+        return tf.matmul(x_rot, self.query_rotation, transpose_b=True)
 
     @do_not_convert
     def reconstruct(self, vectors: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,7 @@ class Joint:
 
     cells: Cells
     metric: Metric
+    is_stretched: bool
     float_share: float
     commitment: float
     balance: float
@@ -50,7 +51,7 @@ class Joint:
 
         Both are (batch, dim), raw space.
         """
-        queries_rot = self.cells.rotate(tf.cast(queries, tf.float32))
+        queries_rot = self.cells.rotate_queries(tf.cast(queries, tf.float32))
         items_rot = self.cells.rotate(tf.cast(items, tf.float32))
         centroids = self.cells.coarse_centroids.read_value()
         return losses.disagreement(
@@ -61,12 +62,12 @@ class Joint:
     def probed(self) -> tf.Tensor:
         """(n_lists, dim): what a search scores lists by, rotated space.
 
-        It is the direction of a list's centroid, by inner product with the mean length of the
-        list's items (see :attr:`Index.list_factors <merlin_poeem.Index.list_factors>`), in units of
-        the mean over the lists.
+        It is the direction of a list's centroid, by inner product and in a stretched space with the
+        mean length of the list's items (see :attr:`Index.list_factors
+        <merlin_poeem.Index.list_factors>`), in units of the mean over the lists.
         """
         directions = tf.math.l2_normalize(self.cells.coarse_centroids.read_value(), 1)
-        if self.metric == "cosine":
+        if self.metric == "cosine" and not self.is_stretched:
             return directions
         lengths = self.cells.list_lengths.read_value()
         return directions * (lengths / (tf.reduce_mean(lengths) + 1e-9))[:, None]

@@ -17,6 +17,7 @@ from merlin_poeem.blocks.quantizer import health, warm_start
 from merlin_poeem.blocks.quantizer.cells import Cells, lengths_along
 from merlin_poeem.blocks.quantizer.health import Look
 from merlin_poeem.blocks.quantizer.rotation import procrustes
+from merlin_poeem.blocks.quantizer.stretch import Stretch
 from merlin_poeem.blocks.quantizer.warmup import require_planned
 
 
@@ -34,6 +35,9 @@ class Phases:
     """These four as of the layer."""
 
     cells: Cells
+
+    stretch: Stretch | None
+    """None: the space of the cells is not stretched."""
 
     warmup_steps: tf.Variable
     """() int64, steps before the start, or ``UNPLANNED``."""
@@ -124,12 +128,30 @@ class Phases:
         rows = tf.range(self._sample_size, dtype=tf.int64) % self.n_sampled
         self.sample.assign(tf.gather(self.sample, rows))
 
+    def _settle(self, stretch: Stretch) -> None:
+        tf.cond(
+            stretch.saw_queries(),
+            lambda: _without_output(stretch.settle),
+            lambda: _without_output(self._tell_of_no_queries),
+        )
+
+    def _tell_of_no_queries(self) -> None:
+        tf.print(
+            f"{self.name}: the space of the index is not stretched, as no query was seen before "
+            "the start: QuantizedTwoTowerModel and its V2 show them, at the end of each step; a "
+            "start in the first step is too early (warmup=1 puts it off); stretch=0 leaves out "
+            "this line",
+            output_stream=sys.stderr,
+        )
+
     @tf.function(autograph=False)
     def _start(self) -> None:
         """Make the first cells from the sample."""
         is_short = self.n_sampled < self._sample_size
         tf.cond(is_short, lambda: _without_output(self._fill_sample), _nothing)
-        sample, cells = self.sample.read_value(), self.cells
+        if self.stretch is not None:
+            self._settle(self.stretch)
+        sample, cells = self._stretched_sample(), self.cells
         pq_dim, book_size, _ = cells.codebook.shape
         centroids = warm_start.initial_centroids(sample, cells.coarse_centroids.shape[0], self.seed)
         codebook, rotation = warm_start.initial_codebook(
@@ -139,7 +161,7 @@ class Phases:
             rotate=self.learns_rotation,
             seed=self.seed,
         )
-        cells.rotation.assign(rotation)
+        self._turn(rotation)
         cells.coarse_centroids.assign(tf.matmul(centroids, rotation))
         cells.list_lengths.assign(tf.norm(centroids, axis=1))  # of a list that gets no vector
         cells.codebook.assign(codebook)
@@ -160,7 +182,19 @@ class Phases:
         if self.learns_rotation:
             # Nothing of the sample was with the dead: its codes stand for what they stood for.
             decoded = self.cells.decode(look.list_ids, look.codes)
-            self.cells.rotation.assign(procrustes(self.sample.read_value(), decoded))
+            self._turn(procrustes(self._stretched_sample(), decoded))
+
+    def _stretched_sample(self) -> tf.Tensor:
+        sample = self.sample.read_value()
+        return sample if self.stretch is None else tf.matmul(sample, self.stretch.of_items)
+
+    def _turn(self, rotation: tf.Tensor) -> None:
+        """Turn the cells' space, stretched or not, by an orthogonal (dim, dim) ``rotation``."""
+        if self.stretch is None:
+            self.cells.rotation.assign(rotation)
+            return
+        self.cells.rotation.assign(tf.matmul(self.stretch.of_items, rotation))
+        self.cells.query_rotation.assign(tf.matmul(self.stretch.of_queries, rotation))
 
     def _revive(self, look: Look) -> None:
         x_rot = self.cells.rotate(self.sample)

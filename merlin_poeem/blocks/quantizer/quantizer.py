@@ -13,9 +13,11 @@ from merlin_poeem.blocks.quantizer.cells import Cells
 from merlin_poeem.blocks.quantizer.health import Health
 from merlin_poeem.blocks.quantizer.joint import Joint
 from merlin_poeem.blocks.quantizer.phases import Phases
+from merlin_poeem.blocks.quantizer.stretch import Stretch
 from merlin_poeem.blocks.quantizer.warmup import UNPLANNED, checked_warmup, planned_steps
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import TRAINABLE_PQ_BITS, IVFPQParams, Metric, positive_int
+from merlin_poeem.quantization.stretch import check_stretch
 from merlin_poeem.quantization.suggested_params import suggest_params
 
 
@@ -29,13 +31,14 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     1. *warm-up*, ``warmup`` of the training: vectors pass unchanged; the latest are kept as a
        sample;
     2. *start*, once: k-means of the sample gives the coarse centroids, OPQ of the residuals the
-       rotation and the codebook;
+       rotation and the codebook; with ``stretch``, in a space that is stretched along what the
+       queries seen so far look along;
     3. *joint*: the output is the reconstruction x̂. Its gradient goes straight through to x (Poeem,
        SIGIR 2021, section 3.3), and the layer adds its own loss, a mean over the batch: the
-       distortion ‖x − x̂‖², which draws x to x̂, and the imbalance of the lists. Centroids and
-       codebook follow the vectors as moving means, the rotation by Procrustes solutions: no
-       optimizer has a part in them. Every ``rotation_interval`` steps lists and codewords that
-       stand for nothing any more split cells with much distortion.
+       distortion ‖x − x̂‖² (in the space of the codes), which draws x to x̂, and the imbalance of
+       the lists. Centroids and codebook follow the vectors as moving means, the rotation by
+       Procrustes solutions: no optimizer has a part in them. Every ``rotation_interval`` steps
+       lists and codewords that stand for nothing any more split cells with much distortion.
 
     Item vectors that are not finite stop the training, before any state is overwritten. Where
     lists, codewords, vectors or towers collapse or diverge, a line on stderr says so, at the start
@@ -56,6 +59,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         *,
         metric: Metric = "inner_product",
         rotation: bool = True,
+        stretch: float = 0.0,
         warmup: float = 0.75,
         sample_size: int | None = None,
         float_share: float = 0.5,
@@ -80,6 +84,17 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         rotation
             Learn a rotation: OPQ at the start, then solved again every ``rotation_interval`` steps
             (Procrustes, on the sample), so that it follows the moving embeddings.
+        stretch
+            How far the space in which lists and codes are chosen is stretched along what the
+            queries look along, when the index starts: 0 not at all, 1 so far that distances are
+            expected differences of scores; see
+            :func:`~merlin_poeem.quantization.stretch.stretch`, whose default, a quarter, is one to
+            try first. Searches then agree better with the float vectors' and scan fewer items;
+            whether they find more of what users want has to be tried. By cosine an index of a
+            stretched space has item scales, and Faiss', cuVS' and Poeem's files can't hold one.
+            Where no query was seen before the start nothing is stretched, and a line on stderr says
+            so: in a tower that Merlin's own ``connect`` puts the layer into, and where the first
+            batch starts the index (``warmup=0``).
         warmup
             Where in the training the start is, at the earliest: it waits for a full sample. A
             share of the training, below 1 (:class:`~merlin_poeem.blocks.IndexStart` says how
@@ -87,7 +102,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             training is too short to fill the sample, it does not wait, and a line on stderr says
             so. Towers that have settled lose less to the
             index; where ``agreement`` has to bring items into their lists, a third is better
-            (docs/quality.md).
+            (docs/trials.md).
         sample_size
             Vectors that the start is made from, and that the moving means look back on; None is
             at least 32 per centroid and 64 per codeword.
@@ -120,6 +135,8 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         if self.params.pq_bits not in TRAINABLE_PQ_BITS:
             raise ValueError(f"pq_bits: expected one of {TRAINABLE_PQ_BITS}, got {pq_bits}")
         self.learns_rotation = bool(rotation)
+        check_stretch(stretch)
+        self.stretch = float(stretch)
         self.warmup = checked_warmup(warmup)
         if sample_size is None:
             sample_size = warm_start.sample_size(n_lists, self.params.pq_book_size)
@@ -175,6 +192,13 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self.code_counts = self._variable("code_counts", books[:2])
         identity = tf.keras.initializers.Identity()
         self.rotation = self._variable("rotation", (dim, dim), initializer=identity)
+        if self.stretch:
+            self.query_rotation = self._variable("query_rotation", (dim, dim), initializer=identity)
+            self.query_moments = self._variable("query_moments", (dim, dim))
+            self.stretch_of_items, self.stretch_of_queries = (
+                self._variable(name, (dim, dim), initializer=identity)
+                for name in ("stretch_of_items", "stretch_of_queries")
+            )
         self.sample = self._variable("sample", (self.sample_size, dim))
         self.n_sampled = self._variable("n_sampled", (), tf.int64)
         self.step = self._variable("step", (), tf.int64)
@@ -221,8 +245,14 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
     def quantization(self) -> Quantization:
         """The trained quantization, for export; ``RuntimeError`` before the start has been made."""
         self._require_start()
-        rotation = self.rotation.numpy() if self.learns_rotation else None
-        return Quantization(self.coarse_centroids.numpy(), self.codebook.numpy(), rotation)
+        is_stretched = self._stretch is not None and not self._stretch.is_identity()
+        has_rotation = self.learns_rotation or is_stretched
+        return Quantization(
+            self.coarse_centroids.numpy(),
+            self.codebook.numpy(),
+            self.rotation.numpy() if has_rotation else None,
+            query_rotation=self.query_rotation.numpy() if is_stretched else None,
+        )
 
     def waits_for(self) -> str | None:
         """What the start of the index waits for and what helps; None once it has been made."""
@@ -283,6 +313,11 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             lambda: tf.constant(0.0),
         )
 
+    def see_queries(self, queries: tf.Tensor) -> None:
+        """Take (batch, dim) queries of a training step into account, raw space; see ``stretch``."""
+        if self._stretch is not None and not self._is_frozen:
+            self._stretch.see(tf.stop_gradient(tf.cast(queries, tf.float32)))
+
     def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         """The input's shape."""
         return input_shape
@@ -296,6 +331,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             "pq_bits": self.params.pq_bits,
             "metric": self.params.metric,
             "rotation": self.learns_rotation,
+            "stretch": self.stretch,
             "warmup": self.warmup,
             "sample_size": self.sample_size,
             "float_share": self.float_share,
@@ -318,6 +354,14 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             codebook=self.codebook,
             code_counts=self.code_counts,
             rotation=self.rotation,
+            query_rotation=self.query_rotation if self.stretch else self.rotation,
+        )
+        self._stretch = (
+            Stretch(
+                self.stretch, self.query_moments, self.stretch_of_items, self.stretch_of_queries
+            )
+            if self.stretch
+            else None
         )
         self._phases = Phases(
             name=self.name,
@@ -326,6 +370,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             rotation_interval=self.rotation_interval,
             seed=self.seed,
             cells=self._cells,
+            stretch=self._stretch,
             warmup_steps=self.warmup_steps,
             sample=self.sample,
             n_sampled=self.n_sampled,
@@ -336,6 +381,7 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
         self._joint = Joint(
             cells=self._cells,
             metric=self.params.metric,
+            is_stretched=self.stretch > 0,
             float_share=self.float_share,
             commitment=self.commitment,
             balance=self.balance,

@@ -282,11 +282,9 @@ class FaissSearcher(Shown):
 def _compared_centroids(index: Index) -> Float32:
     """(n_lists, dim): a query's product with a row is the list's score, unless the metric is l2."""
     centroids = index.quantization.coarse_centroids
-    if index.params.metric == "cosine":
-        return normalize(centroids)
     if index.list_factors is not None:
         return centroids * index.list_factors[:, None]
-    return centroids
+    return normalize(centroids) if index.params.metric == "cosine" else centroids
 
 
 def _concatenate(parts: list[Candidates]) -> Candidates:

@@ -142,7 +142,7 @@ def open_on_device(index: Index, device: Device, *, with_vectors: bool = True) -
     longest = np.sqrt(np.einsum("lbm,lbm->bm", book, book).max(axis=0))
     groups = -(-index.list_sizes // 32)
     fields = {
-        "rotation": centred.rotation,
+        "rotation": centred.rotation_of_queries,
         "origin": origin,
         "list_table": _padded(np.ascontiguousarray(list_vectors.T), shape.padded_lists),
         "list_biases": _padded(-squares, shape.padded_lists) if metric == "l2" else None,
@@ -222,7 +222,7 @@ def to_bf16(array: Float32) -> NDArray[np.uint16]:
 
 def _list_factors(index: Index, squares: Float32) -> Float32 | None:
     """What makes a list's score of its centroid's product; ``squares`` are of their lengths."""
-    if index.params.metric == "cosine":
+    if index.params.metric == "cosine" and index.list_factors is None:
         return np.asarray(1 / np.sqrt(np.where(squares > 0, squares, 1)), np.float32)
     return index.list_factors
 

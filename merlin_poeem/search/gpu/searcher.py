@@ -287,7 +287,8 @@ class GpuSearcher(Shown):
         queries = to_host(matrix)
         if self.index.params.metric == "cosine":
             queries = normalize(queries)
-        return refine_candidates(self.index, self.index.quantization.rotate(queries), candidates, k)
+        queries_rot = self.index.quantization.rotate_queries(queries)
+        return refine_candidates(self.index, queries_rot, candidates, k)
 
     def _run(
         self,

@@ -77,10 +77,14 @@ def test_the_index_of_the_live_model(
     np.testing.assert_allclose(*ranges, rtol=1e-5)
     assert np.abs(got.scales.astype(int) - expected.scales).max() <= 1
     with dask.config.set(scheduler="synchronous"):
-        plain = export_index_ddf(saved, ddf, item_scales=False, **asked | {"n_probes": None})
-    assert plain.scales is None
-    assert plain.params.n_probes == 4  # as suggested for so few items
-    np.testing.assert_array_equal(plain.packed_codes, got.packed_codes)
+        suggested = export_index_ddf(saved, ddf, **asked | {"n_probes": None})
+    assert suggested.params.n_probes == 4  # as suggested for so few items
+    with pytest.raises(ValueError, match=r"^item_scales: expected True, .* trained with stretch=0"):
+        export_index_ddf(saved, ddf, item_scales=False, **asked)
+    # It reaches the index too, which refuses it itself.
+    monkeypatch.setattr(export_distributed, "check_item_scales", lambda *_, **__: None)
+    with dask.config.set(scheduler="synchronous"), pytest.raises(ValueError, match="a scale_range"):
+        export_index_ddf(saved, ddf, item_scales=False, **asked)
     # What came of it is an index as any other.
     save_index(got, tmp_path / "whole")
     assert load_index(tmp_path / "whole").n_items == N_ITEMS

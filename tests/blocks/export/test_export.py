@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -62,11 +63,13 @@ def test_scales_are_those_of_the_float_vectors(
     got = index.quantization.scale_table[index.scales]
     np.testing.assert_allclose(got, exact, rtol=0.02, atol=1e-6)
     # Of the reconstructions on the ray of x̂, these are the nearest but for the table's steps.
-    plain = export_index(model, items, item_scales=False)
-    errors, before = (
-        ((vectors - each.decode(index.item_ids)) ** 2).sum() for each in (index, plain)
+    x_rot, plain = (
+        index.quantization.rotate(vectors),
+        replace(index.quantization, scale_range=None),
     )
-    assert errors < before
+    scaled = coding.decode_rotated(index.quantization, *coded, index.scales)
+    unscaled = coding.decode_rotated(plain, *coded)
+    assert ((x_rot - scaled) ** 2).sum() < ((x_rot - unscaled) ** 2).sum()
 
 
 @pytest.mark.parametrize("kind", [lambda items: items, Dataset], ids=["frame", "dataset"])
@@ -89,11 +92,22 @@ def test_a_long_export_shows_a_bar(
         assert not capsys.readouterr().err
 
 
-def test_an_export_without_scales(model: Any, items: pd.DataFrame) -> None:
+@pytest.mark.parametrize(
+    "options", [{"metric": "cosine", "stretch": 0}, {"metric": "inner_product"}]
+)
+def test_an_export_without_scales(options: dict[str, Any], items: pd.DataFrame) -> None:
+    model = toy.v2(toy.make_quantizer(warmup=1, **options))
+    toy.train(model, run_eagerly=True)
     plain, index = export_index(model, items, item_scales=False), export_index(model, items)
     assert plain.scales is None
     assert plain.quantization.scale_range is None
+    assert (plain.quantization.query_rotation is None) == (options.get("stretch") == 0)
     np.testing.assert_array_equal(plain.packed_codes, index.packed_codes)
+
+
+def test_by_cosine_a_stretched_space_needs_scales(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"^item_scales: expected True, .* trained with stretch=0"):
+        export_index(model, None, item_scales=False)
 
 
 def test_without_n_probes_they_are_suggested_and_a_line_says_so(

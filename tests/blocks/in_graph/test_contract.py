@@ -17,6 +17,7 @@ from merlin.schema import ColumnSchema, Schema
 from merlin_poeem import Candidates, IdLists, Index, save_index
 from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
 from merlin_poeem.ops import RetrieveCandidates
+from tests.index_factories import Rotation
 from tests.search import test_contract as contract
 from tests.search.test_contract import *  # noqa: F403
 
@@ -99,7 +100,9 @@ def open_index(
         if index.vectors is not None:
             arrays = [index.vectors.values, index.vectors.scales]
             key += index.vectors.dtype.encode() + b"".join(array.tobytes() for array in arrays)
-        key += bytes([quantization.rotation is not None, quantization.encodes_residual])
+        rotation = quantization.rotation_of_queries
+        key += b"" if rotation is None else rotation.tobytes()
+        key += bytes([quantization.encodes_residual])
         key += bytes([index.refine])
         if key not in searchers:
             searchers[key] = TensorFlowSearcher(index)
@@ -133,9 +136,14 @@ def test_any_search_once_saved(
 
 # A selection: to save a graph takes seconds, and the searches above draw the other metrics. Bad
 # input does not get as far as what is saved.
-@pytest.mark.parametrize("scaled", [("inner_product", True), ("cosine", False)])
-def test_answers_once_saved(open_saved: Callable[[Index], Any], scaled: tuple[str, bool]) -> None:
-    contract.test_answers(open_saved, *scaled, pq_bits=8, rotation=True, filters="both")
+@pytest.mark.parametrize(
+    ("metric", "scales", "rotation"),
+    [("inner_product", True, "stretched"), ("cosine", False, True)],
+)
+def test_answers_once_saved(
+    open_saved: Callable[[Index], Any], metric: str, scales: bool, rotation: Rotation
+) -> None:
+    contract.test_answers(open_saved, metric, scales, 8, rotation, filters="both")
     contract.test_empty_index(open_saved, "l2")
 
 

@@ -57,7 +57,7 @@ def test_models_learn_with_it_from_the_start_on():
 
 def test_weight_zero_attaches_nothing():
     assert IVFPQQuantizer(4, 2).agreement == 0
-    model = v1(make_quantizer(agreement=0))
+    model = v1(make_quantizer(agreement=0, stretch=0))
     assert model.retrieval_block.post is None
     assert find_quantizer(model).agreement == 0
     with pytest.raises(ValueError, match="agreement: expected at least 0, got -1"):

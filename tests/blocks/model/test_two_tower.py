@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import merlin.models.tf as mm
@@ -27,8 +28,10 @@ from merlin_poeem.blocks import (
     query_vectors,
 )
 from merlin_poeem.blocks.model.list_agreement import ListAgreement
+from merlin_poeem.blocks.model.seen_queries import SeenQueries
 from merlin_poeem.blocks.quantizer import warm_start
 from merlin_poeem.evaluate import exact_search
+from merlin_poeem.quantization import coding
 from tests.blocks.toy import (
     DIM,
     ITEMS,
@@ -83,21 +86,24 @@ def _outputs(model) -> np.ndarray:
 def test_scores_of_the_index_are_the_models_scores(trained):
     _, queries = query_vectors(trained, USERS)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-5)
-    index = export_index(trained, ITEMS, item_scales=False)
+    index = export_index(trained, ITEMS)
     found = open_searcher(index).search(queries, k=N_ITEMS, n_probes=4)
     scores, item_ids = found.padded(N_ITEMS, fill_id=-1)
-    expected = queries @ _outputs(trained).T
+    # The tower's outputs are of unit length, and what the index decodes has the items' scales.
+    lengths = np.linalg.norm(index.decode(ITEMS["item_id"]), axis=1)
+    expected = queries @ _outputs(trained).T * lengths
     np.testing.assert_allclose(scores, np.take_along_axis(expected, item_ids, 1), atol=1e-5)
 
 
 def test_items_with_scales_are_decoded_nearer_to_their_float_vectors(trained):
     item_ids, vectors = item_vectors(trained, ITEMS)
-
-    def errors(item_scales):
-        index = export_index(trained, ITEMS, item_scales=item_scales)
-        return np.linalg.norm(vectors - index.decode(item_ids), axis=1)
-
-    with_scales, without = errors(item_scales=True), errors(item_scales=False)
+    index = export_index(trained, ITEMS)
+    quantization, coded = index.quantization, index.coded(index.rows_of(item_ids))
+    # In the space in which codes are chosen.
+    x_rot = quantization.rotate(vectors)
+    scaled = coding.decode_rotated(quantization, *coded)
+    unscaled = coding.decode_rotated(replace(quantization, scale_range=None), *coded[:2])
+    with_scales, without = (np.linalg.norm(x_rot - each, axis=1) for each in (scaled, unscaled))
     # Least squares, but for the grid of scales, which is well below a percent.
     assert (with_scales <= without + 1e-4).all()
     assert with_scales.mean() < without.mean()
@@ -127,11 +133,14 @@ def check_saved(model, path: Path) -> None:
     np.testing.assert_array_equal(ours.list_ids, theirs.list_ids)
     check_fresh(export_index(model, ITEMS), loaded)
     v2_model = isinstance(loaded, mm.RetrievalModelV2)
-    agreement = (loaded.encoder if v2_model else loaded.retrieval_block).post
-    assert isinstance(agreement, ListAgreement)
-    assert agreement.quantizer is find_quantizer(loaded)
+    after_towers = (loaded.encoder if v2_model else loaded.retrieval_block).post.layers
+    assert [type(layer) for layer in after_towers] == [SeenQueries, ListAgreement]
+    for layer in after_towers:
+        assert layer.quantizer is find_quantizer(loaded)
+    seen = find_quantizer(loaded).query_moments.numpy()
     train(loaded)
     assert find_quantizer(loaded).step.numpy() == before + 8
+    assert not np.array_equal(find_quantizer(loaded).query_moments.numpy(), seen)
     assert len(encode_items(loaded, ITEMS)) == N_ITEMS
 
 
@@ -330,13 +339,17 @@ def test_a_block_on_both_towers_is_found():
         find_quantizer(model)
 
 
-def test_merlins_own_way_of_attaching_works_too():
+def test_merlins_own_way_of_attaching_works_too(capfd):
     quantizer = make_quantizer(warmup=0.5)
     model = mm.TwoTowerModel(SCHEMA, mlp(), item_tower=mlp().connect(quantizer))
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected callbacks=\[IndexStart"):
         train(model, run_eagerly=True)
     train(model, callbacks=[IndexStart()])
-    assert export_index(model, ITEMS).n_items == N_ITEMS
+    index = export_index(model, ITEMS)
+    assert index.n_items == N_ITEMS
+    # Merlin shows it no queries.
+    assert index.quantization.query_rotation is None
+    assert capfd.readouterr().err.count("the space of the index is not stretched") == 1
 
 
 def test_other_models_are_refused():

@@ -15,6 +15,7 @@ from merlin_poeem.blocks.quantizer import health, warm_start
 from merlin_poeem.blocks.quantizer.health import CHECKS, Health
 from tests.blocks.quantizer.test_quantizer import (
     DIM,
+    QUERIES,
     make_quantizer,
     started,
     train_step,
@@ -40,20 +41,21 @@ def _few_iterations(monkeypatch):
 @pytest.fixture(scope="module")
 def traced() -> IVFPQQuantizer:
     """One for all tests that train far enough to trace how it starts and how it looks at itself."""
-    return make_quantizer(rotation=False, rotation_interval=4, name="mine")
+    return make_quantizer(rotation=False, stretch=0.5, rotation_interval=4, name="mine")
 
 
 @pytest.fixture
 def fresh(traced):
     """Before its start."""
-    traced.set_weights(make_quantizer(rotation=False).get_weights())
+    traced.set_weights(make_quantizer(rotation=False, stretch=0.5).get_weights())
+    traced.see_queries(QUERIES)
     return traced
 
 
 @pytest.fixture
 def quantizer(traced):
     """Right after its start, which was its first step."""
-    traced.set_weights(started(rotation=False).get_weights())
+    traced.set_weights(started(rotation=False, stretch=0.5).get_weights())
     return traced
 
 
@@ -163,7 +165,7 @@ def test_a_revived_list_has_the_length_of_the_one_it_splits(quantizer):
 
 
 def test_where_nothing_is_dead_nothing_is_touched(quantizer):
-    looks_never = started(rotation=False, rotation_interval=1000)
+    looks_never = started(rotation=False, stretch=0.5, rotation_interval=1000)
     for either in (quantizer, looks_never):
         either.code_counts.assign(tf.fill([2, 16], 9.0))
         for step in range(5):

@@ -37,6 +37,11 @@ def vectors(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
 
 
+# They look along few directions.
+QUERIES = vectors(200, seed=3) * np.geomspace(2, 0.1, DIM, dtype=np.float32)
+STRETCHES = pytest.mark.parametrize("stretch", [0.0, 0.5])
+
+
 def make_quantizer(**options) -> IVFPQQuantizer:
     quantizer = IVFPQQuantizer(
         **{"n_lists": 4, "pq_dim": 2, "pq_bits": 4, "warmup": 2, "sample_size": 64, **options}
@@ -52,13 +57,16 @@ def train_step(quantizer: IVFPQQuantizer, batch: np.ndarray) -> tuple[np.ndarray
 
 def started(**options) -> IVFPQQuantizer:
     quantizer = make_quantizer(**options)
-    quantizer.set_weights(_started_weights(quantizer.learns_rotation, quantizer.params.metric))
+    quantizer.set_weights(
+        _started_weights(quantizer.learns_rotation, quantizer.params.metric, quantizer.stretch)
+    )
     return quantizer
 
 
 @functools.cache
-def _started_weights(learns_rotation: bool, metric: str) -> list[np.ndarray]:
-    quantizer = make_quantizer(warmup=0, rotation=learns_rotation, metric=metric)
+def _started_weights(learns_rotation: bool, metric: str, stretch: float) -> list[np.ndarray]:
+    quantizer = make_quantizer(warmup=0, rotation=learns_rotation, metric=metric, stretch=stretch)
+    quantizer.see_queries(QUERIES)
     train_step(quantizer, vectors(64))
     assert quantizer.is_started.numpy()
     return quantizer.get_weights()
@@ -161,12 +169,14 @@ def test_batch_larger_than_the_sample():
     assert quantizer.is_started.numpy()
 
 
+@STRETCHES
 @pytest.mark.parametrize("learns_rotation", [False, True])
-def test_inference_is_what_the_reference_decodes(learns_rotation):
-    quantizer = started(rotation=learns_rotation)
+def test_inference_is_what_the_reference_decodes(learns_rotation, stretch):
+    quantizer = started(rotation=learns_rotation, stretch=stretch)
     batch = vectors(32, seed=5)
     quantization = quantizer.quantization()
-    assert (quantization.rotation is not None) == learns_rotation
+    assert (quantization.rotation is not None) == (learns_rotation or stretch > 0)
+    assert (quantization.query_rotation is not None) == (stretch > 0)
     expected = coding.decode(quantization, *coding.encode(quantization, batch))
     np.testing.assert_allclose(quantizer(batch).numpy(), expected, atol=1e-5)
 
@@ -221,19 +231,22 @@ def test_loss_is_a_mean_over_the_batch():
     np.testing.assert_allclose(once, twice, rtol=1e-5)
 
 
-def test_commitment_is_the_distortion():
+@STRETCHES
+def test_commitment_is_the_distortion_in_the_space_of_the_codes(stretch):
     batch = vectors(40, seed=4)
-    quantizer = started(commitment=2, balance=0)
+    quantizer = started(commitment=2, balance=0, stretch=stretch)
     quantization = quantizer.quantization()
-    decoded = coding.decode(quantization, *coding.encode(quantization, batch))
-    expected = 2 * ((batch - decoded) ** 2).sum(axis=1).mean()
+    decoded = coding.decode_rotated(quantization, *coding.encode(quantization, batch))
+    expected = 2 * ((quantization.rotate(batch) - decoded) ** 2).sum(axis=1).mean()
     np.testing.assert_allclose(train_step(quantizer, batch)[1], expected, rtol=1e-4)
 
 
-def test_gradients_of_the_loss_draw_vectors_to_their_reconstruction():
-    quantizer = started(commitment=0.5, balance=0)
+@STRETCHES
+def test_gradients_of_the_loss_draw_vectors_to_their_reconstruction(stretch):
+    quantizer = started(commitment=0.5, balance=0, stretch=stretch)
     batch = tf.constant(vectors(16))
-    expected = (batch - quantizer(batch)) / 16
+    rotation = quantizer.quantization().rotation  # orthogonal where nothing is stretched
+    expected = (batch - quantizer(batch)) @ rotation @ rotation.T / 16
     with tf.GradientTape() as tape:
         tape.watch(batch)
         quantizer(batch, training=True)
@@ -269,6 +282,18 @@ def test_training_follows_moving_vectors_and_keeps_the_rotation_orthogonal():
     assert not np.allclose(matrix, np.eye(DIM), atol=0.1)
 
 
+def test_training_turns_a_stretched_space_and_stretches_it_no_further():
+    quantizer = started(rotation_interval=5, stretch=0.5)
+    before = quantizer.rotation.numpy()
+    for step in range(20):
+        quantizer.see_queries(vectors(64, seed=step))
+        train_step(quantizer, np.tanh(vectors(64) @ vectors(DIM, seed=7)))
+    of_items, of_queries = quantizer.rotation.numpy(), quantizer.query_rotation.numpy()
+    assert not np.allclose(of_items, before, atol=0.1)
+    np.testing.assert_allclose(of_items @ of_items.T, before @ before.T, atol=1e-5)
+    np.testing.assert_allclose(of_items.T @ of_queries, np.eye(DIM), atol=1e-5)
+
+
 def test_no_optimizer_has_a_part_in_the_quantizer():
     assert not make_quantizer().trainable_variables
 
@@ -290,12 +315,16 @@ def test_cells_without_vectors_stay_finite_for_ever():
         assert np.isfinite(variable.numpy()).all()
 
 
+@STRETCHES
 @pytest.mark.parametrize("learns_rotation", [False, True])
-def test_the_joint_phase_scores_lists_as_a_search_of_the_exported_index(learns_rotation):
-    quantizer, catalog = _settled(rotation=learns_rotation)
+def test_the_joint_phase_scores_lists_as_a_search_of_the_exported_index(learns_rotation, stretch):
+    quantizer, catalog = _settled(rotation=learns_rotation, stretch=stretch)
     index = _index_of(quantizer, catalog)
     queries = vectors(50, seed=4)
-    queries_rot = index.quantization.rotate(queries)
+    queries_rot = index.quantization.rotate_queries(queries)
+    np.testing.assert_allclose(
+        quantizer._cells.rotate_queries(queries).numpy(), queries_rot, atol=1e-5
+    )
     scored = functools.partial(
         reference.list_scores, index.quantization, queries_rot, "inner_product"
     )
@@ -325,6 +354,7 @@ def _settled(**options) -> tuple[IVFPQQuantizer, np.ndarray]:
     widths = np.repeat([0.1, 0.3, 0.5, 0.8], 16)[:, None]
     catalog = np.float32(centres + widths * rng.standard_normal((64, DIM)))
     quantizer = make_quantizer(warmup=0, **options)
+    quantizer.see_queries(QUERIES)
     for _ in range(30):
         train_step(quantizer, catalog)
     return quantizer, catalog
@@ -354,7 +384,8 @@ def test_lengths_are_those_along_the_reconstruction():
 
 def test_graph_mode_equals_eager_mode():
     def run(wrap) -> np.ndarray:
-        quantizer = make_quantizer(rotation_interval=2)
+        quantizer = make_quantizer(rotation_interval=2, stretch=0.5)
+        quantizer.see_queries(QUERIES)
         call = wrap(lambda batch: quantizer(batch, training=True))
         for step in range(6):
             call(tf.constant(vectors(64, seed=step)))
@@ -367,6 +398,7 @@ def test_config_round_trip():
     quantizer = make_quantizer(
         metric="cosine",
         rotation=False,
+        stretch=0.3,
         float_share=0.1,
         commitment=3,
         balance=4,
@@ -382,7 +414,7 @@ def test_config_round_trip():
 
 
 def test_saved_in_the_joint_phase_it_goes_on_where_it_stopped_reports_and_stops(tmp_path):
-    quantizer = make_quantizer(float_share=0, name="mine")
+    quantizer = make_quantizer(float_share=0, stretch=0.5, name="mine")
     model = tf.keras.Sequential([tf.keras.layers.Dense(DIM), quantizer])
     model.compile("adam", "mse")
     data = vectors(64)
@@ -414,11 +446,15 @@ def test_saved_in_the_joint_phase_it_goes_on_where_it_stopped_reports_and_stops(
 def test_mixed_precision_quantizes_in_float32():
     tf.keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        quantizer = make_quantizer()
+        quantizer = make_quantizer(stretch=0.5)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     assert quantizer.codebook.dtype == tf.float32
     assert quantizer(tf.constant(vectors(4), tf.float16)).dtype == tf.float32
+    quantizer.see_queries(tf.constant(QUERIES, tf.float16))
+    np.testing.assert_allclose(
+        quantizer.query_moments.numpy(), QUERIES.T @ QUERIES, rtol=0.02, atol=1
+    )
 
 
 def test_export_before_the_start_is_refused():
@@ -445,6 +481,8 @@ def test_export_before_the_start_is_refused():
         ({"warmup": float("nan")}, "warmup: expected a share .* got nan"),
         ({"sample_size": 3}, "sample_size: expected at least n_lists = 4, got 3"),
         ({"float_share": 1.0}, "float_share: expected 0 <= share < 1"),
+        ({"stretch": -0.1}, "stretch: expected 0 <= stretch <= 1, got -0.1"),
+        ({"stretch": 1.1}, "stretch: expected 0 <= stretch <= 1, got 1.1"),
         ({"rotation_interval": 0}, "rotation_interval: expected at least 1"),
         ({"pq_dim": 3}, "pq_dim: expected a divisor of dim = 8, got 3"),
     ],
@@ -485,8 +523,9 @@ def test_a_warmup_that_is_no_number_is_refused(warmup):
 # --- the parts -----------------------------------------------------------------------------------
 
 
-def test_nearest_lists_and_codes_equal_the_reference():
-    quantization = started().quantization()
+@STRETCHES
+def test_nearest_lists_and_codes_equal_the_reference(stretch):
+    quantization = started(stretch=stretch).quantization()
     batch = vectors(100, seed=8)
     list_ids, codes = coding.encode(quantization, batch)
     x_rot = quantization.rotate(batch)

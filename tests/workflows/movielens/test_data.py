@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.workflows.movielens.published import LATIN, N_FILMS, N_USERS, pairs, write
-from workflows.movielens.data import UNKNOWN_YEAR, read
+from workflows.movielens.data import UNKNOWN_YEAR, read, read_train
 
 
 class TestRead:
@@ -49,6 +49,18 @@ class TestRead:
         data = read(ml_1m, "1m")
         np.testing.assert_array_equal(data.test, pairs()[-5:])
         assert data.train.dtypes.tolist() == [np.int64, np.int64]
+
+    def test_train_alone_does_not_open_the_test(self, ml_1m: Path) -> None:
+        drawn, alone = read(ml_1m, "1m", 3), read_train(ml_1m, "1m", 3)
+        pd.testing.assert_frame_equal(alone.train, drawn.train)
+        assert alone.test.empty
+        frame = pd.DataFrame(pairs(), columns=["user_id", "movie_id"], dtype=np.int32)
+        frame.to_parquet(ml_1m / "interactions_train.parquet")
+        (ml_1m / "interactions_test.parquet").write_bytes(b"not to be opened")
+        alone = read_train(ml_1m, "1m")
+        np.testing.assert_array_equal(alone.train, pairs())
+        assert alone.test.empty
+        assert list(alone.test) == ["user_id", "item_id"]
 
     def test_accepts_windows_line_ends(self, ml_1m: Path) -> None:
         text = (ml_1m / "movies.dat").read_bytes()
