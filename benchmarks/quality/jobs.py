@@ -172,7 +172,7 @@ def gowalla_job(check_ins: gowalla_data.CheckIns, seed: int) -> Job:
     """Gowalla's places for the users with visits to be found, without those that they know."""
     task = gowalla.Task.of(check_ins, seed)
     how = {"batch_size": gowalla.BATCH_SIZE, "epochs": gowalla.EPOCHS}
-    users = pd.DataFrame({"user_id": np.unique(check_ins.train["user_id"])})
+    users = task.training_pairs[task.judged.users.columns].drop_duplicates("user_id")
     return Job(
         n_lists=gowalla.N_LISTS,
         new_quantizer=gowalla.new_quantizer,
