@@ -172,7 +172,6 @@ def gowalla_job(check_ins: gowalla_data.CheckIns, seed: int) -> Job:
     """Gowalla's places for the users with visits to be found, without those that they know."""
     task = gowalla.Task.of(check_ins, seed)
     how = {"batch_size": gowalla.BATCH_SIZE, "epochs": gowalla.EPOCHS}
-    users = task.training_pairs[task.judged.users.columns].drop_duplicates("user_id")
     return Job(
         n_lists=gowalla.N_LISTS,
         new_quantizer=gowalla.new_quantizer,
@@ -184,7 +183,7 @@ def gowalla_job(check_ins: gowalla_data.CheckIns, seed: int) -> Job:
         n_pairs=len(task.training_pairs),
         settle=lambda model: gowalla.settle(model, task),
         queries=task.judged.users,
-        train_queries=some(users),
+        train_queries=some(task.judged.users),
         items=task.items,
         item_frequencies=task.item_frequencies[task.items["item_id"]],
         relevance=Relevance.of_each(task.judged.relevant),

@@ -112,7 +112,7 @@ def test_an_earlier_start_than_the_trunks_trains_whole(
     [
         ("tutorial", 1, 0.35, 0.3),
         ("movielens-1m", 4, 0.7, 0.6),
-        ("gowalla", 6, 0.9, 0.7),
+        ("gowalla", 4, 0.7, 0.6),
         ("aliccp", 2, 0.5, 0.4),
     ],
 )
