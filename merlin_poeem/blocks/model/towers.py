@@ -13,8 +13,7 @@ from merlin.models.tf.core.combinators import SequentialBlock
 from merlin.models.tf.transforms.features import Rename
 
 from merlin_poeem.arrays import type_name
-from merlin_poeem.blocks.model.list_agreement import ListAgreement
-from merlin_poeem.blocks.model.seen_queries import SeenQueries
+from merlin_poeem.blocks.model.beside_towers import BesideTowers
 from merlin_poeem.blocks.quantizer.quantizer import IVFPQQuantizer
 
 
@@ -107,8 +106,8 @@ def _retrieval_block(model: tf.keras.Model) -> Any:
         raise TypeError(f"model: expected a Merlin two-tower model, got {type_name(model)}")
     block = model.retrieval_block
     for layer in _layers_of(block.post):
-        # Ours look at what they pass on; the third is Merlin's own, and renames the columns.
-        if not isinstance(layer, ListAgreement | SeenQueries | Rename):
+        # Ours look at what they pass on; the other is Merlin's own, and renames the columns.
+        if not isinstance(layer, BesideTowers | Rename):
             raise ValueError(
                 f"post: expected none, got {layer.name}, which acts on the vectors of both towers"
             )
