@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ SMALLEST_MOMENT = 0.01
 
 
 def check_stretch(amount: float) -> None:
-    """``ValueError`` unless ``amount`` is from 0 to 1."""
+    """``ValueError`` unless ``amount`` is from 0 to 1, ``TypeError`` for what is no number."""
+    if not isinstance(amount, Real):
+        raise TypeError(f"stretch: expected a number from 0 to 1, got {amount!r}")
     if not 0 <= amount <= 1:
         raise ValueError(f"stretch: expected 0 <= stretch <= 1, got {amount}")
 

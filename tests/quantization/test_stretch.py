@@ -87,3 +87,9 @@ QUERIES = make_queries(4, 3, 0)
 def test_refused(queries: Any, amount: float, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         stretch(queries, amount)
+
+
+@pytest.mark.parametrize("amount", ["0.5", None, [0.5]])
+def test_an_amount_that_is_no_number_is_named(amount: object) -> None:
+    with pytest.raises(TypeError, match="stretch: expected a number from 0 to 1, got"):
+        stretch(np.eye(3, dtype=np.float32), amount)  # type: ignore[arg-type]
