@@ -119,7 +119,7 @@ class Retrieval:
         return self._tower.vectors(self._columns.tensors(given))
 
     def _arrays(self, found: Candidates, asked: Asked, names: set[str]) -> dict[str, NDArray[Any]]:
-        k = int(asked.wanted[:, 0].max())
+        k = int(asked.wanted[:, 0].max(initial=0))
         scores, item_ids = found.padded(k, fill_id=FILL_ID, fill_score=FILL_SCORE)
         counts = found.counts.astype(np.int32).reshape(-1, 1)
         arrays: dict[str, NDArray[Any]] = {"counts": counts, "scores": scores}
