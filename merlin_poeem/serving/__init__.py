@@ -1,0 +1,1 @@
+"""What answers requests at the server, where neither Merlin nor NVTabular is installed."""
