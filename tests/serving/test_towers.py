@@ -108,7 +108,9 @@ def test_vectors_that_are_not_finite() -> None:
         tower.vectors(tensors())
 
 
-@pytest.mark.parametrize(("kind", "package"), [("onnx", "onnxruntime"), ("saved_model", "tensorfl")])
+@pytest.mark.parametrize(
+    ("kind", "package"), [("onnx", "onnxruntime"), ("saved_model", "tensorflow")]
+)
 def test_a_runtime_that_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, package: str
 ) -> None:
