@@ -56,8 +56,9 @@ ARROWS: dict[str, set[str]] = {
         "blocks.export",
         "blocks.in_graph",
     },
+    "serving": FRAMES | {"evaluate"},
     "ops": FRAMES | {"blocks.model", "blocks.export"},
-    "systems": FRAMES | {"blocks.model", "blocks.export", "blocks.in_graph"},
+    "systems": FRAMES | {"blocks.model", "blocks.export", "blocks.in_graph", "serving"},
     "": FRAMES | {"tuning"},
 }
 
