@@ -178,7 +178,7 @@ COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command '
 requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--upgrade]
 	$(COMPILE) --python-version 3.10 --universal requirements/tools.in -o requirements/tools.txt
 	$(COMPILE) --python-version 3.10 --universal \
-		pyproject.toml --extra train --extra systems --extra dask --extra cpu --extra plots requirements/merlin.in -o requirements/merlin.txt
+		pyproject.toml --extra train --extra systems --extra serving --extra dask --extra cpu --extra plots requirements/merlin.in -o requirements/merlin.txt
 	$(COMPILE) --python-version 3.12 --universal \
 		pyproject.toml --extra dask --extra cpu requirements/current.in -o requirements/current.txt
 	for cuda in cu13 cu12; do

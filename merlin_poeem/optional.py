@@ -11,6 +11,7 @@ EXTRAS = {
     "cu13": "pip install 'cupy-cuda13x[ctk]' cudf-cu13, or for CUDA 12 the extra cu12",
     "dask": "pip install 'dask[dataframe]' distributed",
     "plots": "pip install matplotlib",
+    "serving": "pip install tf2onnx onnxruntime",
     "text": "pip install scikit-learn",
     "train": "uv pip install --require-hashes -r requirements/merlin.txt",
     "systems": "uv pip install --require-hashes -r requirements/merlin.txt",

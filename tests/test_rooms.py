@@ -43,7 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "distributed": FRAMES,
     "blocks.quantizer": GROUND | {"quantization"},
     "blocks.model": CODES | {"blocks.quantizer"},
-    "blocks.export": FRAMES | {"blocks.quantizer", "blocks.model", "distributed"},
+    "blocks.export": FRAMES | {"blocks.quantizer", "blocks.model", "distributed", "serving"},
     "blocks.in_graph": FRAMES | {"blocks.model", "blocks.export"},
     "blocks.recall_callback": FRAMES | {"blocks.model", "blocks.export", "evaluate"},
     "blocks.recommend": FRAMES | {"blocks.model", "blocks.export"},

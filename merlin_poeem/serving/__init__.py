@@ -4,6 +4,7 @@ Imports neither TensorFlow nor Merlin.
 """
 
 from merlin_poeem.serving.config import Serving
-from merlin_poeem.serving.repository import ServedModel, export_search
+from merlin_poeem.serving.export import export_search
+from merlin_poeem.serving.repository import ServedModel
 
 __all__ = ["ServedModel", "Serving", "export_search"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -54,30 +54,115 @@ class Serving:
 
 
 def config_text(
-    name: str, inputs: list[InputSpec], *, has_keys: bool, has_titles: bool, serving: Serving
+    name: str, inputs: Sequence[InputSpec], *, has_keys: bool, has_titles: bool, serving: Serving
 ) -> str:
-    """The text of ``config.pbtxt``."""
-    kind = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}[serving.device]
-    id_type = TYPES[TEXT if has_keys else "int64"]
-    outputs = [("item_ids", id_type, -1), ("scores", "TYPE_FP32", -1), ("counts", "TYPE_INT32", 1)]
-    if has_titles:
-        outputs.append(("titles", TYPES[TEXT], -1))
-    lines = [
+    """``config.pbtxt`` of a search, with or without its tower."""
+    return _text([
+        *_head(name, serving),
+        *(line for spec in inputs for line in _inputs_of(spec)),
+        *_option_inputs(has_keys),
+        *_outputs(has_keys, has_titles),
+        *_run(serving),
+        # What is on a GPU stays there.
+        'parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }',
+    ])  # fmt: skip
+
+
+def tower_config_text(
+    name: str, inputs: Sequence[InputSpec], output: InputSpec, serving: Serving
+) -> str:
+    """``config.pbtxt`` of a query tower alone."""
+    return _text([
+        *_head(name, serving),
+        *(line for spec in inputs for line in _inputs_of(spec)),
+        _tensor("output", output.name, TYPES[output.dtype], output.length or 1),
+        *_run(serving),
+    ])  # fmt: skip
+
+
+def ensemble_config_text(
+    name: str,
+    tower: str,
+    search: str,
+    inputs: Sequence[InputSpec],
+    between: InputSpec,
+    *,
+    has_keys: bool,
+    has_titles: bool,
+    serving: Serving,
+) -> str:
+    """``config.pbtxt`` of the model ``tower``, and then ``search`` with the vectors ``between``."""
+    features = [line for spec in inputs for line in _inputs_of(spec)]
+    options, outputs = _option_inputs(has_keys), _outputs(has_keys, has_titles)
+    of_tower = _step(tower, _names(features), [between.name])
+    of_search = _step(search, [between.name, *_names(options)], _names(outputs))
+    return _text([
+        f"name: {json.dumps(name)}",
+        'platform: "ensemble"',
+        f"max_batch_size: {serving.most_rows}",
+        *features,
+        *options,
+        *outputs,
+        f"ensemble_scheduling {{ {of_tower} {of_search} }}",
+    ])  # fmt: skip
+
+
+def _text(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _head(name: str, serving: Serving) -> list[str]:
+    return [
         f"name: {json.dumps(name)}",
         'backend: "python"',
         f"max_batch_size: {serving.most_rows}",
-        *(line for spec in inputs for line in _inputs_of(spec)),
-        *(line for filter in FILTERS for line in _list_input(filter, id_type, optional=True)),
-        *(_tensor("input", option, "TYPE_INT32", 1, "optional: true") for option in OPTIONS),
-        *(_tensor("output", *output) for output in outputs),
+    ]
+
+
+def _run(serving: Serving) -> list[str]:
+    kind = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}[serving.device]
+    return [
         f"dynamic_batching {{ max_queue_delay_microseconds: {serving.delay} }}",
         f"instance_group [ {{ kind: {kind} count: {serving.instances} }} ]",
         # A new version is loaded beside the old one, which serves until then.
         "version_policy { latest { num_versions: 1 } }",
-        # What is on a GPU stays there.
-        'parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }',
     ]
-    return "\n".join(lines) + "\n"
+
+
+def _option_inputs(has_keys: bool) -> list[str]:
+    id_type = _id_type(has_keys)
+    return [
+        *(line for filter in FILTERS for line in _list_input(filter, id_type, optional=True)),
+        *(_tensor("input", option, "TYPE_INT32", 1, "optional: true") for option in OPTIONS),
+    ]
+
+
+def _outputs(has_keys: bool, has_titles: bool) -> list[str]:
+    tensors = [
+        ("item_ids", _id_type(has_keys), -1),
+        ("scores", TYPES["float32"], -1),
+        ("counts", TYPES["int32"], 1),
+        *([("titles", TYPES[TEXT], -1)] if has_titles else []),
+    ]
+    return [_tensor("output", *tensor) for tensor in tensors]
+
+
+def _id_type(has_keys: bool) -> str:
+    return TYPES[TEXT if has_keys else "int64"]
+
+
+def _names(tensors: list[str]) -> list[str]:
+    """Those of lines that :func:`_tensor` made."""
+    return [line.split('"')[1] for line in tensors]
+
+
+def _step(model: str, inputs: list[str], outputs: list[str]) -> str:
+    maps = [
+        f"{side}_map {{ key: {json.dumps(tensor)} value: {json.dumps(tensor)} }}"
+        for side, tensors in (("input", inputs), ("output", outputs))
+        for tensor in tensors
+    ]
+    return f"step [ {{ model_name: {json.dumps(model)} model_version: -1 {' '.join(maps)} }} ]"
 
 
 def _inputs_of(spec: InputSpec) -> Iterator[str]:

@@ -46,6 +46,9 @@ class Column:
     offsets: Int64 | None = None
     """(n + 1,) where each list starts, and the last ends; None where none are ragged."""
 
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
 
 def n_rows_of(arrays: Arrays) -> int:
     """The rows of a request; ``ValueError`` where its tensors disagree, or there are none."""

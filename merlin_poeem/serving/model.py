@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from merlin_poeem.serving.metrics import Metrics
+from merlin_poeem.serving.responses import arrays_of, error_response
 from merlin_poeem.serving.retrieval import Answer, Retrieval
 from merlin_poeem.serving.warm_up import warm_up
-
-logger = logging.getLogger(__name__)
 
 
 class TritonPythonModel:
@@ -35,10 +33,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """A response to each request, in their order."""
-        arrays = [
-            {tensor.name(): self._array(tensor) for tensor in request.inputs()}
-            for request in requests
-        ]
+        arrays = [arrays_of(request) for request in requests]
         outputs = [set(request.requested_output_names()) for request in requests]
         answers = self._retrieval.answer(arrays, outputs)
         self._metrics.count(answers)
@@ -50,29 +45,14 @@ class TritonPythonModel:
         """Triton unloads the version."""
         self._metrics.remove()
 
-    def _array(self, tensor: Any) -> Any:
-        if tensor.is_cpu():
-            return tensor.as_numpy()
-        import cupy
-
-        return cupy.from_dlpack(tensor.to_dlpack())
-
     def _response(self, answer: Answer | Exception, names: set[str]) -> Any:
         backend = self._backend
-        if isinstance(answer, Answer):
-            tensors = [
-                backend.Tensor(name, array)
-                for name, array in answer.arrays.items()
-                if name in names
-            ]
-            return backend.InferenceResponse(tensors)
-        if isinstance(answer, TypeError | ValueError):
-            error = backend.TritonError(str(answer), backend.TritonError.INVALID_ARG)
-        else:
-            logger.error("a request failed", exc_info=answer)
-            text = f"{type(answer).__name__}: {answer}"
-            error = backend.TritonError(text, backend.TritonError.INTERNAL)
-        return backend.InferenceResponse([], error)
+        if isinstance(answer, Exception):
+            return error_response(backend, answer)
+        tensors = [
+            backend.Tensor(name, array) for name, array in answer.arrays.items() if name in names
+        ]
+        return backend.InferenceResponse(tensors)
 
 
 def _use_device(number: int) -> None:

@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, as_vectors
+from merlin_poeem.arrays import Float32
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.search.ragged import Candidates
 from merlin_poeem.search.searcher import open_searcher
 from merlin_poeem.serving.inputs import Arrays
 from merlin_poeem.serving.own_options import search_rows
+from merlin_poeem.serving.queries import FeaturesAsked, VectorsAsked
 from merlin_poeem.serving.requests import Asked
 from merlin_poeem.serving.spec import INDEX, TOWER, ServingSpec
 from merlin_poeem.serving.titles import NOTHING, Titles
+from merlin_poeem.serving.together import answer_each
 
 FILL_ID = -1
 FILL_SCORE = float(np.finfo(np.float32).min)
 """Beyond a row's count. Not minus infinity, which JSON has no number for."""
-QUERY_VECTOR = "query_vector"
 OUTPUTS = ("item_ids", "scores", "counts")
 TITLES = "titles"
 
@@ -54,13 +55,9 @@ class Retrieval:
         self.index = load_index(folder / INDEX)
         self.searcher = open_searcher(self.index, self.spec.backend)
         self._titles = self._open_titles()
-        self._tower = self._columns = None
-        if self.spec.has_tower:
-            from merlin_poeem.serving.raw_columns import RawColumns
-            from merlin_poeem.serving.towers import open_tower
-
-            self._tower = open_tower(folder / TOWER)
-            self._columns = RawColumns.load(folder / TOWER)
+        self._queries = (
+            FeaturesAsked(folder / TOWER) if self.spec.has_tower else VectorsAsked(self.index.dim)
+        )
         _ = self.index.item_keys  # read now, and not by the first request
 
     def answer(
@@ -73,37 +70,24 @@ class Retrieval:
         blame.
         """
         wanted = outputs or [{*OUTPUTS, TITLES}] * len(requests)
-        answers: list[Answer | Exception] = [ValueError("not answered")] * len(requests)
-        asked: dict[int, Asked] = {}
-        for number, arrays in enumerate(requests):
-            try:
-                asked[number] = Asked.read(arrays, self.spec.inputs, self.index, self.spec.limits)
-            except (TypeError, ValueError) as error:
-                answers[number] = error
-        for numbers in _by_kind(asked):
-            of_kind = [asked[number] for number in numbers]
-            found = self._found(of_kind, [wanted[number] for number in numbers])
-            for number, answer in zip(numbers, found, strict=True):
-                answers[number] = answer
-        return answers
+        asked = [self._read(arrays, names) for arrays, names in zip(requests, wanted, strict=True)]
+        return answer_each(asked, lambda one: one[0].kind, self._search)
 
-    def _found(self, asked: list[Asked], outputs: list[set[str]]) -> Sequence[Answer | Exception]:
-        """All at once, or where that fails each alone, so that the one to blame is found."""
+    def _read(self, arrays: Arrays, names: set[str]) -> tuple[Asked, set[str]] | Exception:
         try:
-            return self._search(asked, outputs)
-        except Exception as error:
-            if len(asked) == 1:
-                return [error]
-            return [self._found([one], [of])[0] for one, of in zip(asked, outputs, strict=True)]
+            asked = Asked.read(arrays, self.spec.inputs, self.index, self.spec.limits)
+        except (TypeError, ValueError) as error:
+            return error
+        return asked, names
 
-    def _search(self, asked: list[Asked], outputs: list[set[str]]) -> list[Answer]:
-        together = Asked.together(asked)
-        queries = self._queries(together)
+    def _search(self, asked: list[tuple[Asked, set[str]]]) -> list[Answer]:
+        together = Asked.together([one for one, _ in asked])
+        queries = self._queries.vectors(together.columns)
         found = search_rows(
             self.searcher, queries, together.wanted, together.exclude, together.allow
         ).to_host()
         answers, row, item = [], 0, 0
-        for one, names in zip(asked, outputs, strict=True):
+        for one, names in asked:
             rows = slice(row, row + len(one))
             counts = found.counts[rows]
             items = slice(item, item + int(counts.sum()))
@@ -112,14 +96,8 @@ class Retrieval:
             row, item = rows.stop, items.stop
         return answers
 
-    def _queries(self, asked: Asked) -> Float32:
-        if self._tower is None or self._columns is None:
-            return as_vectors(QUERY_VECTOR, asked.columns[QUERY_VECTOR].values, self.index.dim)
-        given = {name: (column.values, column.offsets) for name, column in asked.columns.items()}
-        return self._tower.vectors(self._columns.tensors(given))
-
     def _arrays(self, found: Candidates, asked: Asked, names: set[str]) -> dict[str, NDArray[Any]]:
-        k = int(asked.wanted[:, 0].max())
+        k = int(asked.wanted[:, 0].max(initial=0))
         scores, item_ids = found.padded(k, fill_id=FILL_ID, fill_score=FILL_SCORE)
         counts = found.counts.astype(np.int32).reshape(-1, 1)
         arrays: dict[str, NDArray[Any]] = {"counts": counts, "scores": scores}
@@ -142,14 +120,6 @@ class Retrieval:
             got = None if table is None else list(table.columns)
             raise ValueError(f"titles: expected a column {self.spec.titles!r}, got {got}")
         return Titles(table, self.spec.titles)
-
-
-def _by_kind(asked: dict[int, Asked]) -> list[list[int]]:
-    """The numbers of requests that can be answered together."""
-    kinds: dict[Any, list[int]] = {}
-    for number, one in asked.items():
-        kinds.setdefault(one.kind, []).append(number)
-    return list(kinds.values())
 
 
 def _padded_texts(texts: Any, filled: NDArray[np.bool_]) -> NDArray[np.object_]:

@@ -18,23 +18,14 @@ from numpy.typing import NDArray
 from merlin_poeem.arrays import Int64
 from merlin_poeem.frames.columns import read_lists, read_numbers
 from merlin_poeem.search.ragged import offsets_of
+from merlin_poeem.serving.features import TowerFeature
 
 Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Feature:
-    """A column that a tower reads."""
-
-    name: str
-    dtype: str | None
-    """Of its values, such as ``"int64"``; None, where the schema names none, takes any number."""
-
-    length: int | None
-    """Values per row: 0 one, not in a list; None lists of any length; else lists of that many."""
-
-    largest: int | None = None
-    """The last row of its embedding table; None where it has none."""
+class Feature(TowerFeature):
+    """A column that a tower reads, and how a schema, TensorFlow and a frame have it."""
 
     @classmethod
     def of(cls, column: ColumnSchema) -> Feature:
@@ -63,61 +54,15 @@ class Feature:
     def read(self, frame: Any) -> FeatureColumn:
         """Its column of ``frame``; raises what :func:`batches` promises."""
         if self.length == 0:
-            return FeatureColumn(self, self._checked(read_numbers(frame, self.name)), None)
+            return FeatureColumn(self, self.checked(read_numbers(frame, self.name)), None)
         lengths, values = read_lists(frame, self.name)
-        self._check_rows(lengths >= 0, "no nulls", "one")
+        self.check_rows(lengths >= 0, "no nulls", "one")
         offsets = offsets_of(lengths)
-        values = self._checked(values, offsets)
+        values = self.checked(values, offsets)
         if self.length is None:
             return FeatureColumn(self, values, offsets)
-        self._check_rows(lengths == self.length, f"lists of {self.length}", "another length")
+        self.check_lengths(lengths)
         return FeatureColumn(self, values.reshape(-1, self.length), None)
-
-    def _checked(self, values: NDArray[Any], offsets: Int64 | None = None) -> NDArray[Any]:
-        """The values in the dtype of the tower, where all of them have a place in it."""
-        if not len(values):
-            return np.empty(0, self.dtype or np.int64)
-        dtype = np.dtype(self.dtype or values.dtype)
-        if dtype.kind not in "iuf" or not np.can_cast(values.dtype, dtype, "same_kind"):
-            got = type(values[0]).__name__ if values.dtype == object else values.dtype
-            raise TypeError(
-                f"column {self.name!r}: expected {self.dtype or 'numbers'}, got {got}; give the "
-                "column as the workflow made it for the model"
-            )
-        with np.errstate(over="ignore"):  # infinity is named below
-            cast = values.astype(dtype, copy=False)
-        if cast.dtype.kind == "f":
-            self._check_values(np.isfinite(cast), "finite values", values, offsets)
-            return cast
-        self._check_values(cast == values, f"values that fit in {dtype}", values, offsets)
-        if self.largest is not None:
-            # Beyond it TensorFlow finds nothing, and on a GPU makes zeros of it without a word.
-            has_place = (cast >= 0) & (cast <= self.largest)
-            expected = f"values from 0 to {self.largest}, the schema's domain"
-            self._check_values(has_place, expected, values, offsets)
-        return cast
-
-    def _check_values(
-        self,
-        holds: NDArray[np.bool_],
-        expected: str,
-        values: NDArray[Any],
-        offsets: Int64 | None,
-    ) -> None:
-        if holds.all():
-            return
-        place = int(holds.argmin())
-        row = place if offsets is None else int(np.searchsorted(offsets, place, "right")) - 1
-        raise ValueError(
-            f"column {self.name!r}: expected {expected}, got {values[place]} in row {row}"
-        )
-
-    def _check_rows(self, holds: NDArray[np.bool_], expected: str, got: str) -> None:
-        wrong = np.flatnonzero(~holds)
-        if len(wrong):
-            raise ValueError(
-                f"column {self.name!r}: expected {expected}, got {got} in row {wrong[0]}"
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,16 @@ class QueryTower:
         """The columns that it reads."""
         return [feature.name for feature in self.features]
 
+    @property
+    def function(self) -> Any:
+        """The saved ``tf.function``: from tensors by name to ``{OUTPUT: vectors}``."""
+        return self._tower.__call__
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """What it computes with."""
+        return list(self._tower.weights)
+
     def vectors(self, frame: Any, batch_size: int = 8192) -> Float32:
         """The query vectors (n, dim) float32 of the rows of ``frame``, in their order.
 

@@ -1,0 +1,124 @@
+"""A saved query tower as an ONNX model, by tf2onnx.
+
+tf2onnx is told how to convert two of the operations that look up lists of any length: it has none
+for Merlin's layout of the first, and one of the second that takes ten times as long.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from merlin_poeem.blocks.export.query_tower import QueryTower
+from merlin_poeem.optional import needed_by
+
+OPSET = 17
+"""Of operations; ONNX Runtime knows it from 1.12 on."""
+MOST_BYTES = 1 << 30
+"""Of weights. A protobuf holds 2 GB, and tf2onnx has a table twice where it folds constants."""
+
+
+def to_onnx(tower: QueryTower) -> Any:
+    """The ``onnx.ModelProto`` of ``tower``; its inputs and its output have the saved tower's names.
+
+    Raises ``ModuleNotFoundError`` where tf2onnx is not installed, ``ValueError`` where the weights
+    are too large, and what tf2onnx and the checker of ONNX raise where an operation of the tower
+    has no conversion.
+    """
+    with needed_by("a tower for ONNX Runtime", "serving"):
+        import onnx
+        import tf2onnx
+    size = sum(weight.dtype.size * weight.shape.num_elements() for weight in tower.weights)
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"tower: expected weights of at most {MOST_BYTES:,} bytes for one ONNX file, got "
+            f"{size:,}"
+        )
+    specs = {name: spec for feature in tower.features for name, spec in feature.specs().items()}
+    model, _ = tf2onnx.convert.from_function(
+        tower.function,
+        input_signature=[specs],
+        opset=OPSET,
+        custom_op_handlers={
+            "RaggedTensorToSparse": (_ragged_to_sparse, []),
+            "SparseSegmentMean": (_segment_mean, []),
+        },
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Nodes:
+    """Makes nodes of a tf2onnx graph."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+
+    def __call__(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """The name of the output of a new node."""
+        name: str = self._graph.make_node(kind, list(inputs), attr=attributes).output[0]
+        return name
+
+    def const(self, values: Any, dtype: Any = np.int64) -> str:
+        from tf2onnx import utils
+
+        array = np.array(values, dtype)
+        name: str = self._graph.make_const(utils.make_name("given"), array).output[0]
+        return name
+
+
+def _replace(graph: Any, node: Any, made: tuple[str, ...]) -> None:
+    for output, name in zip(node.output, made, strict=True):
+        graph.replace_all_inputs(output, name)
+    graph.remove_node(node.name)
+
+
+def _ragged_to_sparse(graph: Any, node: Any, *_: Any) -> None:
+    """Of splits (n + 1,) and values (total,), or (total, 1) as Merlin has them.
+
+    Gives indices (total, 2 or 3), values (total,) and the dense shape. The width of the latter is
+    at least 1, so that nothing after it divides by the width of lists that are all empty.
+    """
+    splits, values = node.input
+    make = _Nodes(graph)
+    starts = make("Slice", splits, make.const([0]), make.const([-1]), make.const([0]))
+    ends = make("Slice", splits, make.const([1]), make.const([2**62]), make.const([0]))
+    lengths = make("Unsqueeze", make("Sub", ends, starts), make.const([1]))
+    width = make("Max", make("ReduceMax", lengths, keepdims=0), make.const(1))
+    places = make("Range", make.const(0), width, make.const(1))
+    # Row by row, as the values are.
+    indices = make("Transpose", make("NonZero", make("Less", places, lengths)), perm=[1, 0])
+    shape = make("Concat", make("Shape", starts), make("Unsqueeze", width, make.const([0])), axis=0)
+    if graph.get_rank(values) == 2:
+        values = make("Reshape", values, make.const([-1]))
+        indices = make("Pad", indices, make.const([0, 0, 0, 1]))
+        shape = make("Concat", shape, make.const([1]), axis=0)
+    _replace(graph, node, (indices, values, shape))
+
+
+def _segment_mean(graph: Any, node: Any, *_: Any) -> None:
+    """Of data (m, dim), indices (total,) of its rows and rising segments (total,): (n, dim).
+
+    The mean of the rows of each segment, zeros where it has none; n is the last segment plus 1.
+    """
+    data, indices, segments = node.input
+    make = _Nodes(graph)
+    rows = make("Gather", data, indices)
+    segments = make("Cast", segments, to=_INT64)
+    last = make("ReduceMax", segments, keepdims=0)
+    n = make("Reshape", make("Add", last, make.const(1)), make.const([1]))
+    width = make("Slice", make("Shape", data), make.const([1]), make.const([2]))
+    zero = make.const([0.0], np.float32)
+    into = make("Unsqueeze", segments, make.const([1]))
+    sums = make("Expand", zero, make("Concat", n, width, axis=0))
+    sums = make("ScatterND", sums, into, rows, reduction="add")
+    ones = make("Expand", make.const([1.0], np.float32), make("Shape", segments))
+    counts = make("ScatterND", make("Expand", zero, n), into, ones, reduction="add")
+    counts = make("Max", counts, make.const([1.0], np.float32))
+    mean = make("Div", sums, make("Unsqueeze", counts, make.const([1])))
+    _replace(graph, node, (mean,))
+
+
+_INT64 = 7
+"""``onnx.TensorProto.INT64``."""
