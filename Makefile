@@ -125,7 +125,7 @@ test: ## both test suites, the wheel among them; MERLIN_POEEM_DATA=folder adds t
 	$(MAKE) --no-print-directory test-gpu-stack
 
 .PHONY: test-merlin
-test-merlin: .venv/merlin/.ready ## the whole suite, in the pinned environment: [PYTEST_ARGS=...]
+test-merlin: .venv/merlin/.ready $(SERVER) ## the whole suite, in the pinned environment: [PYTEST_ARGS=...]
 	.venv/merlin/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(if $(MARKED),-m "$(MARKED)") $(PYTEST_ARGS)
 
 .PHONY: test-current

@@ -31,6 +31,9 @@ START_SECONDS = 120
 STOP_SECONDS = 20
 ANSWER_SECONDS = 60
 LOG_LINES = 60
+STACK_KB = 128 << 10
+"""Of the server's threads. Triton before 25.08 takes an HTTP request's body on the stack, where one
+of more than half of it ends the server (issue 5840 of triton-inference-server/server)."""
 
 _ASK = """
 import json, sys, sysconfig
@@ -96,8 +99,11 @@ def find_installation(environment: Path = ENVIRONMENT) -> Installation:
 class TritonServer:
     """A server that runs: its addresses, its answers about itself, its models."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ports: list[int], log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], repository: Path, ports: list[int], log: Path
+    ) -> None:
         self.process = process
+        self.repository = repository
         self.log = log
         self.http, self.grpc, self.metrics_address = (f"{HOST}:{port}" for port in ports)
 
@@ -107,7 +113,7 @@ class TritonServer:
             return bytes(response.read())
 
     def is_ready(self) -> bool:
-        """Whether the server takes requests and every model that it was told to load is there."""
+        """Whether every model of the repository is there; one that was unloaded is not."""
         try:
             self.get("v2/health/ready")
         except (URLError, ConnectionError, TimeoutError):
@@ -133,15 +139,22 @@ class TritonServer:
         Requests go to the old version until then. ``RuntimeError`` where it does not load, with
         what Triton says; the old version then stays.
         """
-        request = Request(f"http://{self.http}/v2/repository/models/{model}/load", b"{}")
-        try:
-            urlopen(request, timeout=ANSWER_SECONDS).close()
-        except HTTPError as error:
-            raise RuntimeError(f"{model} did not load: {error.read().decode()}") from error
+        self._tell(model, "load")
+
+    def unload(self, model: str) -> None:
+        """Answer no more requests to a model; ``RuntimeError`` where there is none."""
+        self._tell(model, "unload")
 
     def last_lines(self) -> str:
         """The end of the server's log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+    def _tell(self, model: str, what: str) -> None:
+        request = Request(f"http://{self.http}/v2/repository/models/{model}/{what}", b"{}")
+        try:
+            urlopen(request, timeout=ANSWER_SECONDS).close()
+        except HTTPError as error:
+            raise RuntimeError(f"{what} {model}: {error.read().decode()}") from error
 
 
 @contextmanager
@@ -179,18 +192,19 @@ def triton_server(
         The server stopped before it was ready, or was not within ``START_SECONDS``: with the end of
         its log.
     """
-    installation = find_installation(environment)
+    installation, repository = find_installation(environment), Path(repository).resolve()
     with ExitStack() as stack:
         aside = Path(stack.enter_context(TemporaryDirectory(prefix="triton")))
         log = aside / "log" if log is None else log
         ports = free_ports(3)
         command: list[str | Path] = [
+            *("/bin/sh", "-c", f'ulimit -s {STACK_KB}; exec "$@"', "sh"),
             installation.server / "bin" / "tritonserver",
-            f"--model-repository={Path(repository).resolve()}",
+            f"--model-repository={repository}",
             f"--backend-directory={_backends(installation, aside / 'backends')}",
             "--model-control-mode=explicit",
             "--load-model=*",
-            f"--exit-timeout-secs={STOP_SECONDS // 2}",
+            f"--exit-timeout-secs={STOP_SECONDS // 4}",
             *(
                 f"--{name}-{part}={value}"
                 for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)
@@ -207,7 +221,7 @@ def triton_server(
             stderr=subprocess.STDOUT,
         )
         stack.callback(_stop, process)
-        server = TritonServer(process, ports, log)
+        server = TritonServer(process, repository, ports, log)
         _wait_until_ready(server)
         yield server
 
