@@ -10,6 +10,7 @@ TOY = (
     "tests/blocks/export/test_distributed.py",
     "tests/blocks/export/test_export.py",
     "tests/blocks/export/test_features.py",
+    "tests/blocks/export/test_retrieval.py",
     "tests/blocks/export/test_settling.py",
     "tests/docs/test_training_pages.py",
     "tests/blocks/model/test_quantized_model.py",

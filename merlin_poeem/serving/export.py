@@ -15,10 +15,10 @@ from merlin_poeem.quantization.params import positive_int
 from merlin_poeem.search.searcher import BACKENDS
 from merlin_poeem.serving.config import Serving, config_text
 from merlin_poeem.serving.inputs import InputSpec
-from merlin_poeem.serving.queries import QUERY_VECTOR
 from merlin_poeem.serving.repository import ServedModel, new_version, write_install
 from merlin_poeem.serving.requests import Limits
 from merlin_poeem.serving.spec import INDEX, TOWER, ServingSpec
+from merlin_poeem.serving.tower_facts import OUTPUT as QUERY_VECTOR
 
 REQUIRES = ["merlin-poeem[cpu]"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from merlin_poeem.serving.inputs import Arrays, Column, InputSpec, concatenated, read_column
-from merlin_poeem.serving.queries import QUERY_VECTOR, FeaturesAsked
-from merlin_poeem.serving.raw_columns import RawColumns
+from merlin_poeem.serving.inputs import Arrays, Column, concatenated, read_column
+from merlin_poeem.serving.queries import FeaturesAsked
 from merlin_poeem.serving.responses import arrays_of, error_response
 from merlin_poeem.serving.spec import TOWER
 from merlin_poeem.serving.together import answer_each
+from merlin_poeem.serving.tower_facts import OUTPUT as QUERY_VECTOR
 
 Columns = dict[str, Column]
 
@@ -22,7 +22,6 @@ class TowerRows:
 
     def __init__(self, folder: Path) -> None:
         """Raises what ``open_tower`` raises."""
-        self.inputs: list[InputSpec] = RawColumns.load(folder / TOWER).inputs
         self._queries = FeaturesAsked(folder / TOWER)
 
     def answer(self, requests: list[Arrays]) -> list[Any]:
@@ -32,7 +31,7 @@ class TowerRows:
 
     def _read(self, arrays: Arrays) -> Columns | Exception:
         try:
-            columns = {spec.name: read_column(spec, arrays) for spec in self.inputs}
+            columns = {spec.name: read_column(spec, arrays) for spec in self._queries.inputs}
         except (TypeError, ValueError) as error:
             return error
         return {name: column for name, column in columns.items() if column is not None}
