@@ -119,7 +119,8 @@ def _write_apart(
     facts: TowerFacts,
 ) -> ServedModel:
     """The search, then the tower where it is not there yet, and at last what joins them."""
-    inputs = inputs_of(facts.features)
+    # Or else Triton answers "unexpected deadlock" where one is missing; the tower names it.
+    inputs = [replace(spec, optional=True) for spec in inputs_of(facts.features)]
     between = InputSpec(OUTPUT, "float32", facts.dim)
     tower_name, search_name = f"{name}_tower", f"{name}_search"
     of_tower = tower_config_text(tower_name, inputs, between, export.serving)
