@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import Float32, as_vectors
+from merlin_poeem.arrays import Float32, as_vectors, to_host
 from merlin_poeem.serving.features import TowerFeature
 from merlin_poeem.serving.inputs import Column, InputSpec
 from merlin_poeem.serving.tower_facts import OUTPUT as QUERY_VECTOR
@@ -20,12 +20,16 @@ Columns = Mapping[str, Column]
 class VectorsAsked:
     """Requests that hold the vectors themselves."""
 
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
+    def __init__(self, dim: int, *, on_device: bool) -> None:
+        self._dim, self._on_device = dim, on_device
 
     def vectors(self, columns: Columns) -> Float32:
-        """(n, dim) float32; ``ValueError`` where they are not finite."""
-        return as_vectors(QUERY_VECTOR, columns[QUERY_VECTOR].values, self._dim)
+        """(n, dim) float32, on the device where the search is there and they came from there.
+
+        ``ValueError`` where they are not finite.
+        """
+        values = columns[QUERY_VECTOR].values
+        return as_vectors(QUERY_VECTOR, values if self._on_device else to_host(values), self._dim)
 
 
 class FeaturesAsked:

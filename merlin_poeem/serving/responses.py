@@ -31,4 +31,4 @@ def _array_of(tensor: Any) -> Any:
         return tensor.as_numpy()
     import cupy
 
-    return cupy.from_dlpack(tensor.to_dlpack())
+    return cupy.from_dlpack(tensor)

@@ -55,9 +55,11 @@ class Retrieval:
         self.index = load_index(folder / INDEX)
         self.searcher = open_searcher(self.index, self.spec.backend)
         self._titles = self._open_titles()
-        self._queries = (
-            FeaturesAsked(folder / TOWER) if self.spec.has_tower else VectorsAsked(self.index.dim)
-        )
+        self._queries: FeaturesAsked | VectorsAsked
+        if self.spec.has_tower:
+            self._queries = FeaturesAsked(folder / TOWER)
+        else:
+            self._queries = VectorsAsked(self.index.dim, on_device=self.searcher.on_device)
         _ = self.index.item_keys  # read now, and not by the first request
 
     def answer(
