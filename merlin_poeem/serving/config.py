@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from merlin_poeem.quantization.params import count, positive_int
-from merlin_poeem.serving.inputs import COUNT, TEXT, InputSpec
+from merlin_poeem.serving.input_spec import TEXT, InputSpec
+from merlin_poeem.serving.inputs import COUNT
 from merlin_poeem.serving.own_options import OPTIONS
 from merlin_poeem.serving.requests import FILTERS
 

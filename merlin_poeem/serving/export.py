@@ -14,7 +14,7 @@ from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.params import positive_int
 from merlin_poeem.search.searcher import BACKENDS
 from merlin_poeem.serving.config import Serving, config_text
-from merlin_poeem.serving.inputs import InputSpec
+from merlin_poeem.serving.input_spec import InputSpec
 from merlin_poeem.serving.repository import ServedModel, new_version, write_install
 from merlin_poeem.serving.requests import Limits
 from merlin_poeem.serving.spec import INDEX, TOWER, ServingSpec

@@ -15,24 +15,11 @@ from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Int64, array_module
 from merlin_poeem.search.ragged import offsets_of
+from merlin_poeem.serving.input_spec import TEXT, InputSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 COUNT = "_count"
 """What the name of a list's counts ends in."""
-TEXT = "string"
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """A column that requests hold."""
-
-    name: str
-    dtype: str
-    """Of its values: ``"int64"``, ``"float32"`` …, or ``"string"`` for texts."""
-    length: int | None = 0
-    """Values per row: 0 one, not in a list; None lists of any length; else lists of that many."""
-    optional: bool = False
-    """Whether a request may lack it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from merlin_poeem.arrays import Float32, as_vectors, to_host
-from merlin_poeem.serving.features import TowerFeature
-from merlin_poeem.serving.inputs import Column, InputSpec
+from merlin_poeem.serving.inputs import Column
+from merlin_poeem.serving.raw_columns import RawColumns
 from merlin_poeem.serving.tower_facts import OUTPUT as QUERY_VECTOR
 from merlin_poeem.serving.towers import open_tower
 
@@ -33,26 +30,17 @@ class VectorsAsked:
 
 
 class FeaturesAsked:
-    """Requests that hold a tower's columns, of which it makes vectors."""
+    """Requests that hold raw columns, of which a tower makes vectors."""
 
     def __init__(self, folder: Path) -> None:
         """Of the folder that the export saved; raises what ``open_tower`` raises."""
-        self._tower = open_tower(folder)
-        self.inputs = inputs_of(self._tower.facts.features)
+        self._raw_columns, self._tower = RawColumns.load(folder), open_tower(folder)
+        self.inputs = self._raw_columns.inputs
 
     def vectors(self, columns: Columns) -> Float32:
         """(n, dim) float32.
 
-        Raises what ``TowerFeature.checked`` and ``ServedTower.vectors`` raise.
+        Raises what ``RawColumns.tensors`` and ``ServedTower.vectors`` raise.
         """
-        tensors: dict[str, NDArray[Any]] = {}
-        for feature in self._tower.facts.features:
-            column = columns[feature.name]
-            values = feature.checked(column.values, column.offsets)
-            tensors |= feature.tensors(values, column.offsets)
-        return self._tower.vectors(tensors)
-
-
-def inputs_of(features: Iterable[TowerFeature]) -> list[InputSpec]:
-    """The columns of requests that hold what a tower reads."""
-    return [InputSpec(one.name, str(one.dtype), one.length) for one in features]
+        given = {name: (column.values, column.offsets) for name, column in columns.items()}
+        return self._tower.vectors(self._raw_columns.tensors(given))

@@ -11,12 +11,11 @@ from merlin_poeem.arrays import Int64
 from merlin_poeem.index.index import Index
 from merlin_poeem.search.ragged import IdLists, offsets_of
 from merlin_poeem.search.request import check_refine
+from merlin_poeem.serving.input_spec import TEXT, InputSpec
 from merlin_poeem.serving.inputs import (
     COUNT,
-    TEXT,
     Arrays,
     Column,
-    InputSpec,
     concatenated,
     n_rows_of,
     read_column,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from merlin_poeem.atomic_files import new_file
-from merlin_poeem.serving.inputs import InputSpec
+from merlin_poeem.serving.input_spec import InputSpec
 from merlin_poeem.serving.requests import Limits
 
 SPEC_FILE = "serving.json"

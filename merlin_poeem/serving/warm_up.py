@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.serving.inputs import TEXT, InputSpec
+from merlin_poeem.serving.input_spec import TEXT, InputSpec
 from merlin_poeem.serving.retrieval import Retrieval
 
 BATCHES = (1, 32)

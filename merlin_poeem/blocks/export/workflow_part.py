@@ -57,6 +57,26 @@ class WorkflowPart:
         """The raw column of user ids, where the workflow keeps its name; else None."""
         return self._raw_column(Tags.USER_ID)
 
+    @property
+    def no_user(self) -> int | None:
+        """The raw id that stands for users who are not known; None is a null."""
+        schema = self._whole.input_schema[self.user_id]
+        if not _is_integer(schema):
+            return None
+        # NVTabular 23.8 has no integer for a null. The farthest that floats hold exactly, too, is
+        # none that a user has.
+        limits = np.iinfo(schema.dtype.to_numpy)
+        return int(limits.min or limits.max // 2 + 1)
+
+    @property
+    def workflow(self) -> nvt.Workflow:
+        """All of it."""
+        return self._whole
+
+    def makes(self, column: str) -> bool:
+        """Whether ``column`` is one of those that it was made for."""
+        return column in self._wanted
+
     def _raw_column(self, tag: Tags) -> str | None:
         tagged = self._whole.output_schema.select_by_tag(tag).column_names
         known = self._whole.input_schema.column_names
@@ -105,12 +125,8 @@ class WorkflowPart:
         if name is None or name not in self._wanted:
             return raw
         ids = raw[name] if name in raw.columns else pd.Series(None, raw.index, dtype=object)
-        schema = self._whole.input_schema[name]
-        if _is_integer(schema) and ids.isna().any():
-            # NVTabular 23.8 has no integer for a null. The farthest that floats hold exactly, too,
-            # is none that a user has.
-            limits = np.iinfo(schema.dtype.to_numpy)
-            ids = ids.astype(object).fillna(limits.min or limits.max // 2 + 1)
+        if self.no_user is not None and ids.isna().any():
+            ids = ids.astype(object).fillna(self.no_user)
         return raw.assign(**{name: ids})
 
     def _tell_of_unknown(self, name: str | None, given: pd.DataFrame, rows: pd.DataFrame) -> None:
