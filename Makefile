@@ -26,6 +26,7 @@ QUICK       ?=
 # One of benchmarks.quality.training, in the place of a made-up catalog.
 TRIAL       ?=
 CPU_ARGS    ?=
+SERVING_ARGS ?=
 PICTURES_ARGS ?=
 # Processes that tests run in; a file stays in one, with what it has trained or compiled.
 PYTEST_JOBS ?= 2
@@ -77,6 +78,10 @@ demo_aliccp-sim     = workflows.aliccp --rows $(ROWS) --seed $(SEED)
 demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-100k|movielens-1m|gowalla|aliccp-sim] [DATA=folder] [SEED=0] [ROWS=2000000]
 	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k, movielens-1m, gowalla or aliccp-sim))
 
+.PHONY: serve-demo
+serve-demo: .venv/merlin/.ready $(SERVER) ## train, export, serve with a real Triton server, ask, swap in a retrained index
+	.venv/merlin/bin/python -m workflows.serving
+
 .PHONY: bench-quality
 bench-quality: .venv/merlin/.ready .venv/current/.ready ## train, choose on held out training pairs, then read the test pairs once, into results/quality/: [DATA=folder of ml-1m/ and gowalla/] [QUICK=1] [QUALITY_ARGS=--seeds 0 --variants ...] [JUDGE_ARGS=--queries 6000] [CHOICE_ARGS=--sizes 9]
 	.venv/merlin/bin/python -m benchmarks.quality.training $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(QUALITY_ARGS)
@@ -91,6 +96,10 @@ bench-search: .venv/$(BENCH_ENV)/.ready ## search speed with recall, into result
 .PHONY: bench-cpu
 bench-cpu: .venv/current/.ready ## recall against queries/s beside Faiss, ScaNN and usearch, into results/cpu_peers/: [TRIAL=folder of a trained trial] [QUICK=1] [CPU_ARGS=--methods ours faiss --threads 2]
 	.venv/current/bin/python -m benchmarks.cpu_peers $(if $(TRIAL),--trial "$(TRIAL)") $(if $(QUICK),--quick) $(CPU_ARGS)
+
+.PHONY: bench-serving
+bench-serving: .venv/merlin/.ready $(SERVER) ## latency on a real Triton server beside raw Faiss there and search_frame, into results/serving/: [QUICK=1] [SERVING_ARGS=--n-probes 32 --threads 1]
+	.venv/merlin/bin/python -m benchmarks.serving $(if $(QUICK),--quick) $(SERVING_ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: ## speed, latency and recall on this machine's GPU, into results/search_gpu.json: [GPU_PYTHON=python] [GPU_ARGS=...]

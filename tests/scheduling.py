@@ -16,6 +16,7 @@ TOY = (
     "tests/blocks/model/test_quantized_model.py",
     "tests/ops/test_ops.py",
     "tests/ops/test_workflow_json.py",
+    "tests/serving/real_server/test_tower.py",
 )
 
 REAL_SERVER = "tests/serving/real_server/"
@@ -61,6 +62,6 @@ class ByFileAndModel(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        if file.startswith(REAL_SERVER):
-            return "the real server"
-        return "the toy model" if file in TOY else file
+        if file in TOY:
+            return "the toy model"
+        return "the real server" if file.startswith(REAL_SERVER) else file

@@ -66,7 +66,9 @@ def run(
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
     """A row a contender and batch; by model, where the time of a request of one row goes."""
     effort = Effort(options.rounds, options.requests, options.seconds)
-    repository = write_repository(material, folder / "repository", max(options.batches))
+    repository = write_repository(
+        material, folder / "repository", max(RECALL_QUERIES, *options.batches)
+    )
     variables = {"OMP_NUM_THREADS": str(options.threads)}
     with ExitStack() as stack:
         server = stack.enter_context(triton_server(repository, variables=variables))
