@@ -16,7 +16,6 @@ TOY = (
     "tests/blocks/model/test_quantized_model.py",
     "tests/ops/test_ops.py",
     "tests/ops/test_workflow_json.py",
-    "tests/serving/real_server/test_tower.py",
 )
 
 REAL_SERVER = "tests/serving/real_server/"
