@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from merlin_poeem.arrays import to_host
+from merlin_poeem.serving.tower_facts import OUTPUT as QUERY_VECTOR
+
 logger = logging.getLogger(__name__)
 
 
 def arrays_of(request: Any) -> dict[str, Any]:
-    """The tensors of a request by name: NumPy's, or CuPy's of those on a GPU, without a copy."""
-    return {tensor.name(): _array_of(tensor) for tensor in request.inputs()}
+    """The tensors of a request by name: NumPy's, but CuPy's of query vectors that are on a GPU.
+
+    Those are not copied; what else is there, which a step before may have put there, is.
+    """
+    arrays = {tensor.name(): _array_of(tensor) for tensor in request.inputs()}
+    return {name: one if name == QUERY_VECTOR else to_host(one) for name, one in arrays.items()}
 
 
 def error_response(backend: Any, error: Exception) -> Any:

@@ -109,8 +109,10 @@ def test_a_damaged_version_is_not_loaded(version: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("on_device", [True, False])
 def test_vectors_on_a_gpu_stay_there_where_the_search_is(cupy: Any, on_device: bool) -> None:
     queries = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
-    request = InferenceRequest({"query_vector": cupy.asarray(queries)}, ALL)
-    column = Column(arrays_of(request)["query_vector"])
+    k = cupy.asarray(np.ones((2, 1), np.int32))
+    arrays = arrays_of(InferenceRequest({"query_vector": cupy.asarray(queries), "k": k}, ALL))
+    assert isinstance(arrays["k"], np.ndarray)
+    column = Column(arrays["query_vector"])
     vectors = VectorsAsked(4, on_device=on_device).vectors({"query_vector": column})
     assert isinstance(vectors, cupy.ndarray) is on_device
     np.testing.assert_array_equal(cupy.asnumpy(vectors) if on_device else vectors, queries)
