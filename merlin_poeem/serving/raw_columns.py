@@ -231,7 +231,7 @@ def _as_texts(name: str, values: NDArray[Any]) -> NDArray[Any]:
             texts[place] = value.decode() if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"column {name!r}: expected texts in UTF-8, got {value[:32]!r}"
+                f"column {name!r}: expected texts in UTF-8, got {value[:32]!r} as value {place}"
             ) from error
         if not isinstance(texts[place], str):
             raise TypeError(

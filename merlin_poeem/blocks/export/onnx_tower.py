@@ -1,7 +1,7 @@
 """A saved query tower as an ONNX model, by tf2onnx.
 
-tf2onnx is told how to convert two of the operations that look up lists of any length: it has none
-for Merlin's layout of the first, and one of the second that takes ten times as long.
+tf2onnx is told how to convert the operations that look up lists of any length. It has no way for
+Merlin's layout of their values, and one for their sums that takes eight times as long.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def to_onnx(tower: QueryTower) -> Any:
         custom_op_handlers={
             "RaggedTensorToSparse": (_ragged_to_sparse, []),
             "SparseSegmentMean": (_segment_mean, []),
+            "SparseSegmentSum": (_segment_sum, []),
         },
     )
     onnx.checker.check_model(model, full_check=True)
@@ -102,22 +103,29 @@ def _segment_mean(graph: Any, node: Any, *_: Any) -> None:
 
     The mean of the rows of each segment, zeros where it has none; n is the last segment plus 1.
     """
-    data, indices, segments = node.input
     make = _Nodes(graph)
-    rows = make("Gather", data, indices)
-    segments = make("Cast", segments, to=_INT64)
-    last = make("ReduceMax", segments, keepdims=0)
+    sums, n, into = _sums(make, *node.input)
+    ones = make("Expand", make.const([1.0], np.float32), make("Shape", node.input[2]))
+    counts = make("Expand", make.const([0.0], np.float32), n)
+    counts = make("ScatterND", counts, into, ones, reduction="add")
+    counts = make("Max", counts, make.const([1.0], np.float32))
+    _replace(graph, node, (make("Div", sums, make("Unsqueeze", counts, make.const([1]))),))
+
+
+def _segment_sum(graph: Any, node: Any, *_: Any) -> None:
+    """As :func:`_segment_mean`, the sum."""
+    _replace(graph, node, _sums(_Nodes(graph), *node.input)[:1])
+
+
+def _sums(make: _Nodes, data: str, indices: str, segments: str) -> tuple[str, str, str]:
+    """The sums (n, dim) of segments, n itself (1,), and which sum each value is in (total, 1)."""
+    into = make("Unsqueeze", make("Cast", segments, to=_INT64), make.const([1]))
+    last = make("ReduceMax", into, keepdims=0)
     n = make("Reshape", make("Add", last, make.const(1)), make.const([1]))
     width = make("Slice", make("Shape", data), make.const([1]), make.const([2]))
-    zero = make.const([0.0], np.float32)
-    into = make("Unsqueeze", segments, make.const([1]))
-    sums = make("Expand", zero, make("Concat", n, width, axis=0))
-    sums = make("ScatterND", sums, into, rows, reduction="add")
-    ones = make("Expand", make.const([1.0], np.float32), make("Shape", segments))
-    counts = make("ScatterND", make("Expand", zero, n), into, ones, reduction="add")
-    counts = make("Max", counts, make.const([1.0], np.float32))
-    mean = make("Div", sums, make("Unsqueeze", counts, make.const([1])))
-    _replace(graph, node, (mean,))
+    zeros = make("Expand", make.const([0.0], np.float32), make("Concat", n, width, axis=0))
+    rows = make("Gather", data, indices)
+    return make("ScatterND", zeros, into, rows, reduction="add"), n, into
 
 
 _INT64 = 7

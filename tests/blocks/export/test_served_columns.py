@@ -196,14 +196,23 @@ def test_a_user_id_alone_has_to_be_sent(workflow: nvt.Workflow, serve: Serve) ->
     assert serve(workflow, ["user_id"]).inputs == [InputSpec("user_id", "string")]
 
 
-def test_subgraphs_subsets_and_other_names(serve: Serve, tmp_path: Path) -> None:
+def test_subgraphs_and_other_names(serve: Serve, tmp_path: Path) -> None:
     user = numbered(["user_id"], tmp_path / "s") >> ops.Rename(name="user") >> ops.TagAsUserID()
-    other = numbered(["number", "small"], tmp_path / "s") - ["number"] + ["number", "spent"]
+    user += numbered(["small"], tmp_path / "s") >> ops.TagAsUserFeatures()
     item = numbered(["item_id"], tmp_path / "s") >> ops.TagAsItemID()
-    workflow = fitted(Subgraph("user", user + other) + Subgraph("item", item), rows())
-    columns = serve(workflow, ["user", "small", "number", "spent"])
-    assert [spec.name for spec in columns.inputs] == ["user_id", "small", "number", "spent"]
+    workflow = fitted(Subgraph("user", user) + Subgraph("item", item), rows())
+    columns = serve(workflow, ["user", "small"])
+    assert [spec.name for spec in columns.inputs] == ["user_id", "small"]
     assert not any(spec.optional for spec in columns.inputs)
+    check_same(columns, workflow, rows())
+
+
+def test_subsets(serve: Serve, tmp_path: Path) -> None:
+    nodes = numbered(["number", "small"], tmp_path / "s")
+    rest = ["age", "spent"] >> ops.FillMissing()
+    workflow = fitted(nodes["small"] + (rest - rest["age"]), rows())
+    columns = serve(workflow)
+    assert {spec.name for spec in columns.inputs} == {"small", "spent"}
     check_same(columns, workflow, rows())
 
 

@@ -92,6 +92,16 @@ def test_lists_of_any_length_and_none(saved: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.vectors(given), theirs.vectors(given), atol=1e-6)
 
 
+def test_lists_that_are_summed_up(tmp_path: Path) -> None:
+    summed = mm.EmbeddingOptions(combiner="sum")
+    model = mm.TwoTowerModel(SCHEMA, mlp(), embedding_options=summed)
+    row = USERS[:2].assign(item_id=[0, 1])
+    model(next(iter(mm.Loader(Dataset(row, schema=SCHEMA), batch_size=2)))[0])
+    save_served_tower(model, tmp_path / "served", runtime="onnx")
+    vectors = open_tower(tmp_path / "served").vectors(features())
+    np.testing.assert_allclose(vectors, query_vectors(model, USERS)[1], atol=1e-6)
+
+
 SCRIPT = """
 import sys
 class Refuse:
