@@ -1,7 +1,8 @@
 """Latency and rate of a served index: ``python -m benchmarks.serving [--quick]``.
 
 On a real Triton server, beside a model for its Python backend that one writes by hand with raw
-Faiss (the same lists, codes and ``n_probes``), and beside ``search_frame`` without a server. Prints
+Faiss (the same lists, codes and ``n_probes``), and beside ``search_frame`` without a server. Ours
+is asked with vectors, and with ids of users, of which a small tower makes the same vectors. Prints
 tables, and writes them, a picture and all rows into ``results/serving/``.
 """
 
@@ -14,17 +15,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from benchmarks.quality.trial import write_json
-from benchmarks.serving.contenders import Contender, Served, in_process
+from benchmarks.serving.contenders import Contender, Served, Tensors, in_process
 from benchmarks.serving.material import RECALL_QUERIES, Material, made_up
 from benchmarks.serving.measure import Effort, measure, shares
 from benchmarks.serving.report import plot, tables
-from benchmarks.serving.repository import BY_HAND, OURS, write_repository
+from benchmarks.serving.repository import BY_HAND, RETRIEVAL, SEARCH, write_repository
 from workflows.comparison import versions
 from workflows.serving.triton_server import ENVIRONMENT, triton_server
 
 RAW = "raw Faiss, by hand"
 VECTORS = "merlin_poeem, vectors in"
+USERS = "merlin_poeem, user ids in"
 IN_PROCESS = "search_frame, no server"
 
 
@@ -72,16 +76,18 @@ def run(
     variables = {"OMP_NUM_THREADS": str(options.threads)}
     with ExitStack() as stack:
         server = stack.enter_context(triton_server(repository, variables=variables))
+        n_queries = len(material.queries)
+
+        def vectors(rows: slice) -> Tensors:
+            return {"query_vector": material.queries[rows]}
+
+        def users(rows: slice) -> Tensors:
+            return {"user_id": np.arange(n_queries)[rows].reshape(-1, 1)}
+
+        models = ((RAW, BY_HAND, vectors), (VECTORS, SEARCH, vectors), (USERS, RETRIEVAL, users))
         served = {
-            name: Served(
-                name,
-                server.grpc,
-                model,
-                len(material.queries),
-                lambda rows: {"query_vector": material.queries[rows]},
-                options.clients,
-            )
-            for name, model in ((RAW, BY_HAND), (VECTORS, OURS))
+            name: Served(name, server.grpc, model, n_queries, tensors, options.clients)
+            for name, model, tensors in models
         }
         frames = in_process(
             IN_PROCESS,

@@ -1,17 +1,21 @@
-"""The model repository of the benchmark: ours, and one written by hand of the same index."""
+"""The model repository of the benchmark: ours, and one written by hand, all of the same index."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import faiss
 
 from benchmarks.serving.material import Material
+from benchmarks.serving.tower import of_tower, tower_of
+from merlin_poeem import save_index
+from merlin_poeem.blocks import export_retrieval
 from merlin_poeem.convert.faiss import to_faiss
 from merlin_poeem.serving import Serving, export_search
 
-OURS, BY_HAND = "search", "hand_written"
+SEARCH, RETRIEVAL, BY_HAND = "search", "retrieval", "hand_written"
 HAND_WRITTEN = Path(__file__).with_name("hand_written.py")
 
 CONFIG = """name: "{name}"
@@ -29,11 +33,17 @@ parameters {{ key: "k" value {{ string_value: "{k}" }} }}
 
 
 def write_repository(material: Material, path: Path, most_rows: int) -> Path:
-    """Both models, in batches of at most ``most_rows``, each an instance; returns ``path``."""
-    serving = Serving(most_rows=most_rows, device="cpu")
-    export_search(
-        material.index_path, path, name=OURS, k=material.k, backend="faiss", serving=serving
-    )
+    """All models, in batches of at most ``most_rows``, each an instance; returns ``path``."""
+    model = tower_of(material.queries)
+    index_path = material.index_path.with_name("tower.index")
+    save_index(of_tower(material.index, model), index_path)
+    options: dict[str, Any] = {
+        "k": material.k,
+        "backend": "faiss",
+        "serving": Serving(most_rows=most_rows, device="cpu"),
+    }
+    export_search(index_path, path, name=SEARCH, **options)
+    export_retrieval(model, index_path, path, name=RETRIEVAL, runtime="onnx", **options)
     version = path / BY_HAND / "1"
     version.mkdir(parents=True)
     faiss.write_index(to_faiss(material.index), str(version / "index.faiss"))

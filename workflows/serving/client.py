@@ -17,6 +17,8 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 EXCLUDE = "exclude"
+SECONDS = 20
+"""That an answer may take; later it is a failure."""
 
 
 class Client:
@@ -25,7 +27,7 @@ class Client:
     def __init__(self, address: str, model: str) -> None:
         self._client = grpc.InferenceServerClient(address)
         self._model = model
-        told = self._client.get_model_metadata(model)
+        told = self._client.get_model_metadata(model, client_timeout=SECONDS)
         self._datatypes = {one.name: one.datatype for one in told.inputs}
 
     def ask(
@@ -45,7 +47,7 @@ class Client:
         if exclude is not None:
             inputs += self._lists(EXCLUDE, exclude)
         wanted = [grpc.InferRequestedOutput(name) for name in outputs]
-        found = self._client.infer(self._model, inputs, outputs=wanted)
+        found = self._client.infer(self._model, inputs, outputs=wanted, client_timeout=SECONDS)
         version = int(found.get_response().model_version)
         return {name: found.as_numpy(name) for name in outputs}, version
 
@@ -88,12 +90,12 @@ class Load:
     """Seconds in all."""
 
     def __str__(self) -> str:
-        p50, p99 = 1e3 * np.percentile(self.seconds, (50, 99))
+        p50, p99, longest = 1e3 * np.percentile(self.seconds, (50, 99, 100))
         versions = ", ".join(f"{n:,} by version {v}" for v, n in sorted(self.versions.items()))
         return (
             f"{len(self.seconds):,} answers in {self.duration:.1f} s ({versions}), "
             f"{len(self.failures)} failed; p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
-            f"{len(self.seconds) / self.duration:,.0f} requests/s"
+            f"longest {longest:.0f} ms, {len(self.seconds) / self.duration:,.0f} requests/s"
         )
 
 
