@@ -36,6 +36,8 @@ SLOWEST = (
     "blocks/in_graph/test_contract.py",
     "workflows/movielens/test_command.py",
     "serving/real_server/test_contract.py",
+    "workflows/serving/test_command.py",
+    "benchmarks/test_serving.py",
     "benchmarks/test_quality_trunk.py",
     "benchmarks/test_quality_training.py",
     "blocks/in_graph/test_topk.py",

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import tensorflow as tf
+
 from workflows.serving.client import Client, under_load
 from workflows.serving.shop import Shop, make_shop
 from workflows.serving.training import Trained
@@ -40,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     except NoTritonServer as missing:
         raise SystemExit(f"needs a Triton server: {missing}") from missing
     warnings.filterwarnings("ignore", "Initializing an NVTabular Dataset in CPU mode")
+    tf.autograph.set_verbosity(0)
     started = time.perf_counter()
 
     def tell(what: str) -> None:
