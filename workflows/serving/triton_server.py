@@ -164,12 +164,11 @@ def triton_server(
     log: Path | None = None,
     environment: Path = ENVIRONMENT,
     variables: Mapping[str, str] | None = None,
-    options: tuple[str, ...] = (),
+    poll_seconds: int | None = None,
 ) -> Iterator[TritonServer]:
     """Serve all models of ``repository`` until the block ends; ready when it begins.
 
-    It listens on free ports of the loopback only. Models change when told to,
-    :meth:`TritonServer.load`, not by themselves.
+    It listens on free ports of the loopback only.
 
     Parameters
     ----------
@@ -181,8 +180,9 @@ def triton_server(
         A virtual environment with ``nvidia-pytriton``; models run in it.
     variables
         Environment variables of the models, such as ``OMP_NUM_THREADS``.
-    options
-        More of ``tritonserver``'s own.
+    poll_seconds
+        How often the server looks into the repository for new versions; None is never: models then
+        change when told to, :meth:`TritonServer.load`.
 
     Raises
     ------
@@ -202,15 +202,13 @@ def triton_server(
             installation.server / "bin" / "tritonserver",
             f"--model-repository={repository}",
             f"--backend-directory={_backends(installation, aside / 'backends')}",
-            "--model-control-mode=explicit",
-            "--load-model=*",
+            *_control(poll_seconds),
             f"--exit-timeout-secs={STOP_SECONDS // 4}",
             *(
                 f"--{name}-{part}={value}"
                 for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)
                 for part, value in (("address", HOST), ("port", port))
             ),
-            *options,
         ]
         output = stack.enter_context(log.open("wb"))
         process = subprocess.Popen(
@@ -224,6 +222,12 @@ def triton_server(
         server = TritonServer(process, repository, ports, log)
         _wait_until_ready(server)
         yield server
+
+
+def _control(poll_seconds: int | None) -> tuple[str, str]:
+    if poll_seconds is None:
+        return "--model-control-mode=explicit", "--load-model=*"
+    return "--model-control-mode=poll", f"--repository-poll-secs={poll_seconds}"
 
 
 def free_ports(n: int) -> list[int]:
