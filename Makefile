@@ -4,6 +4,7 @@
 #   current  NumPy 2, newest pandas and Faiss    Python 3.12 or newer    requirements/current.txt
 #   gpu      cuDF, CuPy, with CUDA=13 or 12      Python 3.12             requirements/gpu-cu13.txt, gpu-cu12.txt
 #   gpu-cpu  of those what needs no card         Python 3.12             requirements/gpu-cpu.txt
+#   triton   a Triton server, NumPy 1            Python 3.12 to 3.10     requirements/triton.txt
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -25,6 +26,7 @@ QUICK       ?=
 # One of benchmarks.quality.training, in the place of a made-up catalog.
 TRIAL       ?=
 CPU_ARGS    ?=
+SERVING_ARGS ?=
 PICTURES_ARGS ?=
 # Processes that tests run in; a file stays in one, with what it has trained or compiled.
 PYTEST_JOBS ?= 2
@@ -42,9 +44,15 @@ TOOLS_PYTHON   ?= $$(scripts/find_python.sh 3.11 3.12 3.13 3.14 3.10)
 MERLIN_PYTHON  ?= $$(scripts/find_python.sh 3.11 3.10)
 CURRENT_PYTHON ?= $$(scripts/find_python.sh 3.12 3.13 3.14)
 GPU_STACK_PYTHON ?= $$(scripts/find_python.sh 3.12)
+TRITON_PYTHON  ?= $$(scripts/find_python.sh 3.12 3.11 3.10)
 
 TOOLS := .venv/tools/bin
 UV    := $(TOOLS)/uv
+
+# The wheel with the Triton server is for this C library or a newer one; elsewhere its tests skip, and say so.
+SERVER_GLIBC := 2.35
+GLIBC   := $(lastword $(shell getconf GNU_LIBC_VERSION 2>/dev/null))
+SERVER  := $(if $(GLIBC),$(shell printf '%s\n' $(SERVER_GLIBC) $(GLIBC) | sort -VC && echo .venv/triton/.ready))
 
 # NVRTC of older releases, unpacked beside the environments; `make test` takes one of them.
 COMPILERS     := $(patsubst requirements/nvrtc-%.in,%,$(wildcard requirements/nvrtc-*.in))
@@ -70,6 +78,10 @@ demo_aliccp-sim     = workflows.aliccp --rows $(ROWS) --seed $(SEED)
 demo: .venv/merlin/.ready ## train, index, search: [DATASET=tutorial|movielens-100k|movielens-1m|gowalla|aliccp-sim] [DATA=folder] [SEED=0] [ROWS=2000000]
 	.venv/merlin/bin/python -m $(or $(demo_$(DATASET)),$(error DATASET=$(DATASET): expected tutorial, movielens-100k, movielens-1m, gowalla or aliccp-sim))
 
+.PHONY: serve-demo
+serve-demo: .venv/merlin/.ready $(SERVER) ## train, export, serve with a real Triton server, ask, swap in a retrained index
+	.venv/merlin/bin/python -m workflows.serving
+
 .PHONY: bench-quality
 bench-quality: .venv/merlin/.ready .venv/current/.ready ## train, choose on held out training pairs, then read the test pairs once, into results/quality/: [DATA=folder of ml-1m/ and gowalla/] [QUICK=1] [QUALITY_ARGS=--seeds 0 --variants ...] [JUDGE_ARGS=--queries 6000] [CHOICE_ARGS=--sizes 9]
 	.venv/merlin/bin/python -m benchmarks.quality.training $(if $(DATA),--data "$(DATA)") $(if $(QUICK),--quick) $(QUALITY_ARGS)
@@ -84,6 +96,10 @@ bench-search: .venv/$(BENCH_ENV)/.ready ## search speed with recall, into result
 .PHONY: bench-cpu
 bench-cpu: .venv/current/.ready ## recall against queries/s beside Faiss, ScaNN and usearch, into results/cpu_peers/: [TRIAL=folder of a trained trial] [QUICK=1] [CPU_ARGS=--methods ours faiss --threads 2]
 	.venv/current/bin/python -m benchmarks.cpu_peers $(if $(TRIAL),--trial "$(TRIAL)") $(if $(QUICK),--quick) $(CPU_ARGS)
+
+.PHONY: bench-serving
+bench-serving: .venv/merlin/.ready $(SERVER) ## latency on a real Triton server beside raw Faiss there and search_frame, into results/serving/: [QUICK=1] [SERVING_ARGS=--n-probes 32 --threads 1]
+	.venv/merlin/bin/python -m benchmarks.serving $(if $(QUICK),--quick) $(SERVING_ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: ## speed, latency and recall on this machine's GPU, into results/search_gpu.json: [GPU_PYTHON=python] [GPU_ARGS=...]
@@ -112,13 +128,13 @@ pictures: .venv/merlin/.ready ## draw docs/pictures/ from the figures there, or 
 .PHONY: test
 test: ## both test suites, the wheel among them; MERLIN_POEEM_DATA=folder adds the tests on real data
 	@python="$(CURRENT_PYTHON)"
-	$(MAKE) --no-print-directory -j 2 .venv/merlin/.ready $${python:+.venv/current/.ready}
+	$(MAKE) --no-print-directory -j 2 .venv/merlin/.ready $${python:+.venv/current/.ready} $(SERVER)
 	$(MAKE) --no-print-directory test-merlin $${python:+MARKED="not once"}
 	$(MAKE) --no-print-directory test-current
 	$(MAKE) --no-print-directory test-gpu-stack
 
 .PHONY: test-merlin
-test-merlin: .venv/merlin/.ready ## the whole suite, in the pinned environment: [PYTEST_ARGS=...]
+test-merlin: .venv/merlin/.ready $(SERVER) ## the whole suite, in the pinned environment: [PYTEST_ARGS=...]
 	.venv/merlin/bin/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --no-loadscope-reorder $(if $(MARKED),-m "$(MARKED)") $(PYTEST_ARGS)
 
 .PHONY: test-current
@@ -178,6 +194,8 @@ requirements: .venv/tools/.ready ## compile requirements/*.txt anew: [UPGRADE=--
 		$(COMPILE) $(OF_GPU_MACHINES) --extra $$cuda requirements/gpu-$$cuda.in -o requirements/gpu-$$cuda.txt
 	done
 	$(COMPILE) $(OF_GPU_MACHINES) requirements/gpu-cpu.in -o requirements/gpu-cpu.txt
+	$(COMPILE) --python-version 3.10 --universal \
+		pyproject.toml --extra cpu requirements/triton.in -o requirements/triton.txt
 	for compiler in $(COMPILERS:%=nvrtc-%); do
 		$(COMPILE) --python-version 3.12 requirements/$$compiler.in -o requirements/$$compiler.txt
 	done
@@ -204,8 +222,9 @@ clean: ## remove the environments and every cache; results/ stays
 .venv/merlin/.ready:  python = $(MERLIN_PYTHON)
 .venv/current/.ready: python = $(CURRENT_PYTHON)
 .venv/gpu-cpu/.ready .venv/gpu-cu13/.ready .venv/gpu-cu12/.ready: python = $(GPU_STACK_PYTHON)
+.venv/triton/.ready:  python = $(TRITON_PYTHON)
 
-ENVIRONMENTS := merlin current gpu-cpu gpu-cu13 gpu-cu12
+ENVIRONMENTS := merlin current gpu-cpu gpu-cu13 gpu-cu12 triton
 
 $(ENVIRONMENTS:%=.venv/%/.ready): .venv/%/.ready: requirements/%.txt pyproject.toml | .venv/tools/.ready
 	python="$(python)"

@@ -1,4 +1,4 @@
-"""Which process runs what, and when: files whole, the toy model's in one, the slowest first."""
+"""Which process runs what, and when: files whole, some in one process, the slowest first."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ TOY = (
     "tests/blocks/export/test_distributed.py",
     "tests/blocks/export/test_export.py",
     "tests/blocks/export/test_features.py",
+    "tests/blocks/export/test_retrieval.py",
     "tests/blocks/export/test_settling.py",
     "tests/docs/test_training_pages.py",
     "tests/blocks/model/test_quantized_model.py",
     "tests/ops/test_ops.py",
     "tests/ops/test_workflow_json.py",
 )
+
+REAL_SERVER = "tests/serving/real_server/"
 
 # Started first, so that no process is left with one of them at the end.
 SLOWEST = (
@@ -32,6 +35,7 @@ SLOWEST = (
     "docs/test_your_own_data.py",
     "blocks/in_graph/test_contract.py",
     "workflows/movielens/test_command.py",
+    "serving/real_server/test_contract.py",
     "benchmarks/test_quality_trunk.py",
     "benchmarks/test_quality_training.py",
     "blocks/in_graph/test_topk.py",
@@ -53,8 +57,10 @@ def order_of(path: str) -> int:
 
 
 class ByFileAndModel(LoadFileScheduling):
-    """``--dist loadfile``, but for the files of the toy model."""
+    """``--dist loadfile``, but for the files of the toy model and those of the real server."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "the toy model" if file in TOY else file
+        if file in TOY:
+            return "the toy model"
+        return "the real server" if file.startswith(REAL_SERVER) else file

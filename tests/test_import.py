@@ -1,20 +1,7 @@
-"""Importing the package is fast and brings in nothing heavy."""
+"""Importing the package brings in NumPy and nothing else."""
 
 import subprocess
 import sys
-
-HEAVY = {
-    "tensorflow",
-    "merlin",
-    "nvtabular",
-    "cupy",
-    "cudf",
-    "faiss",
-    "pandas",
-    "pyarrow",
-    "matplotlib",
-}
-MAX_SECONDS = 0.5
 
 
 def run(code: str) -> str:
@@ -23,18 +10,16 @@ def run(code: str) -> str:
     ).stdout
 
 
-def test_import_is_fast() -> None:
-    # Processor time: what else runs on the machine does not count.
-    code = (
-        "import time; start = time.process_time(); import merlin_poeem; "
-        "print(time.process_time() - start)"
-    )
-    assert min(float(run(code)) for _ in range(3)) < MAX_SECONDS
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules, of those that do not come with Python, after ``statement``."""
+    code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(run(code).split()) - set(sys.stdlib_module_names)
 
 
-def test_import_brings_in_nothing_heavy() -> None:
-    loaded = run("import sys, merlin_poeem; print(*{name.split('.')[0] for name in sys.modules})")
-    assert not HEAVY & set(loaded.split())
+def test_import_brings_in_numpy_alone() -> None:
+    # pandas, PyArrow, Faiss and matplotlib each take longer than all else together.
+    added = modules_after("import merlin_poeem") - modules_after("import numpy")
+    assert added == {"merlin_poeem"}
 
 
 def test_public_names_exist() -> None:

@@ -41,7 +41,6 @@ ARROWS: dict[str, set[str]] = {
     "frames": FRAMES,
     "encoders": FRAMES,
     "distributed": FRAMES,
-    "serving": FRAMES,
     "blocks.quantizer": GROUND | {"quantization"},
     "blocks.model": CODES | {"blocks.quantizer"},
     "blocks.export": FRAMES | {"blocks.quantizer", "blocks.model", "distributed", "serving"},
@@ -57,8 +56,9 @@ ARROWS: dict[str, set[str]] = {
         "blocks.export",
         "blocks.in_graph",
     },
+    "serving": FRAMES | {"evaluate"},
     "ops": FRAMES | {"blocks.model", "blocks.export"},
-    "systems": FRAMES | {"blocks.model", "blocks.export", "blocks.in_graph"},
+    "systems": FRAMES | {"blocks.model", "blocks.export", "blocks.in_graph", "serving"},
     "": FRAMES | {"tuning"},
 }
 

@@ -37,27 +37,33 @@ def main(arguments: list[str] | None = None) -> None:
         permit = Permit.begin(folder)
         choices = json.loads((folder / CHOSEN).read_text())["choices"]
         if options.step == "train":
-            train(choices, folder, options.data, options.quick)
+            train(choices, folder, options.data, options.quick, options.seeds)
         else:
             judge(choices, folder, permit, options.queries)
     except (PermissionError, FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
 
 
-def train(choices: list[Choice], folder: Path, data: Path | None, quick: bool) -> None:
+def train(
+    choices: list[Choice],
+    folder: Path,
+    data: Path | None,
+    quick: bool,
+    seeds: list[int] | None = None,
+) -> None:
     """The chosen variants and the plain towers, as trials of the test part."""
     from benchmarks.quality.training import Setting, has_data, train_all
 
-    names = [name for name in names_of(choices) if has_data(name.task, data)]
+    names = [name for name in names_of(choices, seeds) if has_data(name.task, data)]
     train_all(names, Setting(folder, data, quick))
 
 
-def names_of(choices: list[Choice]) -> list[TrialName]:
-    """A trial of the test part for each chosen variant and each seed it was chosen by."""
+def names_of(choices: list[Choice], seeds: list[int] | None = None) -> list[TrialName]:
+    """A trial of the test part for each chosen variant and seed; None: those it was chosen by."""
     names = {
         TrialName(choice["task"], variant, seed, TEST)
         for choice in choices
-        for seed in choice["seeds"]
+        for seed in seeds or choice["seeds"]
         for variant in (PLAIN, choice["variant"])
     }
     tasks, plain_last = list(TASKS), lambda name: name.variant != PLAIN
@@ -95,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="holds ml-1m/ and gowalla/")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true", help="the quick trials")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="train these; else those that each was chosen by"
+    )
     parser.add_argument("--queries", type=int, help="judge by so many of each trial's queries")
     return parser
 

@@ -15,6 +15,7 @@ with needed_by("merlin_poeem.blocks", "train"):
         load_query_tower,
         save_query_tower,
     )
+    from merlin_poeem.blocks.export.retrieval import export_retrieval
     from merlin_poeem.blocks.export.settling import settle_codebook
     from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder, top_k_encoder
     from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
@@ -50,6 +51,7 @@ __all__ = [
     "encode_items_ddf",
     "export_index",
     "export_index_ddf",
+    "export_retrieval",
     "find_quantizer",
     "item_vectors",
     "load_query_tower",

@@ -27,5 +27,5 @@ def _not_falling(scores: Float32) -> Int64:
 
 
 def _reorder(scores: Float32, rows: Int64, queries: Int64, order: Int64) -> None:
-    scores[queries] = np.take_along_axis(scores[queries], order, axis=1)
-    rows[queries] = np.take_along_axis(rows[queries], order, axis=1)
+    of_queries = queries[:, None]
+    scores[queries], rows[queries] = scores[of_queries, order], rows[of_queries, order]

@@ -1,1 +1,10 @@
-"""What answers requests at the server, where neither Merlin nor NVTabular is installed."""
+"""Serving on Triton's Python backend: what exports a model, and what the server runs of it.
+
+Imports neither TensorFlow nor Merlin.
+"""
+
+from merlin_poeem.serving.config import Serving
+from merlin_poeem.serving.export import export_search
+from merlin_poeem.serving.repository import ServedModel
+
+__all__ = ["ServedModel", "Serving", "export_search"]

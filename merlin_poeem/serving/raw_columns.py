@@ -23,6 +23,8 @@ from merlin_poeem.serving.steps import Step, load_step, save_step
 from merlin_poeem.serving.tower_facts import TowerFacts
 
 COLUMNS_FILE = "raw_columns.json"
+VOCABULARY = "vocabulary"
+"""What the names of the vocabularies' files begin with."""
 MAGIC = "merlin_poeem raw columns"
 FORMAT_VERSION = 1
 
@@ -102,7 +104,7 @@ class RawColumns:
                 "feature": way.feature.name,
                 "source": way.source,
                 "steps": [
-                    save_step(step, folder, f"vocabulary-{number}-{place}")
+                    save_step(step, folder, f"{VOCABULARY}-{number}-{place}")
                     for place, step in enumerate(way.steps)
                 ],
             }
@@ -175,6 +177,12 @@ class RawColumns:
                 n_rows = n_rows_of(next(iter(columns.values())))
                 given[spec.name] = _stand_in(spec, self.absent[spec.name], n_rows), None
         return given
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What :meth:`RawColumns.save` wrote into ``folder``, by name."""
+    names = (COLUMNS_FILE, f"{VOCABULARY}-*")
+    return sorted(path for name in names for path in folder.glob(name))
 
 
 def input_of(feature: TowerFeature) -> InputSpec:

@@ -17,17 +17,13 @@ from merlin_poeem.arrays import Int64, as_item_ids, as_vectors, type_name
 from merlin_poeem.index.copies import copy_index, fingerprint_of
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.params import check_n_probes, positive_int
-from merlin_poeem.search.ragged import Candidates, IdLists, offsets_of
+from merlin_poeem.search.ragged import Candidates, IdLists
 from merlin_poeem.search.request import check_refine
 from merlin_poeem.search.searcher import Searcher, open_saved_searcher
+from merlin_poeem.serving.own_options import OF_INDEX, search_rows
 
 MOST_CANDIDATES = 2**31 - 1
 """Of a request: Merlin's offsets are int32."""
-
-OF_INDEX = -(2**63)
-"""Of ``refine`` where neither the operator nor the row names one; no row may."""
-
-_FIELDS = ("counts", "scores", "item_ids")
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +169,7 @@ class QueryPoeem(BaseOperator):
             ],
             axis=1,
         )
-        return TensorTable(self._columns(_search(self.searcher, queries, wanted, filters)))
+        return TensorTable(self._columns(search_rows(self.searcher, queries, wanted, **filters)))
 
     @property
     def dependencies(self) -> list[str]:
@@ -306,49 +302,3 @@ def _read_option(
             f"{option}: expected {n_queries} values, one a row, or one for all, got {len(given)}"
         )
     return np.broadcast_to(as_item_ids(option, given), n_queries)
-
-
-def _options(k: int, n_probes: int, refine: int) -> dict[str, Any]:
-    return {"k": k, "n_probes": n_probes, "refine": None if refine == OF_INDEX else refine}
-
-
-def _search(
-    searcher: Searcher,
-    queries: NDArray[np.float32],
-    wanted: Int64,
-    filters: dict[str, Any],
-) -> Candidates:
-    """Rows that want the same ``k``, ``n_probes`` and ``refine``, (n, 3) int64, go together."""
-    if not len(queries):
-        return searcher.search(queries, k=1, **filters)
-    kinds, kind_of = np.unique(wanted, axis=0, return_inverse=True)
-    if len(kinds) == 1:
-        return searcher.search(queries, **_options(*kinds[0].tolist()), **filters)
-    order = np.argsort(kind_of, kind="stable")
-    parts = []
-    for kind, rows in enumerate(np.split(order, np.cumsum(np.bincount(kind_of))[:-1])):
-        own: dict[str, Any] = {name: _take_lists(lists, rows) for name, lists in filters.items()}
-        parts.append(searcher.search(queries[rows], **_options(*kinds[kind].tolist()), **own))
-    found = Candidates(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS)
-    )
-    return _take_candidates(found, np.argsort(order))
-
-
-def _take_lists(lists: IdLists | None, rows: Int64) -> IdLists | None:
-    if lists is None:
-        return None
-    offsets, positions = _take(lists.offsets, rows)
-    return IdLists(offsets, lists.values[positions])
-
-
-def _take_candidates(found: Candidates, rows: Int64) -> Candidates:
-    _, positions = _take(found.offsets, rows)
-    return Candidates(found.counts[rows], found.scores[positions], found.item_ids[positions])
-
-
-def _take(offsets: Int64, rows: Int64) -> tuple[Int64, Int64]:
-    """The offsets of these rows one after the other, and where their values are."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    taken = offsets_of(lengths)
-    return taken, np.arange(taken[-1]) + np.repeat(offsets[rows] - taken[:-1], lengths)

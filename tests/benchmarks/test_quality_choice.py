@@ -293,3 +293,4 @@ def test_what_is_trained_in_the_end_is_what_was_chosen() -> None:
         for seed in (0, 1)
         for variant in ("plain", "ours-16:a=1", "ours-8")
     ]
+    assert {name.seed for name in final.names_of(chosen, [1, 4])} == {1, 4}

@@ -23,6 +23,7 @@ from merlin_poeem.blocks import (
     StaleIndexError,
     encode_items,
     export_index,
+    export_retrieval,
     item_vectors,
     query_vectors,
     recommend,
@@ -34,6 +35,7 @@ from merlin_poeem.blocks.export.exported_ids import FirstRows, read_exported_ids
 from merlin_poeem.blocks.export.query_tower import load_query_tower, save_query_tower
 from merlin_poeem.blocks.export.workflow_part import WorkflowPart
 from merlin_poeem.blocks.quantizer import warm_start
+from merlin_poeem.serving.retrieval import Answer, Retrieval
 
 N_USERS, N_ITEMS, DIM, K = 40, 60, 8, 4
 BRANDS, TAGS = list("abcd"), list("wxyz")
@@ -521,3 +523,56 @@ def test_items_that_are_new(model: Any, workflow: nvt.Workflow, index: Index) ->
         open_searcher(more), pd.DataFrame({"embedding": list(vectors)}), k=1, allow=ids
     )
     assert found["item_id"].tolist() == ["brand new"]
+
+
+class TestServed:
+    """The same users, asked of a served version that has no workflow."""
+
+    @pytest.fixture
+    def served(
+        self, model: Any, index: Index, workflow: nvt.Workflow, tmp_path_factory: Any
+    ) -> Retrieval:
+        folder = tmp_path_factory.mktemp("served")
+        save_index(index, folder / "items.index")
+        version = export_retrieval(
+            model, folder / "items.index", folder, k=K, titles="title", workflow=workflow
+        )
+        return Retrieval(version.folder)
+
+    def request(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """As bytes, where a null text is an empty one."""
+        texts = {
+            name: np.array([[(text or "").encode()] for text in rows[name]], object)
+            for name in ("user_id", "country")
+        }
+        return {**texts, "age": rows["age"].to_numpy(np.float64).reshape(-1, 1)}
+
+    def test_it_answers_as_recommend_does(
+        self, served: Retrieval, model: Any, index: Index, workflow: nvt.Workflow
+    ) -> None:
+        rows = pd.concat([users(), users().head(1).assign(user_id="nobody")], ignore_index=True)
+        (answer,) = served.answer([self.request(rows)])
+        assert isinstance(answer, Answer)
+        found = recommend(model, open_searcher(index), rows, workflow=workflow, k=K)
+        keys = [key.decode() for key in answer.arrays["item_ids"].ravel()]
+        titles = [title.decode() for title in answer.arrays["titles"].ravel()]
+        assert keys == found["item_id"].tolist()
+        assert titles == found["title"].tolist()
+        np.testing.assert_allclose(answer.arrays["scores"].ravel(), found["score"], atol=1e-4)
+
+    def test_users_without_an_id(
+        self, served: Retrieval, model: Any, index: Index, workflow: nvt.Workflow
+    ) -> None:
+        rows = users().drop(columns="user_id")
+        request = self.request(users())
+        del request["user_id"]
+        (answer,) = served.answer([request])
+        assert isinstance(answer, Answer)
+        found = recommend(model, open_searcher(index), rows, workflow=workflow, k=K)
+        keys = [key.decode() for key in answer.arrays["item_ids"].ravel()]
+        assert keys == found["item_id"].tolist()
+
+    def test_a_missing_column_is_named(self, served: Retrieval) -> None:
+        request = self.request(users())
+        (answer,) = served.answer([{"user_id": request["user_id"], "age": request["age"]}])
+        assert "country: expected it in the request" in str(answer)

@@ -19,8 +19,14 @@ from tests.index_factories import random_index
 pytestmark = pytest.mark.once
 
 # In tests/docs/test_training_pages.py and test_your_own_data.py.
-NEED_TENSORFLOW = {"merlin.md", "migrating.md", "serving.md", "your_own_data.md"}
-NOT_RUN = {"gpu.md": 3, "serving.md": 1}
+NEED_TENSORFLOW = {
+    "merlin.md",
+    "migrating.md",
+    "serving.md",
+    "serving_tensorflow.md",
+    "your_own_data.md",
+}
+NOT_RUN = {"gpu.md": 3, "serving.md": 1, "serving_tensorflow.md": 1}
 RUN_HERE = {"choosing.md", "distributed.md", "formats.md", "index.md", "searching.md"}
 
 

@@ -71,8 +71,16 @@ def test_what_tables_of_migrating_call_ours_is_in_code_that_runs() -> None:
 
 
 def test_serving(tmp_path: Path) -> None:
-    pytest.importorskip("merlin.systems")
     names = run_page("serving.md", tmp_path, taken_for_granted())
-    for folder in ("repository", "own-repository", "looks-again"):
-        assert (tmp_path / folder / "executor_model" / "config.pbtxt").is_file()
+    assert names["served"].version == 2
+    assert "count: 2" in (tmp_path / "busy" / "retrieval" / "config.pbtxt").read_text()
+    assert (tmp_path / "looks-again" / "retrieval" / "1").is_dir()
     assert names["tuned"].setting.quality > 0.9
+
+
+def test_serving_on_older_servers(tmp_path: Path) -> None:
+    pytest.importorskip("merlin.systems")
+    names = run_page("serving_tensorflow.md", tmp_path, taken_for_granted())
+    for folder in ("repository", "own-repository"):
+        assert (tmp_path / folder / "executor_model" / "config.pbtxt").is_file()
+    assert list(names["repository"].configs) == ["retrieval"]

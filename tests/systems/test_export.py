@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
-from merlin.io import Dataset
 from merlin.systems.triton import conversions, utils
 
 from merlin_poeem import Candidates, IdLists, Index, load_index, save_index
-from merlin_poeem.blocks import IVFPQQuantizer, QuantizedTwoTowerModel, export_index, query_vectors
+from merlin_poeem.blocks import export_index, query_vectors
 from merlin_poeem.blocks.export.query_tower import (
     OUTPUT,
     Feature,
@@ -24,11 +22,18 @@ from merlin_poeem.blocks.export.query_tower import (
 )
 from merlin_poeem.blocks.model.freshness import StaleIndexError
 from merlin_poeem.blocks.model.towers import query_tower_of
-from merlin_poeem.blocks.quantizer import warm_start
 from merlin_poeem.search import reference
 from merlin_poeem.systems import Repository, export, export_ensemble, export_saved_model
 from tests.systems.served import flat
-from tests.systems.toy import DIM, ITEMS, N_ITEMS, N_USERS, SCHEMA, USERS, features, mlp
+from tests.systems.toy import (
+    DIM,
+    ITEMS,
+    N_ITEMS,
+    N_USERS,
+    USERS,
+    features,
+    trained_model,
+)
 from tests.systems.triton import Server, TritonModelException
 
 K = 5
@@ -37,18 +42,7 @@ SEEN = [np.arange(user % 7 * 20) for user in range(N_USERS)]
 
 @pytest.fixture(scope="module")
 def model():
-    tf.keras.utils.set_random_seed(0)
-    quantizer = IVFPQQuantizer(
-        n_lists=4, pq_dim=4, pq_bits=4, metric="cosine", warmup=1, sample_size=64
-    )
-    model = QuantizedTwoTowerModel(SCHEMA, mlp(), quantizer)
-    model.compile("adam", run_eagerly=True, metrics=[])
-    clicks = USERS.iloc[np.arange(256) % N_USERS].assign(item_id=np.arange(256) % N_ITEMS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warm_start, "ITERATIONS", 3)
-        data = Dataset(clicks.reset_index(drop=True), schema=SCHEMA)
-        model.fit(data, batch_size=64, epochs=1, verbose=0)
-    return model
+    return trained_model()
 
 
 @pytest.fixture(scope="module")

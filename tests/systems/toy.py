@@ -7,8 +7,13 @@ from typing import Any
 import merlin.models.tf as mm
 import numpy as np
 import pandas as pd
+import pytest
+import tensorflow as tf
+from merlin.io import Dataset
 from merlin.schema import ColumnSchema, Schema, Tags
 
+from merlin_poeem.blocks import IVFPQQuantizer, QuantizedTwoTowerModel
+from merlin_poeem.blocks.quantizer import warm_start
 from tests.systems.served import flat
 
 N_USERS, N_ITEMS, DIM = 30, 200, 8
@@ -51,6 +56,22 @@ USERS = make_users()
 
 def mlp() -> mm.Block:
     return mm.MLPBlock([DIM], no_activation_last_layer=True)
+
+
+def trained_model() -> QuantizedTwoTowerModel:
+    """Trained for a few steps, with an index of four lists."""
+    tf.keras.utils.set_random_seed(0)
+    quantizer = IVFPQQuantizer(
+        n_lists=4, pq_dim=4, pq_bits=4, metric="cosine", warmup=1, sample_size=64
+    )
+    model = QuantizedTwoTowerModel(SCHEMA, mlp(), quantizer)
+    model.compile("adam", run_eagerly=True, metrics=[])
+    clicks = USERS.iloc[np.arange(256) % N_USERS].assign(item_id=np.arange(256) % N_ITEMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm_start, "ITERATIONS", 3)
+        data = Dataset(clicks.reset_index(drop=True), schema=SCHEMA)
+        model.fit(data, batch_size=64, epochs=1, verbose=0)
+    return model
 
 
 def features(n: int = N_USERS) -> dict[str, np.ndarray]:

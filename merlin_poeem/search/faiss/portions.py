@@ -31,6 +31,8 @@ def by_width(n_more: Int64, width: int) -> list[tuple[Int64, int]]:
 
     A query that excludes much then does not slow down the others.
     """
+    if not n_more.any():
+        return split(np.arange(len(n_more)), width)
     doublings = np.ceil(np.log2((width + n_more) / width)).astype(np.int64)
     groups = []
     for power in np.unique(doublings).tolist():

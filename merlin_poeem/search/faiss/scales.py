@@ -47,6 +47,7 @@ class Scales:
     def __init__(self, index: Index, scales: NDArray[np.uint8]) -> None:
         """``scales`` are those of the ``index``."""
         self._index, self._scales = index, scales
+        self._faiss = import_faiss()
         table = index.quantization.scale_table
         present = np.bincount(scales, minlength=N_SCALES) > 0
         self._usual, spread = _usual(table, scales)
@@ -129,7 +130,7 @@ class Scales:
 
     def _tables(self, queries: Float32) -> Float32:
         """⟨q_m, codeword⟩ of widened queries, (n, pq_dim, pq_book_size)."""
-        faiss, quantization = import_faiss(), self.quantization
+        faiss, quantization = self._faiss, self.quantization
         shape = (len(queries), quantization.pq_dim, quantization.pq_book_size)
         tables: Float32 = np.empty(shape, np.float32)
         step = len(queries) if quantization.pq_len < PRODUCT_LEN else 1
@@ -141,7 +142,7 @@ class Scales:
 
     def _list_products(self, queries: Float32, list_ids: NDArray[np.int32]) -> Float32:
         """⟨q, c⟩ of each query's ``list_ids``, shape of ``list_ids``."""
-        faiss, centroids = import_faiss(), self.quantization.coarse_centroids
+        faiss, centroids = self._faiss, self.quantization.coarse_centroids
         products: Float32 = np.empty(list_ids.shape, np.float32)
         arrays = (products, queries, centroids, list_ids.astype(np.int64))
         faiss.fvec_inner_products_by_idx(

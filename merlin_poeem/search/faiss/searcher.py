@@ -87,6 +87,7 @@ class FaissSearcher(Shown):
         self._list_chooser = flat(index.dim)
         self._list_chooser.add(compared)
         self._list_ties = ListTies(compared, index.params.metric)
+        self._parameters_of: dict[int, Any] = {}
 
     def search(
         self,
@@ -269,7 +270,7 @@ class FaissSearcher(Shown):
         self, batch: Batch, queries: slice, selector: Any, scores: Float32, rows: Int64
     ) -> None:
         n_queries, width = scores[queries].shape
-        params = self._faiss.SearchParametersIVF(nprobe=batch.probes.shape[1], sel=selector)
+        params = self._parameters(batch.probes.shape[1], selector)
         arrays = (batch.queries_rot, batch.probes, batch.list_scores, scores, rows)
         x, probes, list_scores, scores_out, rows_out = (
             self._faiss.swig_ptr(array[queries]) for array in arrays
@@ -277,6 +278,14 @@ class FaissSearcher(Shown):
         self._ivfpq.search_preassigned_c(
             n_queries, x, width, probes, list_scores, scores_out, rows_out, False, params
         )
+
+    def _parameters(self, n_probes: int, selector: Any) -> Any:
+        """Of a scan; kept where there is no selector, as making one takes as long as a scan."""
+        if selector is not None:
+            return self._faiss.SearchParametersIVF(nprobe=n_probes, sel=selector)
+        if n_probes not in self._parameters_of:
+            self._parameters_of[n_probes] = self._faiss.SearchParametersIVF(nprobe=n_probes)
+        return self._parameters_of[n_probes]
 
 
 def _compared_centroids(index: Index) -> Float32:

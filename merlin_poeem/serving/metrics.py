@@ -1,0 +1,70 @@
+"""What a served index tells Prometheus beside Triton's own figures of requests and latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from merlin_poeem.evaluate import items_scanned
+from merlin_poeem.serving.retrieval import Answer, Retrieval
+
+SAMPLED = 64
+"""Of so many executions one is looked at closely: counting scanned items takes time."""
+
+COUNTERS = {
+    "poeem_requests_total": "Requests that were answered.",
+    "poeem_refused_requests_total": "Requests that were wrong, or failed.",
+    "poeem_rows_total": "Rows of answered requests.",
+    "poeem_short_rows_total": "Rows with fewer candidates than they asked for.",
+    "poeem_sampled_rows_total": f"Rows whose scanned items were counted (1 batch in {SAMPLED}).",
+    "poeem_sampled_items_scanned_total": "Items scanned for those rows.",
+}
+GAUGES = {
+    "poeem_index_items": "Items of the index.",
+    "poeem_index_created_seconds": "When the version was exported, in seconds since 1970.",
+}
+
+
+class Metrics:
+    """The metrics of one instance; all instances of a model add to the same."""
+
+    def __init__(self, backend: Any, retrieval: Retrieval, labels: dict[str, str]) -> None:
+        """``backend`` is ``triton_python_backend_utils``."""
+        self._retrieval = retrieval
+        self._n_executions = 0
+        family = backend.MetricFamily
+        kinds = ((COUNTERS, family.COUNTER), (GAUGES, family.GAUGE))
+        # The families have to live as long as the metrics do.
+        self._families = {
+            name: family(name=name, description=text, kind=kind)
+            for of_kind, kind in kinds
+            for name, text in of_kind.items()
+        }
+        self._metrics = {name: one.Metric(labels=labels) for name, one in self._families.items()}
+        self._metrics["poeem_index_items"].set(retrieval.index.n_items)
+        self._metrics["poeem_index_created_seconds"].set(retrieval.spec.created)
+
+    def count(self, answers: Sequence[Answer | Exception]) -> None:
+        """Add the answers of one execution."""
+        answered = [answer for answer in answers if isinstance(answer, Answer)]
+        self._add("poeem_requests_total", len(answered))
+        self._add("poeem_refused_requests_total", len(answers) - len(answered))
+        self._add("poeem_rows_total", sum(len(answer.wanted) for answer in answered))
+        self._add("poeem_short_rows_total", sum(answer.n_short for answer in answered))
+        if answered and self._n_executions % SAMPLED == 0:
+            self._count_scanned(answered[0])
+        self._n_executions += 1
+
+    def remove(self) -> None:
+        """Take the gauges back: this version is served no more."""
+        self._metrics["poeem_index_items"].set(0)
+
+    def _count_scanned(self, answer: Answer) -> None:
+        row, n_probes = slice(0, 1), int(answer.wanted[0, 1])
+        scanned = items_scanned(self._retrieval.index, answer.queries[row], n_probes)
+        self._add("poeem_sampled_rows_total", len(scanned))
+        self._add("poeem_sampled_items_scanned_total", int(scanned.sum()))
+
+    def _add(self, name: str, number: int) -> None:
+        if number:
+            self._metrics[name].increment(number)
