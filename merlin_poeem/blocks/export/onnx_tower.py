@@ -19,9 +19,9 @@ from merlin_poeem.optional import needed_by
 
 OPSET = 17
 """Of operations; ONNX Runtime knows it from 1.12 on."""
-MOST_BYTES = 1_000_000_000
-"""Of weights: they pass through a graph of TensorFlow, which holds 2 GB, and are in memory some ten
-times meanwhile."""
+MOST_BYTES = 1 << 28
+"""Of weights, a million rows of 64 floats: converting them takes some fifteen times as much memory,
+4 GB of that table, and a process that has not got it ends."""
 TABLE_BYTES = 1 << 20
 """Weights from that size on lie in files of their own."""
 
