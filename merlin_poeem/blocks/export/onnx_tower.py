@@ -1,26 +1,35 @@
 """A saved query tower as an ONNX model, by tf2onnx.
 
 tf2onnx is told how to convert the operations that look up lists of any length. It has no way for
-Merlin's layout of their values, and one for their sums that takes eight times as long.
+Merlin's layout of their values, and one for their sums that takes eight times as long. Embedding
+tables it never sees, as it takes fifty times their size: they are written beside the model.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
 
-from merlin_poeem.blocks.export.query_tower import QueryTower
+from merlin_poeem.blocks.export.query_tower import OUTPUT, QueryTower
 from merlin_poeem.optional import needed_by
 
 OPSET = 17
 """Of operations; ONNX Runtime knows it from 1.12 on."""
-MOST_BYTES = 1 << 30
-"""Of weights. A protobuf holds 2 GB, and tf2onnx has a table twice where it folds constants."""
+MOST_BYTES = 1 << 28
+"""Of weights, a million rows of 64 floats: converting them takes some fifteen times as much memory,
+4 GB of that table, and a process that has not got it ends."""
+TABLE_BYTES = 1 << 20
+"""Weights from that size on lie in files of their own."""
 
 
-def to_onnx(tower: QueryTower) -> Any:
-    """The ``onnx.ModelProto`` of ``tower``; its inputs and its output have the saved tower's names.
+def save_onnx(tower: QueryTower, path: Path) -> None:
+    """Write the ONNX model of ``tower`` to ``path``, and its large weights into the same folder.
+
+    Its inputs and its output have the saved tower's names.
 
     Raises ``ModuleNotFoundError`` where tf2onnx is not installed, ``ValueError`` where the weights
     are too large, and what tf2onnx and the checker of ONNX raise where an operation of the tower
@@ -32,13 +41,16 @@ def to_onnx(tower: QueryTower) -> Any:
     size = sum(weight.dtype.size * weight.shape.num_elements() for weight in tower.weights)
     if size > MOST_BYTES:
         raise ValueError(
-            f"tower: expected weights of at most {MOST_BYTES:,} bytes for one ONNX file, got "
-            f"{size:,}"
+            f"tower: expected weights of at most {MOST_BYTES:,} bytes for ONNX, got {size:,}"
         )
-    specs = {name: spec for feature in tower.features for name, spec in feature.specs().items()}
-    model, _ = tf2onnx.convert.from_function(
-        tower.function,
-        input_signature=[specs],
+    graph, inputs, output = _frozen(tower)
+    tables = _take_tables(graph)
+    names = {name: f"{path.stem}-table-{number}.bin" for number, name in enumerate(tables)}
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph,
+        input_names=[*inputs, *(f"{name}:0" for name in tables)],
+        output_names=[output],
+        tensors_to_rename={**inputs, output: OUTPUT, **{f"{k}:0": v for k, v in names.items()}},
         opset=OPSET,
         custom_op_handlers={
             "RaggedTensorToSparse": (_ragged_to_sparse, []),
@@ -46,8 +58,51 @@ def to_onnx(tower: QueryTower) -> Any:
             "SparseSegmentSum": (_segment_sum, []),
         },
     )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    for name, table in tables.items():
+        table.tofile(path.with_name(names[name]))
+        _refer_to_file(model.graph, names[name], table)
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _frozen(tower: QueryTower) -> tuple[Any, dict[str, str], str]:
+    """The graph of a tower with its weights in it; its inputs, with their names; its output."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    specs = {name: spec for feature in tower.features for name, spec in feature.specs().items()}
+    function = tower.function.get_concrete_function(specs)
+    frozen = convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+    given = tf.nest.flatten(function.structured_input_signature)
+    names = [spec.name for spec in given if isinstance(spec, tf.TensorSpec)]
+    tensors = [tensor.name for tensor in frozen.inputs]
+    graph = frozen.graph.as_graph_def(add_shapes=True)
+    return graph, dict(zip(tensors, names, strict=True)), frozen.outputs[0].name
+
+
+def _take_tables(graph: Any) -> dict[str, NDArray[Any]]:
+    """The large constants of a graph, by name, which are inputs of it from now on."""
+    tables = {}
+    for node in graph.node:
+        if node.op == "Const" and len(node.attr["value"].tensor.tensor_content) >= TABLE_BYTES:
+            tables[node.name] = tf.make_ndarray(node.attr["value"].tensor)
+            node.op = "Placeholder"
+            node.attr["shape"].shape.CopyFrom(node.attr["value"].tensor.tensor_shape)
+            del node.attr["value"]
+    return tables
+
+
+def _refer_to_file(graph: Any, name: str, table: NDArray[Any]) -> None:
+    """Make a weight, in the file of its name, of the input ``name`` of an ONNX graph."""
+    from onnx import TensorProto, helper
+
+    graph.input.remove(next(given for given in graph.input if given.name == name))
+    kind = helper.np_dtype_to_tensor_dtype(table.dtype)
+    weight = TensorProto(name=name, data_type=kind, dims=table.shape)
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=name)
+    graph.initializer.append(weight)
 
 
 class _Nodes:

@@ -21,13 +21,12 @@ import tensorflow as tf
 from merlin_poeem.arrays import Float32
 from merlin_poeem.atomic_files import whole_folder
 from merlin_poeem.blocks.export.features import Feature
-from merlin_poeem.blocks.export.onnx_tower import to_onnx
+from merlin_poeem.blocks.export.onnx_tower import save_onnx
 from merlin_poeem.blocks.export.query_tower import QueryTower, load_query_tower, save_query_tower
 from merlin_poeem.optional import needed_by
 from merlin_poeem.search.ragged import offsets_of
 from merlin_poeem.serving.features import TowerFeature
 from merlin_poeem.serving.tower_facts import (
-    HEADER_FILE,
     ONNX,
     ONNX_FILE,
     OUTPUT,
@@ -120,8 +119,8 @@ def _save(tower: QueryTower, folder: Path, runtime: str) -> TowerFacts:
                 f"runtime: expected a tower that ONNX Runtime can run as TensorFlow does, got "
                 f"{reason}; TensorFlow at the server runs it: runtime='tensorflow'"
             ) from error
-    for name in (ONNX_FILE, HEADER_FILE):
-        (folder / name).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
     return _save_saved_model(tower, folder, f"no ONNX model: {reason}")
 
 
@@ -137,7 +136,7 @@ def _save_saved_model(tower: QueryTower, folder: Path, reason: str) -> TowerFact
 def _save_onnx(tower: QueryTower, folder: Path) -> TowerFacts:
     with needed_by("a tower for ONNX Runtime", "serving"):
         import onnxruntime
-    (folder / ONNX_FILE).write_bytes(to_onnx(tower).SerializeToString())
+    save_onnx(tower, folder / ONNX_FILE)
     reason = f"the same vectors by ONNX Runtime {onnxruntime.__version__}"
     facts = _save_facts(tower, folder, ONNX, reason)
     _check_vectors(tower, folder)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from merlin.io import Dataset
 from merlin.schema import Tags
 
-from merlin_poeem.blocks import query_vectors, save_query_tower
+from merlin_poeem.blocks import load_query_tower, query_vectors, save_query_tower
 from merlin_poeem.blocks.export import onnx_tower, served_tower
 from merlin_poeem.blocks.export.served_tower import save_served_tower
 from merlin_poeem.blocks.model.freshness import tower_fingerprints
@@ -211,3 +211,18 @@ class TestWhatIsTaken:
         assert sorted(p.name for p in (tmp_path / "served").iterdir()) == [ONNX_FILE, HEADER_FILE]
         told = json.loads((tmp_path / "served" / HEADER_FILE).read_text())
         assert told["requires"] == ["onnxruntime>=1.17"]
+
+
+def test_large_tables_lie_beside_the_model(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_tower, "TABLE_BYTES", 200)
+    save_served_tower(saved, tmp_path / "served", runtime="onnx")
+    beside = [path.name for path in (tmp_path / "served").glob("*.bin")]
+    assert len(beside) > 1
+    rows = sum((tmp_path / "served" / name).stat().st_size for name in beside)
+    weights = load_query_tower(saved).weights
+    assert rows >= sum(4 * w.shape.num_elements() for w in weights if w.shape.num_elements() > 50)
+    moved = (tmp_path / "served").rename(tmp_path / "moved")
+    expected = load_query_tower(saved).vectors(USERS)
+    np.testing.assert_allclose(open_tower(moved).vectors(features()), expected, atol=1e-6)
