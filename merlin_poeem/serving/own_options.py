@@ -30,9 +30,10 @@ def search_rows(
     filters: dict[str, Any] = {"exclude": exclude, "allow": allow}
     if not len(queries):
         return searcher.search(queries, k=1, **filters)
+    # Asked first: of a single row, unique() takes as long as the scan.
+    if (wanted == wanted[0]).all():
+        return searcher.search(queries, **_options(*wanted[0].tolist()), **filters)
     kinds, kind_of = np.unique(wanted, axis=0, return_inverse=True)
-    if len(kinds) == 1:
-        return searcher.search(queries, **_options(*kinds[0].tolist()), **filters)
     kind_of = kind_of.reshape(-1)
     order = np.argsort(kind_of, kind="stable")
     parts = []
