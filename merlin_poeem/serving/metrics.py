@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,10 @@ GAUGES = {
 
 
 class Metrics:
-    """The metrics of one instance; all instances of a model add to the same."""
+    """The metrics of one instance; the label ``process`` tells them from those of others.
+
+    Triton deletes a metric for all who have one of the same labels.
+    """
 
     def __init__(self, backend: Any, retrieval: Retrieval, labels: dict[str, str]) -> None:
         """``backend`` is ``triton_python_backend_utils``."""
@@ -40,6 +44,7 @@ class Metrics:
             for of_kind, kind in kinds
             for name, text in of_kind.items()
         }
+        labels = {**labels, "process": str(os.getpid())}
         self._metrics = {name: one.Metric(labels=labels) for name, one in self._families.items()}
         self._metrics["poeem_index_items"].set(retrieval.index.n_items)
         self._metrics["poeem_index_created_seconds"].set(retrieval.spec.created)
@@ -56,8 +61,13 @@ class Metrics:
         self._n_executions += 1
 
     def remove(self) -> None:
-        """Take the gauges back: this version is served no more."""
-        self._metrics["poeem_index_items"].set(0)
+        """Take them back: this version is served no more.
+
+        Left to the end of the process they would ask a server that does not answer any more, which
+        is a segmentation fault.
+        """
+        self._metrics.clear()
+        self._families.clear()
 
     def _count_scanned(self, answer: Answer) -> None:
         row, n_probes = slice(0, 1), int(answer.wanted[0, 1])

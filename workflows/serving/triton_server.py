@@ -136,8 +136,9 @@ class TritonServer:
     def load(self, model: str) -> None:
         """Load a model, or its newer version, and return when it answers.
 
-        Requests go to the old version until then. ``RuntimeError`` where it does not load, with
-        what Triton says; the old version then stays.
+        Requests go to the old version until then. Where none of the model's files has changed,
+        Triton does nothing. ``RuntimeError`` where it does not load, with what Triton says; the old
+        version then stays.
         """
         self._tell(model, "load")
 
@@ -251,6 +252,8 @@ def _variables(installation: Installation, more: Mapping[str, str]) -> dict[str,
     """Without what would lead the models' Python into another environment."""
     variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     variables["PATH"] = f"{installation.programs}{os.pathsep}{variables.get('PATH', os.defpath)}"
+    # A __pycache__ in a version's folder is a change to Triton, which then loads it again.
+    variables["PYTHONDONTWRITEBYTECODE"] = "1"
     variables["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, installation.libraries))
     return variables | dict(more)
 
