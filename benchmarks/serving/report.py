@@ -57,6 +57,7 @@ def plot(title: str, rows: Sequence[Row], times: dict[str, dict[str, float]], pa
                  color=f"C{number}", alpha=0.3)  # fmt: skip
     left.set_xticks(range(len(batches)), [f"batch {batch:,}" for batch in batches])
     left.set_yscale("log")
+    left.set_ylim(bottom=min(row["p50_ms"] for row in rows) / 2)
     left.set_ylabel("ms: p50, and above it p99")
     left.legend(fontsize=8)
     bottoms = [0.0] * len(times)
