@@ -75,6 +75,7 @@ def export_retrieval(
     apart
         Write the tower and the search as models of their own, ``<name>_tower`` and
         ``<name>_search``, and ``name`` as the ensemble of both. Versions of it share the tower.
+        Instances are the tower's, so that a host has the index in memory once.
 
     Returns
     -------
@@ -152,7 +153,9 @@ def _write_apart(
         serving=export.serving,
     )
     _check_tower(Path(path) / tower_name, served)
-    search = export.write(path, search_name, export.inputs)
+    # The index is in memory once, and searched by all cores, however many towers there are.
+    once = replace(export, serving=replace(export.serving, instances=1))
+    search = once.write(path, search_name, export.inputs)
     if not versions_of(Path(path) / tower_name):
         with new_version(path, tower_name, of_tower, module="tower_model") as (_, folder):
             shutil.copytree(served, folder / TOWER)

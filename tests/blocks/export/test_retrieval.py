@@ -67,7 +67,14 @@ def test_features_in_candidates_out(model, index_path: Path, tmp_path: Path, run
 
 
 def test_apart_they_find_the_same(model, index_path: Path, tmp_path: Path) -> None:
-    served = export_retrieval(model, index_path, tmp_path, k=4, apart=True)
+    three = Serving(instances=3)
+    served = export_retrieval(model, index_path, tmp_path, k=4, apart=True, serving=three)
+    of_tower, of_search = (
+        (tmp_path / f"retrieval_{part}" / "config.pbtxt").read_text()
+        for part in ("tower", "search")
+    )
+    assert "count: 3" in of_tower
+    assert "count: 1" in of_search
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "retrieval",
         "retrieval_search",
@@ -82,7 +89,7 @@ def test_apart_they_find_the_same(model, index_path: Path, tmp_path: Path) -> No
     found, wanted = candidates_of(answered(answer)), expected(model, index_path, 4)
     np.testing.assert_array_equal(found.item_ids, wanted.item_ids)
     assert served.name == "retrieval"
-    again = export_retrieval(model, index_path, tmp_path, k=4, apart=True)
+    again = export_retrieval(model, index_path, tmp_path, k=4, apart=True, serving=three)
     assert (tmp_path / "retrieval_search" / "2").is_dir()
     assert not (tmp_path / "retrieval_tower" / "2").exists()
     assert again.requires == served.requires
