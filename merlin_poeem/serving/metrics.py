@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,10 @@ from merlin_poeem.serving.retrieval import Answer, Retrieval
 
 SAMPLED = 64
 """Of so many executions one is looked at closely: counting scanned items takes time."""
+
+TOLD_EVERY = 0.5
+"""Seconds. Telling the server a count takes as long as a small search, so that counts wait for the
+first execution after that time."""
 
 COUNTERS = {
     "poeem_requests_total": "Requests that were answered.",
@@ -36,6 +42,8 @@ class Metrics:
         """``backend`` is ``triton_python_backend_utils``."""
         self._retrieval = retrieval
         self._n_executions = 0
+        self._waiting: Counter[str] = Counter()
+        self._told = -TOLD_EVERY
         family = backend.MetricFamily
         kinds = ((COUNTERS, family.COUNTER), (GAUGES, family.GAUGE))
         # The families have to live as long as the metrics do.
@@ -52,13 +60,15 @@ class Metrics:
     def count(self, answers: Sequence[Answer | Exception]) -> None:
         """Add the answers of one execution."""
         answered = [answer for answer in answers if isinstance(answer, Answer)]
-        self._add("poeem_requests_total", len(answered))
-        self._add("poeem_refused_requests_total", len(answers) - len(answered))
-        self._add("poeem_rows_total", sum(len(answer.wanted) for answer in answered))
-        self._add("poeem_short_rows_total", sum(answer.n_short for answer in answered))
+        self._waiting["poeem_requests_total"] += len(answered)
+        self._waiting["poeem_refused_requests_total"] += len(answers) - len(answered)
+        self._waiting["poeem_rows_total"] += sum(len(answer.wanted) for answer in answered)
+        self._waiting["poeem_short_rows_total"] += sum(answer.n_short for answer in answered)
         if answered and self._n_executions % SAMPLED == 0:
             self._count_scanned(answered[0])
         self._n_executions += 1
+        if time.monotonic() - self._told >= TOLD_EVERY:
+            self._tell()
 
     def remove(self) -> None:
         """Take them back: this version is served no more.
@@ -72,9 +82,12 @@ class Metrics:
     def _count_scanned(self, answer: Answer) -> None:
         row, n_probes = slice(0, 1), int(answer.wanted[0, 1])
         scanned = items_scanned(self._retrieval.index, answer.queries[row], n_probes)
-        self._add("poeem_sampled_rows_total", len(scanned))
-        self._add("poeem_sampled_items_scanned_total", int(scanned.sum()))
+        self._waiting["poeem_sampled_rows_total"] += len(scanned)
+        self._waiting["poeem_sampled_items_scanned_total"] += int(scanned.sum())
 
-    def _add(self, name: str, number: int) -> None:
-        if number:
-            self._metrics[name].increment(number)
+    def _tell(self) -> None:
+        for name, number in self._waiting.items():
+            if number:
+                self._metrics[name].increment(number)
+        self._waiting.clear()
+        self._told = time.monotonic()

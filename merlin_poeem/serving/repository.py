@@ -21,7 +21,7 @@ INSTALL = """The Python environment of Triton's Python backend needs:
 
 {packages}
 
-On Triton before 24.11 also: pip install 'numpy<2' 'pyarrow<21'
+On Triton before 24.11 also: pip install 'numpy<2' 'pyarrow<26'
 Its backend reads texts wrongly with NumPy 2, and newer PyArrow wants that.
 """
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from merlin_poeem import Index
+from merlin_poeem.serving import metrics
 from merlin_poeem.serving.inputs import Column
 from merlin_poeem.serving.metrics import SAMPLED
 from merlin_poeem.serving.model import TritonPythonModel
@@ -68,14 +69,19 @@ def test_responses(index: Index, model: TritonPythonModel) -> None:
     assert list(ids.arrays) == ["item_ids"]
 
 
-def test_metrics(index: Index, model: TritonPythonModel) -> None:
+def test_metrics(index: Index, model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = random_queries(index, 2)
     few = request_of(queries, k=5, n_probes=8, allow=[index.item_ids[:2].tolist()] * 2)
     wrong = request_of(queries, k=99)
     assert values(model)["poeem_index_items"] == len(index)
     assert values(model)["poeem_index_created_seconds"] > 1.7e9
-    for _ in range(SAMPLED):
-        model.execute([InferenceRequest(one, ALL) for one in (few, wrong)])
+    monkeypatch.setattr(metrics, "TOLD_EVERY", 1000.0)
+    both = [InferenceRequest(one, ALL) for one in (few, wrong)]
+    for _ in range(SAMPLED - 1):
+        model.execute(both)
+    assert values(model)["poeem_requests_total"] == 1  # the first, which nobody was told before
+    monkeypatch.setattr(metrics, "TOLD_EVERY", 0.0)
+    model.execute(both)
     told = values(model)
     assert told["poeem_requests_total"] == told["poeem_refused_requests_total"] == SAMPLED
     assert told["poeem_rows_total"] == told["poeem_short_rows_total"] == 2 * SAMPLED

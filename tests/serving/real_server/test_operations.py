@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("tritonclient.grpc")
 pytest.importorskip("faiss")
 
+from merlin_poeem.serving.metrics import TOLD_EVERY
 from tests.index_factories import assert_answers, random_index, random_queries
 from tests.serving.real_server.conftest import Serve
 from tests.serving.real_server.wire import ASKS, Ask, Refused, options
@@ -54,14 +55,16 @@ def test_metrics(triton: TritonServer, serve: Serve) -> None:
         ask(triton, "measured", {"query_vector": QUERIES, **options(3, k=len(INDEX))})
         with pytest.raises(Refused):
             ask(triton, "measured", {"query_vector": QUERIES, **options(3, k=0)})
-    assert value("poeem_requests_total") == 4
-    assert value("poeem_rows_total") == 12
+    time.sleep(TOLD_EVERY)
+    ask(triton, "measured", {"query_vector": QUERIES})
+    assert value("poeem_requests_total") == 5
+    assert value("poeem_rows_total") == 15
     assert value("poeem_short_rows_total") == 6
     assert value("poeem_refused_requests_total") == 2
     assert value("poeem_sampled_rows_total") >= 1
-    assert 0 < value("poeem_sampled_items_scanned_total") <= 12 * len(INDEX)
+    assert 0 < value("poeem_sampled_items_scanned_total") <= 15 * len(INDEX)
     # Triton counts what the model refuses among the successes.
-    assert value("nv_inference_request_success") == 6
+    assert value("nv_inference_request_success") == 7
 
 
 def test_a_killed_process_comes_back_with_a_touched_model(
