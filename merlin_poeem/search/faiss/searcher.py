@@ -37,9 +37,14 @@ from merlin_poeem.search.shown import Shown
 # How many more results an unsettled query asks for next time, and cosines the first time.
 GROWTH = 4
 COSINE_WIDTH = 3
-# Small enough to even out the threads, large enough for the matrix products to pay.
+# Faiss' own number: each thread takes some of the queries.
+OVER_QUERIES = 3
+# Shares small enough to even out the threads.
 SHARES_PER_THREAD = 2
-MIN_SHARE = 32
+# Queries a thread from which shares pay. Below, Faiss' own threads share the scan alone: to start
+# ours takes longer than what NumPy does after it, which is more where scores are computed anew.
+MIN_SHARE = 256
+MIN_SHARE_RESCORED = 64
 
 
 class FaissSearcher(Shown):
@@ -83,6 +88,8 @@ class FaissSearcher(Shown):
         # Faiss' ids are our rows, whatever the items' ids are.
         rows = np.arange(index.n_items)
         self._ivfpq = build_ivfpq(index, quantization, rows, metric, packed_codes)
+        # A scan of lists that were chosen before is on one thread otherwise.
+        self._ivfpq.parallel_mode = OVER_QUERIES
         flat = self._faiss.IndexFlatL2 if index.params.metric == "l2" else self._faiss.IndexFlatIP
         self._list_chooser = flat(index.dim)
         self._list_chooser.add(compared)
@@ -121,12 +128,14 @@ class FaissSearcher(Shown):
     ) -> list[Candidates]:
         """``search_share`` of every share of the queries, as many at once as Faiss has threads.
 
-        Each share stays on one thread from its lists to its candidates: they wait for each other
-        once, where Faiss' own threads would in every step.
+        Of many queries each share stays on one thread from its lists to its candidates: they wait
+        for each other once, where Faiss' own threads would in every step.
         """
         n_threads = openmp.n_threads(self._faiss)
-        n_shares = SHARES_PER_THREAD * n_threads if n_threads > 1 else 1
-        longest = max(MIN_SHARE, -(-n_queries // n_shares))
+        shortest = MIN_SHARE_RESCORED if self._cosines or self._scales else MIN_SHARE
+        longest = max(1, n_queries)
+        if 1 < n_threads <= n_queries // shortest:
+            longest = max(shortest, -(-n_queries // (SHARES_PER_THREAD * n_threads)))
         shares = list(blocks(n_queries, 12 * width * n_threads, longest))
         if len(shares) == 1:
             return [search_share(shares[0])]
