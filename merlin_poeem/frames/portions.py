@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from merlin_poeem.frames.queries import Queries, SearchOptions
 from merlin_poeem.progress import Progress
 from merlin_poeem.search.ragged import Candidates
@@ -29,8 +27,4 @@ def search_in_portions(
         for start in range(0, n_queries, PORTION):
             found.append(queries.search(searcher, options, slice(start, start + PORTION)))
             bar.update(len(found[-1]))
-    return Candidates(
-        np.concatenate([part.counts for part in found]),
-        np.concatenate([part.scores for part in found]),
-        np.concatenate([part.item_ids for part in found]),
-    )
+    return Candidates.concatenated(found)

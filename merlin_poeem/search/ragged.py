@@ -178,6 +178,18 @@ class Candidates:
         return scores, item_ids
 
     @classmethod
+    def concatenated(cls, parts: Sequence[Candidates]) -> Candidates:
+        """The queries of all parts, one after the other; itself where there is one part."""
+        if len(parts) == 1:
+            return parts[0]
+        xp = array_module(*(part.scores for part in parts))
+        return cls(
+            xp.concatenate([part.counts for part in parts]),
+            xp.concatenate([part.scores for part in parts]),
+            xp.concatenate([part.item_ids for part in parts]),
+        )
+
+    @classmethod
     def from_rows(cls, rows: Sequence[tuple[Float32, Int64]]) -> Candidates:
         """From one (scores, item_ids) pair per query."""
         xp = array_module(*(scores for scores, _ in rows))

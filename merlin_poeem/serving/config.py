@@ -108,6 +108,19 @@ def ensemble_config_text(
     ])  # fmt: skip
 
 
+def check_inputs(inputs: Sequence[InputSpec]) -> None:
+    """``ValueError`` naming a column that bears the name of another tensor of requests."""
+    features = [line for spec in inputs for line in _inputs_of(spec)]
+    seen = set(_names(_option_inputs(has_keys=False)))
+    for name in _names(features):
+        if name in seen:
+            raise ValueError(
+                f"column {name!r}: expected a name that no other tensor of a request has; rename "
+                "it in the workflow, and train with that"
+            )
+        seen.add(name)
+
+
 def _text(lines: list[str]) -> str:
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from merlin_poeem.index.index import Index
 from merlin_poeem.index.loading import load_index
 from merlin_poeem.quantization.params import positive_int
 from merlin_poeem.search.searcher import BACKENDS
-from merlin_poeem.serving.config import Serving, config_text
+from merlin_poeem.serving.config import Serving, check_inputs, config_text
 from merlin_poeem.serving.input_spec import InputSpec
 from merlin_poeem.serving.repository import ServedModel, new_version, write_install
 from merlin_poeem.serving.requests import Limits
@@ -84,6 +84,7 @@ class SearchExport:
 
         That gets the folder to make, and returns what ``pip install`` takes for it.
         """
+        check_inputs(inputs)
         config = self.config(name, inputs)
         with new_version(repository, name, config, module="model") as (version, folder):
             copy_index(self.index_path, fingerprint_of(self.index_path), folder / INDEX)

@@ -38,18 +38,12 @@ def search_rows(
     order = np.argsort(kind_of, kind="stable")
     parts = []
     for kind, rows in enumerate(np.split(order, np.cumsum(np.bincount(kind_of))[:-1])):
-        own: dict[str, Any] = {name: take_lists(lists, rows) for name, lists in filters.items()}
+        own: dict[str, Any] = {name: _take_lists(lists, rows) for name, lists in filters.items()}
         parts.append(searcher.search(queries[rows], **_options(*kinds[kind].tolist()), **own))
-    return _take_candidates(concatenated(parts), np.argsort(order))
+    return _take_candidates(Candidates.concatenated(parts), np.argsort(order))
 
 
-def concatenated(parts: list[Candidates]) -> Candidates:
-    """The rows of all parts, one after the other."""
-    fields = ("counts", "scores", "item_ids")
-    return Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
-
-
-def take_lists(lists: IdLists | None, rows: Int64) -> IdLists | None:
+def _take_lists(lists: IdLists | None, rows: Int64) -> IdLists | None:
     """The lists of some rows; None where there are none."""
     if lists is None:
         return None

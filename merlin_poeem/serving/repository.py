@@ -60,13 +60,18 @@ def new_version(
     check_config(model, config)
     model.mkdir(parents=True, exist_ok=True)
     version = 1 + max(versions_of(model), default=0)
-    with whole_folder(model / str(version)) as folder:
-        yield version, folder
-        if module is not None:
-            (folder / MODEL_FILE).write_text(MODEL.format(module=module))
-        if not (model / CONFIG_FILE).exists():
-            with new_file(model / CONFIG_FILE) as file:
-                file.write(config.encode())
+    try:
+        with whole_folder(model / str(version)) as folder:
+            yield version, folder
+            if module is not None:
+                (folder / MODEL_FILE).write_text(MODEL.format(module=module))
+            if not (model / CONFIG_FILE).exists():
+                with new_file(model / CONFIG_FILE) as file:
+                    file.write(config.encode())
+    except BaseException:
+        if not any(model.iterdir()):
+            model.rmdir()  # a folder without a model keeps Triton from starting
+        raise
 
 
 def versions_of(model: Path) -> list[int]:
@@ -77,7 +82,7 @@ def versions_of(model: Path) -> list[int]:
 
 def check_name(name: str) -> None:
     """``ValueError`` where ``name`` is no name of a folder."""
-    if not name or Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name:
         raise ValueError(f"name: expected the name of a model, got {name!r}")
 
 

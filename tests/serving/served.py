@@ -100,14 +100,14 @@ class ServedSearcher:
     ) -> Candidates:
         options = {"k": k, "n_probes": n_probes, "refine": refine}
         filters = {
-            name: _by_row(name, given, len(queries))
+            name: by_row(name, given, len(queries))
             for name, given in (("exclude", exclude), ("allow", allow))
         }
         (answer,) = self.retrieval.answer([request_of(queries, **options, **filters)])
         return candidates_of(answered(answer))
 
 
-def _by_row(name: str, given: Any, n_queries: int) -> Any:
+def by_row(name: str, given: Any, n_queries: int) -> Any:
     """Lists as they are; ids for all rows checked, as what is neither fits in no request."""
     is_lists = isinstance(given, list) and any(hasattr(row, "__len__") for row in given)
     return given if is_lists else as_item_filter(name, given, n_queries)

@@ -11,6 +11,9 @@ import pytest
 
 from merlin_poeem import Index, save_index
 from merlin_poeem.serving import Serving, export_search
+from merlin_poeem.serving.config import check_inputs
+from merlin_poeem.serving.input_spec import InputSpec
+from merlin_poeem.serving.repository import new_version
 from merlin_poeem.serving.retrieval import Retrieval
 from merlin_poeem.serving.spec import ServingSpec
 from tests.index_factories import random_index
@@ -99,6 +102,7 @@ def test_a_version_of_other_tensors_is_refused(index_path: Path, tmp_path: Path)
         ({"titles": "name"}, r"titles: expected a column .*'title'\]; got 'name'"),
         ({"backend": "cuda"}, "backend: expected one of gpu, faiss, reference, auto; got 'cuda'"),
         ({"name": "a/b"}, "name: expected the name of a model, got 'a/b'"),
+        ({"name": ".."}, "name: expected the name of a model, got '..'"),
         ({"name": ""}, "name: expected the name of a model"),
     ],
 )
@@ -129,3 +133,25 @@ def test_a_folder_that_is_no_version(tmp_path: Path, text: str) -> None:
         (tmp_path / "serving.json").write_text(text)
     with pytest.raises(ValueError, match="expected"):
         ServingSpec.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["k", "exclude", "allow_count", "age", "genres_count"])
+def test_a_column_named_as_another_tensor_is(name: str) -> None:
+    inputs = [InputSpec("age", "float32"), InputSpec("genres", "int64", None)]
+    check_inputs(inputs)
+    with pytest.raises(ValueError, match=f"column '{name}': expected a name that no other"):
+        check_inputs([*inputs, InputSpec(name, "int64")])
+
+
+def test_an_export_that_fails_leaves_nothing(index_path: Path, tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_version(tmp_path, "films", "name: 'films'", module="model"):
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    served = export_search(index_path, tmp_path, name="films")
+    with pytest.raises(ValueError, match=r"config\.pbtxt"):
+        fail()
+    assert served.folder.is_dir()

@@ -13,8 +13,8 @@ from merlin.systems.dag import Ensemble
 from merlin.table import TensorTable
 
 from merlin_poeem import Candidates, IdLists, Index, ItemSet, save_index
-from merlin_poeem.search.item_set import as_item_filter
 from merlin_poeem.systems import QueryPoeem
+from tests.serving.served import by_row
 
 OPTIONS = {
     "exclude": "seen",
@@ -85,22 +85,13 @@ class ServedSearcher:
     ) -> Candidates:
         table = {
             "query_vector": queries,
-            "seen": flat(_by_row("exclude", exclude, len(queries)), len(queries)),
-            "in_stock": flat(_by_row("allow", allow, len(queries)), len(queries)),
+            "seen": flat(by_row("exclude", exclude, len(queries)), len(queries)),
+            "in_stock": flat(by_row("allow", allow, len(queries)), len(queries)),
             "k": np.array([k]),
             "n_probes": np.array([] if n_probes is None else [n_probes], np.int64),
             "refine": np.array([]).astype(int) if refine is None else np.array([refine]),
         }
         return answer_of(self.ensemble.transform(TensorTable(table)))
-
-
-def _by_row(name: str, given: Any, n_queries: int) -> Any:
-    """Lists as they are, whatever they hold, as the step has to refuse them; ids for all checked.
-
-    What is neither cannot be put into a request.
-    """
-    is_lists = isinstance(given, list) and any(hasattr(row, "__len__") for row in given)
-    return given if is_lists else as_item_filter(name, given, n_queries)
 
 
 def answer_of(table: TensorTable) -> Candidates:

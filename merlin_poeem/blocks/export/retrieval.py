@@ -16,7 +16,12 @@ from merlin_poeem.blocks.export.served_columns import save_served_columns
 from merlin_poeem.blocks.export.served_tower import save_served_tower
 from merlin_poeem.blocks.export.workflow_part import AnyWorkflow
 from merlin_poeem.blocks.model.freshness import check_fresh
-from merlin_poeem.serving.config import Serving, ensemble_config_text, tower_config_text
+from merlin_poeem.serving.config import (
+    Serving,
+    check_inputs,
+    ensemble_config_text,
+    tower_config_text,
+)
 from merlin_poeem.serving.export import REQUIRES, SearchExport
 from merlin_poeem.serving.input_spec import InputSpec
 from merlin_poeem.serving.raw_columns import RawColumns, files_of
@@ -152,6 +157,7 @@ def _write_apart(
         has_titles=export.titles is not None,
         serving=export.serving,
     )
+    check_inputs(inputs)
     _check_tower(Path(path) / tower_name, served)
     # The index is in memory once, and searched by all cores, however many towers there are.
     once = replace(export, serving=replace(export.serving, instances=1))

@@ -121,7 +121,7 @@ class FaissSearcher(Shown):
             return self._candidates(scores, rows)
 
         width = max(min(request.n_candidates, self.index.n_items), request.n_probes)
-        return _concatenate(self._in_threads(search_share, len(request), width))
+        return Candidates.concatenated(self._in_threads(search_share, len(request), width))
 
     def _in_threads(
         self, search_share: Callable[[slice], Candidates], n_queries: int, width: int
@@ -303,13 +303,3 @@ def _compared_centroids(index: Index) -> Float32:
     if index.list_factors is not None:
         return centroids * index.list_factors[:, None]
     return normalize(centroids) if index.params.metric == "cosine" else centroids
-
-
-def _concatenate(parts: list[Candidates]) -> Candidates:
-    if len(parts) == 1:
-        return parts[0]
-    return Candidates(
-        np.concatenate([part.counts for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.item_ids for part in parts]),
-    )
