@@ -30,7 +30,7 @@ def built_by_fit(trial: Trial, way: Way) -> Method:
 
 
 def fitted(trial: Trial, way: Way) -> Index:
-    """Clusters and codebook of the vectors; codewords then fit often wanted items best."""
+    """Clusters and codebook of the vectors, moved to where they fit often wanted items best."""
     params = IVFPQParams(
         n_lists=trial.facts["n_lists"],
         pq_dim=way.size - 1,
@@ -49,7 +49,9 @@ def fitted(trial: Trial, way: Way) -> Index:
         progress=False,
     )
     weights = None if way.knobs.get("weights") == "alike" else trial.item_frequencies
-    quantization = _with_scale_range(refit(quantization, vectors, weights=weights), vectors)
+    quantization = _with_scale_range(
+        refit(quantization, vectors, weights=weights, progress=False), vectors
+    )
     return Index.from_vectors(params, quantization, trial.item_ids, vectors, progress=False)
 
 

@@ -16,7 +16,7 @@ with needed_by("merlin_poeem.blocks", "train"):
         save_query_tower,
     )
     from merlin_poeem.blocks.export.retrieval import export_retrieval
-    from merlin_poeem.blocks.export.settling import settle_codebook
+    from merlin_poeem.blocks.export.settling import settle_index
     from merlin_poeem.blocks.in_graph.predict import batch_predict, save_encoder, top_k_encoder
     from merlin_poeem.blocks.in_graph.searcher import TensorFlowSearcher
     from merlin_poeem.blocks.in_graph.topk import IVFPQTopK
@@ -60,7 +60,7 @@ __all__ = [
     "refresh_queries",
     "save_encoder",
     "save_query_tower",
-    "settle_codebook",
+    "settle_index",
     "top_k_encoder",
     "tower_fingerprints",
 ]

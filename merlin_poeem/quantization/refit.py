@@ -1,4 +1,4 @@
-"""Codewords moved to the middle of what they stand for in a catalog."""
+"""Lists, rotation and codewords moved to where they fit a catalog."""
 
 from __future__ import annotations
 
@@ -8,33 +8,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from merlin_poeem.arrays import LARGEST_VALUE, Float32, as_vectors
+from merlin_poeem.arrays import LARGEST_VALUE, Float32, Int32, as_vectors
+from merlin_poeem.progress import Progress
 from merlin_poeem.quantization import coding
 from merlin_poeem.quantization.item_codes import Quantization
 from merlin_poeem.quantization.params import positive_int
 
 ROUNDS = 16
 CHUNK_BYTES = 64 << 20
+Float64 = NDArray[np.float64]
 
 
 def refit(
-    quantization: Quantization, vectors: Float32, *, weights: Any = None, rounds: int = ROUNDS
+    quantization: Quantization,
+    vectors: Float32,
+    *,
+    weights: Any = None,
+    rounds: int = ROUNDS,
+    rotation: bool = True,
+    progress: bool = True,
 ) -> Quantization:
-    """The same lists and rotation, with a codebook that fits ``vectors`` better.
+    """The same quantization, moved so that it fits ``vectors`` better.
 
-    Rounds of Lloyd's algorithm, from the codewords that there are: each moves to the mean of the
-    residuals that it is the nearest to. One that is the nearest to none stays. A codebook that was
-    trained on batches follows the latest of them, and is a little behind the catalog.
+    First the lists alone, ``rounds`` of Lloyd's algorithm from the centroids that there are. Then
+    ``rounds`` of all: the vectors are encoded, and rotation, centroids and codewords move, one
+    after the other, to where the distortion of these codes is least; the rotation by Procrustes, as
+    in OPQ (Ge et al., CVPR 2013, section 3.1), the others to the mean of what they stand for. One
+    that stands for nothing stays.
+
+    An index that was trained on batches follows the latest of them, and is a little behind the
+    catalog; one that ``fit`` made counts all vectors alike, where some are wanted more often.
 
     Parameters
     ----------
     vectors
         (n, dim) float32, raw space; of unit length where the metric is cosine. A sample of 256 for
-        each codeword is enough, all are better.
+        each centroid and codeword is enough, all are better.
     weights
         (n,) how much each vector counts, such as how often its item is wanted; None: all alike.
     rounds
         16 are near the end of what there is to gain.
+    rotation
+        Whether it turns; where there is none, none comes.
+    progress
+        Work of more than two seconds shows a bar on stderr.
 
     Returns
     -------
@@ -52,19 +69,25 @@ def refit(
     if not len(vectors):
         raise ValueError("vectors: expected at least one, got none")
     counts = _checked_weights(weights, len(vectors))
-    targets = quantization.rotate(vectors)
-    if quantization.encodes_residual:
-        list_ids, _ = coding.encode(quantization, vectors)
-        targets = targets - quantization.coarse_centroids[list_ids]
-    subvectors = targets.reshape(len(vectors), quantization.pq_dim, quantization.pq_len)
-    codebook = quantization.codebook.copy()
-    for m in range(quantization.pq_dim):
+    with Progress("refit", 2 * rounds, "rounds", shown=progress) as bar:
+        bar.doing("lists")
+        x_rot = quantization.rotate(vectors)
         for _ in range(rounds):
-            codebook[m] = _moved(codebook[m], subvectors[:, m], counts)
-    return replace(quantization, codebook=codebook)
+            centroids = quantization.coarse_centroids
+            centroids = _means(centroids, x_rot, _nearest(x_rot, centroids), counts)
+            quantization = replace(quantization, coarse_centroids=centroids)
+            bar.update()
+        bar.doing("lists, rotation and codebook")
+        for _ in range(rounds):
+            list_ids, codes = coding.encode(quantization, vectors)
+            if rotation and quantization.rotation is not None:
+                quantization = _turned(quantization, vectors, list_ids, codes, counts)
+            quantization = _moved(quantization, vectors, list_ids, codes, counts)
+            bar.update()
+    return quantization
 
 
-def _checked_weights(weights: Any, n: int) -> NDArray[np.float64]:
+def _checked_weights(weights: Any, n: int) -> Float64:
     if weights is None:
         return np.ones(n)
     counts = np.asarray(weights, np.float64)
@@ -75,15 +98,81 @@ def _checked_weights(weights: Any, n: int) -> NDArray[np.float64]:
     return counts
 
 
-def _moved(codewords: Float32, vectors: Float32, counts: NDArray[np.float64]) -> Float32:
-    """(pq_book_size, pq_len) codewords, moved once."""
-    k = len(codewords)
-    totals, sums = np.zeros(k), np.zeros(codewords.shape)
-    rows = max(1, CHUNK_BYTES // (8 * k))
-    for start in range(0, len(vectors), rows):
-        part, of_part = vectors[start : start + rows], counts[start : start + rows]
-        codes = coding.nearest(part, codewords)
-        totals += np.bincount(codes, of_part, k)
-        sums += np.stack([np.bincount(codes, of_part * each, k) for each in part.T], axis=1)
+def _turned(
+    quantization: Quantization,
+    vectors: Float32,
+    list_ids: Int32,
+    codes: coding.Codes,
+    counts: Float64,
+) -> Quantization:
+    """The rotated space turned, with all centroids in it; codewords stay where they are.
+
+    A stretched space is turned as it is: what stretches it comes before.
+    """
+    weighted = _targets(quantization, vectors, list_ids) * (counts / counts.max())[:, None]
+    left, _, right = np.linalg.svd(weighted.T @ _decoded(quantization, codes))
+    turn = left @ right
+
+    names = ("coarse_centroids", "rotation", "query_rotation")
+    before = {name: getattr(quantization, name) for name in names}
+    after = {
+        name: (matrix @ turn).astype(np.float32)
+        for name, matrix in before.items()
+        if matrix is not None
+    }
+    return replace(quantization, **after)
+
+
+def _moved(
+    quantization: Quantization,
+    vectors: Float32,
+    list_ids: Int32,
+    codes: coding.Codes,
+    counts: Float64,
+) -> Quantization:
+    """Centroids, then codewords, at the means of what they stand for.
+
+    Of a residual's centroid that is the vector less its codewords: the mean of the vectors would
+    leave codewords a mean of their own, which no list has, and adds to the distortion.
+    """
+    x_rot = quantization.rotate(vectors)
+    of_lists = x_rot - _decoded(quantization, codes) if quantization.encodes_residual else x_rot
+    centroids = _means(quantization.coarse_centroids, of_lists, list_ids, counts)
+    quantization = replace(quantization, coarse_centroids=centroids)
+    targets = _targets(quantization, vectors, list_ids)
+    subvectors = targets.reshape(len(vectors), quantization.pq_dim, quantization.pq_len)
+    codebook = [
+        _means(codewords, subvectors[:, m], codes[:, m], counts)
+        for m, codewords in enumerate(quantization.codebook)
+    ]
+    return replace(quantization, codebook=np.stack(codebook))
+
+
+def _targets(quantization: Quantization, vectors: Float32, list_ids: Int32) -> Float32:
+    """(n, dim) what the codes are of, in the rotated space."""
+    x_rot = quantization.rotate(vectors)
+    if not quantization.encodes_residual:
+        return x_rot
+    return np.asarray(x_rot - quantization.coarse_centroids[list_ids], np.float32)
+
+
+def _decoded(quantization: Quantization, codes: coding.Codes) -> Float32:
+    """(n, dim) the codewords alone, in the rotated space."""
+    codewords = quantization.codebook[np.arange(quantization.pq_dim), codes]
+    return np.asarray(codewords.reshape(len(codes), quantization.dim), np.float32)
+
+
+def _nearest(vectors: Float32, centroids: Float32) -> NDArray[np.int64]:
+    """(n,) the nearest of the (k, width) ``centroids``, bounded in memory for any n."""
+    rows = max(1, CHUNK_BYTES // (4 * len(centroids)))
+    starts = range(0, len(vectors), rows)
+    return np.concatenate([coding.nearest(vectors[at : at + rows], centroids) for at in starts])
+
+
+def _means(cells: Float32, vectors: Float32, cell_ids: NDArray[Any], counts: Float64) -> Float32:
+    """(k, width) of the (n, width) vectors in each of (k, width) cells; where none is, the cell."""
+    k = len(cells)
+    totals = np.bincount(cell_ids, counts, k)
+    sums = np.stack([np.bincount(cell_ids, counts * each, k) for each in vectors.T], axis=1)
     means = sums / np.where(totals > 0, totals, 1)[:, None]
-    return np.where(totals[:, None] > 0, means, codewords).astype(np.float32)
+    return np.where(totals[:, None] > 0, means, cells).astype(np.float32)

@@ -27,7 +27,7 @@ from merlin_poeem.blocks import (
     item_vectors,
     query_vectors,
     recommend,
-    settle_codebook,
+    settle_index,
     top_k_encoder,
 )
 from merlin_poeem.blocks.export import export
@@ -357,7 +357,7 @@ class TestExport:
                 "column 'item_id': expected no nulls, got 60, first in row 0",
             ),
             (
-                lambda m, w: settle_codebook(m, items(), workflow=w, frequencies=np.ones(99)),
+                lambda m, w: settle_index(m, items(), workflow=w, frequencies=np.ones(99)),
                 TypeError,
                 "frequencies: expected a Series by raw id",
             ),
@@ -416,12 +416,12 @@ def test_recall_of_integers_where_ids_are_texts(
 def test_frequencies_by_raw_id(model: Any, workflow: nvt.Workflow) -> None:
     before = model.get_weights()
     try:
-        settle_codebook(
+        settle_index(
             model, items(), workflow=workflow, frequencies=pairs()["item_id"].value_counts()
         )
         settled = model.get_weights()
         model.set_weights(before)
-        settle_codebook(model, items(), workflow=workflow)
+        settle_index(model, items(), workflow=workflow)
         alike = model.get_weights()
         assert any(not np.array_equal(a, b) for a, b in zip(settled, alike, strict=True))
     finally:

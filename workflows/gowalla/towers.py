@@ -25,7 +25,7 @@ from merlin_poeem.blocks import (
     IVFPQQuantizer,
     LengthByPopularity,
     QuantizedTwoTowerModel,
-    settle_codebook,
+    settle_index,
 )
 from workflows.gowalla.data import CheckIns
 from workflows.gowalla.neighbours import other_visits, similar_places
@@ -208,8 +208,8 @@ def plain_model(task: Task) -> mm.RetrievalModel:
 
 
 def settle(model: mm.RetrievalModel, task: Task) -> None:
-    """Move a joint model's codewords to where they fit the places best, often visited ones most."""
-    settle_codebook(model, task.items, frequencies=task.item_frequencies, rounds=SETTLING_ROUNDS)
+    """Move a joint model's index to where it fits the places best, often visited ones most."""
+    settle_index(model, task.items, frequencies=task.item_frequencies, rounds=SETTLING_ROUNDS)
 
 
 def new_quantizer(

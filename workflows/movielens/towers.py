@@ -13,7 +13,7 @@ from merlin_poeem.blocks import (
     IVFPQQuantizer,
     QuantizedRecall,
     QuantizedTwoTowerModel,
-    settle_codebook,
+    settle_index,
 )
 from workflows.judged import Judged
 from workflows.movielens.features import Features
@@ -124,7 +124,7 @@ def train_joint(
 
 
 def settle(model: mm.RetrievalModel, features: Features) -> None:
-    """Move a joint model's codewords to where they fit the films best, often rated ones most."""
-    settle_codebook(
+    """Move a joint model's index to where it fits the films best, often rated ones most."""
+    settle_index(
         model, features.items, frequencies=features.item_frequencies, rounds=SETTLING_ROUNDS
     )

@@ -1,4 +1,4 @@
-"""settle_codebook: the last step of a training, over the catalog and not over batches."""
+"""settle_index: the last step of a training, over the catalog and not over batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from merlin_poeem.blocks.model.towers import Towers
 from merlin_poeem.quantization.refit import ROUNDS, refit
 
 
-def settle_codebook(
+def settle_index(
     model: tf.keras.Model,
     items: Frames,
     *,
@@ -27,11 +27,11 @@ def settle_codebook(
     batch_size: int = 4096,
     progress: bool = True,
 ) -> None:
-    """Move the codewords of ``model`` to where they fit ``items`` best; call it before an export.
+    """Move the index of ``model`` to where it fits ``items`` best; call it before an export.
 
-    In training they follow the batches, and are a little behind the catalog and of few vectors
-    each. Towers, lists and rotation stay; an index that was exported before is stale. What it is
-    worth is in docs/quality.md. Memory is that of all float vectors.
+    In training lists, rotation and codewords follow the batches: they are a little behind the
+    catalog and of few vectors each. The towers stay; an index that was exported before is stale.
+    What it is worth is in docs/quality.md. Memory is a few times that of all float vectors.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def settle_codebook(
         As of :func:`~merlin_poeem.blocks.export_index`.
     frequencies
         (vocabulary,) how often each item id occurs in the training, as of
-        ``PopularityLogQCorrection``: codewords then fit often wanted items better. With a
+        ``PopularityLogQCorrection``: the index then fits often wanted items better. With a
         ``workflow`` a Series of counts by raw id, such as ``pairs["item_id"].value_counts()``; an
         item that it does not have counts once. None: all items alike.
     rounds
@@ -60,7 +60,16 @@ def settle_codebook(
     weights = None if frequencies is None else _weights(frequencies, item_ids)
     if quantizer.params.metric == "cosine":
         vectors = normalize(vectors)
-    quantizer.codebook.assign(refit(quantization, vectors, weights=weights, rounds=rounds).codebook)
+    quantizer.take(
+        refit(
+            quantization,
+            vectors,
+            weights=weights,
+            rounds=rounds,
+            rotation=quantizer.learns_rotation,
+            progress=progress,
+        )
+    )
 
 
 def _weights(frequencies: Any, item_ids: Ids) -> Any:

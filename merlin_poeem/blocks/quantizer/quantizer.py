@@ -254,6 +254,19 @@ class IVFPQQuantizer(tf.keras.layers.Layer):
             query_rotation=self.query_rotation.numpy() if is_stretched else None,
         )
 
+    def take(self, quantization: Quantization) -> None:
+        """Go on with centroids, codebook and rotations that were moved since :meth:`quantization`.
+
+        ``ValueError`` where they are of other shapes; ``RuntimeError`` before the start.
+        """
+        self._require_start()
+        self.coarse_centroids.assign(quantization.coarse_centroids)
+        self.codebook.assign(quantization.codebook)
+        if quantization.rotation is not None:
+            self.rotation.assign(quantization.rotation)
+        if quantization.query_rotation is not None:
+            self.query_rotation.assign(quantization.query_rotation)
+
     def waits_for(self) -> str | None:
         """What the start of the index waits for and what helps; None once it has been made."""
         if self.built and bool(self.is_started.numpy()):
