@@ -25,6 +25,7 @@ def refit(
     *,
     weights: Any = None,
     rounds: int = ROUNDS,
+    lists: bool = True,
     rotation: bool = True,
     progress: bool = True,
 ) -> Quantization:
@@ -48,6 +49,9 @@ def refit(
         (n,) how much each vector counts, such as how often its item is wanted; None: all alike.
     rounds
         16 are near the end of what there is to gain.
+    lists
+        Whether they move. Where they are is worth more than the distortion if they were trained to
+        be those that queries visit.
     rotation
         Whether it turns; where there is none, none comes.
     progress
@@ -69,20 +73,22 @@ def refit(
     if not len(vectors):
         raise ValueError("vectors: expected at least one, got none")
     counts = _checked_weights(weights, len(vectors))
-    with Progress("refit", 2 * rounds, "rounds", shown=progress) as bar:
+    with Progress("refit", (1 + lists) * rounds, "rounds", shown=progress) as bar:
         bar.doing("lists")
         x_rot = quantization.rotate(vectors)
-        for _ in range(rounds):
+        for _ in range(rounds if lists else 0):
             centroids = quantization.coarse_centroids
             centroids = _means(centroids, x_rot, _nearest(x_rot, centroids), counts)
             quantization = replace(quantization, coarse_centroids=centroids)
             bar.update()
-        bar.doing("lists, rotation and codebook")
+        bar.doing("all")
         for _ in range(rounds):
             list_ids, codes = coding.encode(quantization, vectors)
             if rotation and quantization.rotation is not None:
                 quantization = _turned(quantization, vectors, list_ids, codes, counts)
-            quantization = _moved(quantization, vectors, list_ids, codes, counts)
+            if lists:
+                quantization = _moved_lists(quantization, vectors, list_ids, codes, counts)
+            quantization = _moved_codewords(quantization, vectors, list_ids, codes, counts)
             bar.update()
     return quantization
 
@@ -123,22 +129,33 @@ def _turned(
     return replace(quantization, **after)
 
 
-def _moved(
+def _moved_lists(
     quantization: Quantization,
     vectors: Float32,
     list_ids: Int32,
     codes: coding.Codes,
     counts: Float64,
 ) -> Quantization:
-    """Centroids, then codewords, at the means of what they stand for.
+    """Centroids at the mean of what they stand for.
 
-    Of a residual's centroid that is the vector less its codewords: the mean of the vectors would
+    Beside codes of residuals that is the vector less its codewords: the mean of the vectors would
     leave codewords a mean of their own, which no list has, and adds to the distortion.
     """
-    x_rot = quantization.rotate(vectors)
-    of_lists = x_rot - _decoded(quantization, codes) if quantization.encodes_residual else x_rot
-    centroids = _means(quantization.coarse_centroids, of_lists, list_ids, counts)
-    quantization = replace(quantization, coarse_centroids=centroids)
+    targets = quantization.rotate(vectors)
+    if quantization.encodes_residual:
+        targets = targets - _decoded(quantization, codes)
+    centroids = _means(quantization.coarse_centroids, targets, list_ids, counts)
+    return replace(quantization, coarse_centroids=centroids)
+
+
+def _moved_codewords(
+    quantization: Quantization,
+    vectors: Float32,
+    list_ids: Int32,
+    codes: coding.Codes,
+    counts: Float64,
+) -> Quantization:
+    """Codewords at the mean of what they stand for."""
     targets = _targets(quantization, vectors, list_ids)
     subvectors = targets.reshape(len(vectors), quantization.pq_dim, quantization.pq_len)
     codebook = [

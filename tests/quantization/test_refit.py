@@ -58,6 +58,15 @@ def test_lists_are_of_what_the_codewords_leave_and_the_other_way_round() -> None
     assert moved.codebook[0, :, 0].tolist() == [0, 5]
 
 
+def test_lists_stay_where_it_is_said(vectors: np.ndarray) -> None:
+    before = random_quantization(np.random.default_rng(1), pq_bits=4, rotation=True)
+    after = refit(before, vectors, lists=False)
+    raw = [each.rotate_back(each.coarse_centroids) for each in (before, after)]
+    np.testing.assert_allclose(*raw, atol=1e-5)
+    assert distortion(refit(before, vectors), vectors) < distortion(after, vectors)
+    assert distortion(after, vectors) < distortion(before, vectors)
+
+
 @pytest.mark.parametrize("stretched", [False, True])
 def test_the_rotation_turns_to_where_the_codes_are_right(stretched: bool) -> None:
     rng = np.random.default_rng(2)

@@ -30,8 +30,9 @@ def settle_index(
     """Move the index of ``model`` to where it fits ``items`` best; call it before an export.
 
     In training lists, rotation and codewords follow the batches: they are a little behind the
-    catalog and of few vectors each. The towers stay; an index that was exported before is stale.
-    What it is worth is in docs/quality.md. Memory is a few times that of all float vectors.
+    catalog and of few vectors each. The towers stay, and with ``agreement`` the lists, which are
+    those that queries visit. An index that was exported before is stale. What it is worth is in
+    docs/quality.md. Memory is a few times that of all float vectors.
 
     Parameters
     ----------
@@ -66,6 +67,7 @@ def settle_index(
             vectors,
             weights=weights,
             rounds=rounds,
+            lists=not quantizer.agreement,
             rotation=quantizer.learns_rotation,
             progress=progress,
         )

@@ -68,13 +68,15 @@ def test_frequencies_are_of_the_items(model: Any) -> None:
     rows = np.random.default_rng(0).permutation(toy.N_ITEMS)
     item_ids, vectors = item_vectors(model, ITEMS.iloc[rows])
     frequencies = np.arange(toy.N_ITEMS) ** 2 + 1
-    expected = refit(quantization, normalize(vectors), weights=frequencies[item_ids])
+    assert find_quantizer(model).agreement  # its lists stay
+    weights = frequencies[item_ids]
+    expected = refit(quantization, normalize(vectors), weights=weights, lists=False)
     settle_index(model, ITEMS.iloc[rows], frequencies=frequencies)
     assert_same(find_quantizer(model).quantization(), expected)
 
 
 def test_vectors_are_as_long_as_the_model_scores_them() -> None:
-    model = toy.v2(toy.make_quantizer(metric="inner_product"))
+    model = toy.v2(toy.make_quantizer(metric="inner_product", agreement=0.0))
     toy.train(model)
     quantization = find_quantizer(model).quantization()
     _, vectors = item_vectors(model, ITEMS)
@@ -85,7 +87,7 @@ def test_vectors_are_as_long_as_the_model_scores_them() -> None:
 
 @pytest.mark.parametrize("stretch", [0.0, 0.25])
 def test_a_rotation_that_is_not_learned_stays(stretch: float) -> None:
-    model = toy.v2(toy.make_quantizer(rotation=False, stretch=stretch))
+    model = toy.v2(toy.make_quantizer(rotation=False, stretch=stretch, agreement=0.0))
     toy.train(model)
     before = find_quantizer(model).quantization()
     settle_index(model, ITEMS)
