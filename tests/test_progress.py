@@ -24,6 +24,7 @@ from merlin_poeem import (
     like_items,
     like_rows,
     open_searcher,
+    refit,
     search_frame,
     tune,
 )
@@ -77,6 +78,10 @@ SEARCHER = open_searcher(INDEX, "faiss")
 # The bars that each draws, and its results.
 WORK: dict[str, tuple[list[str], Callable[[bool], list[Any]]]] = {
     "fit": (["fit"], lambda progress: [fit(PARAMS, VECTORS, progress=progress).codebook]),
+    "refit": (
+        ["refit"],
+        lambda progress: [refit(QUANTIZATION, VECTORS, progress=progress).codebook],
+    ),
     "from_vectors": (
         ["encode"],
         lambda progress: made(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,27 +73,50 @@ def refit(
     if not len(vectors):
         raise ValueError("vectors: expected at least one, got none")
     counts = _checked_weights(weights, len(vectors))
+    turns = rotation and quantization.rotation is not None
     with Progress("refit", (1 + lists) * rounds, "rounds", shown=progress) as bar:
-        bar.doing("lists")
-        x_rot = quantization.rotate(vectors)
-        for _ in range(rounds if lists else 0):
-            centroids = quantization.coarse_centroids
-            centroids = _means(centroids, x_rot, _nearest(x_rot, centroids), counts)
-            quantization = replace(quantization, coarse_centroids=centroids)
-            bar.update()
+        if lists:
+            quantization = _lists_alone(quantization, vectors, counts, rounds, bar)
         bar.doing("all")
         for _ in range(rounds):
-            list_ids, codes = coding.encode(quantization, vectors)
-            if rotation and quantization.rotation is not None:
-                quantization = _turned(quantization, vectors, list_ids, codes, counts)
+            encoded = _Encoded(vectors, *coding.encode(quantization, vectors), counts)
+            if turns:
+                quantization = _turned(quantization, encoded)
             if lists:
-                quantization = _moved_lists(quantization, vectors, list_ids, codes, counts)
-            quantization = _moved_codewords(quantization, vectors, list_ids, codes, counts)
+                quantization = _moved_lists(quantization, encoded)
+            quantization = _moved_codewords(quantization, encoded)
             bar.update()
     return quantization
 
 
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """Vectors, what they are coded as, and how much each counts."""
+
+    vectors: Float32
+    """(n, dim) float32, raw space."""
+    list_ids: Int32
+    """(n,) int32."""
+    codes: coding.Codes
+    """(n, pq_dim)."""
+    counts: Float64
+    """(n,) float64, 1 at most."""
+
+    def targets(self, quantization: Quantization) -> Float32:
+        """(n, dim) what the codes are of, in the rotated space."""
+        x_rot = quantization.rotate(self.vectors)
+        if not quantization.encodes_residual:
+            return x_rot
+        return np.asarray(x_rot - quantization.coarse_centroids[self.list_ids], np.float32)
+
+    def codewords(self, quantization: Quantization) -> Float32:
+        """(n, dim) the codewords alone, in the rotated space."""
+        codewords = quantization.codebook[np.arange(quantization.pq_dim), self.codes]
+        return np.asarray(codewords.reshape(len(self.codes), quantization.dim), np.float32)
+
+
 def _checked_weights(weights: Any, n: int) -> Float64:
+    """(n,) float64, the largest 1, so that sums stay finite whatever the weights are."""
     if weights is None:
         return np.ones(n)
     counts = np.asarray(weights, np.float64)
@@ -101,24 +124,29 @@ def _checked_weights(weights: Any, n: int) -> Float64:
         raise ValueError(f"weights: expected shape ({n},), one a vector; got {counts.shape}")
     if not np.isfinite(counts).all() or (counts < 0).any() or not counts.any():
         raise ValueError("weights: expected finite numbers of at least 0, and not all of them 0")
-    return counts
+    return np.asarray(counts / counts.max(), np.float64)
 
 
-def _turned(
-    quantization: Quantization,
-    vectors: Float32,
-    list_ids: Int32,
-    codes: coding.Codes,
-    counts: Float64,
+def _lists_alone(
+    quantization: Quantization, vectors: Float32, counts: Float64, rounds: int, bar: Progress
 ) -> Quantization:
+    """Rounds of Lloyd's algorithm, without a look at the codes."""
+    bar.doing("lists")
+    x_rot, centroids = quantization.rotate(vectors), quantization.coarse_centroids
+    for _ in range(rounds):
+        centroids = _means(centroids, x_rot, _nearest(x_rot, centroids), counts)
+        bar.update()
+    return replace(quantization, coarse_centroids=centroids)
+
+
+def _turned(quantization: Quantization, encoded: _Encoded) -> Quantization:
     """The rotated space turned, with all centroids in it; codewords stay where they are.
 
     A stretched space is turned as it is: what stretches it comes before.
     """
-    weighted = _targets(quantization, vectors, list_ids) * (counts / counts.max())[:, None]
-    left, _, right = np.linalg.svd(weighted.T @ _decoded(quantization, codes))
+    weighted = encoded.targets(quantization) * encoded.counts[:, None]
+    left, _, right = np.linalg.svd(weighted.T @ encoded.codewords(quantization))
     turn = left @ right
-
     names = ("coarse_centroids", "rotation", "query_rotation")
     before = {name: getattr(quantization, name) for name in names}
     after = {
@@ -129,54 +157,29 @@ def _turned(
     return replace(quantization, **after)
 
 
-def _moved_lists(
-    quantization: Quantization,
-    vectors: Float32,
-    list_ids: Int32,
-    codes: coding.Codes,
-    counts: Float64,
-) -> Quantization:
+def _moved_lists(quantization: Quantization, encoded: _Encoded) -> Quantization:
     """Centroids at the mean of what they stand for.
 
     Beside codes of residuals that is the vector less its codewords: the mean of the vectors would
     leave codewords a mean of their own, which no list has, and adds to the distortion.
     """
-    targets = quantization.rotate(vectors)
+    targets = quantization.rotate(encoded.vectors)
     if quantization.encodes_residual:
-        targets = targets - _decoded(quantization, codes)
-    centroids = _means(quantization.coarse_centroids, targets, list_ids, counts)
+        targets = targets - encoded.codewords(quantization)
+    centroids = quantization.coarse_centroids
+    centroids = _means(centroids, targets, encoded.list_ids, encoded.counts)
     return replace(quantization, coarse_centroids=centroids)
 
 
-def _moved_codewords(
-    quantization: Quantization,
-    vectors: Float32,
-    list_ids: Int32,
-    codes: coding.Codes,
-    counts: Float64,
-) -> Quantization:
+def _moved_codewords(quantization: Quantization, encoded: _Encoded) -> Quantization:
     """Codewords at the mean of what they stand for."""
-    targets = _targets(quantization, vectors, list_ids)
-    subvectors = targets.reshape(len(vectors), quantization.pq_dim, quantization.pq_len)
+    targets = encoded.targets(quantization)
+    subvectors = targets.reshape(len(targets), quantization.pq_dim, quantization.pq_len)
     codebook = [
-        _means(codewords, subvectors[:, m], codes[:, m], counts)
+        _means(codewords, subvectors[:, m], encoded.codes[:, m], encoded.counts)
         for m, codewords in enumerate(quantization.codebook)
     ]
     return replace(quantization, codebook=np.stack(codebook))
-
-
-def _targets(quantization: Quantization, vectors: Float32, list_ids: Int32) -> Float32:
-    """(n, dim) what the codes are of, in the rotated space."""
-    x_rot = quantization.rotate(vectors)
-    if not quantization.encodes_residual:
-        return x_rot
-    return np.asarray(x_rot - quantization.coarse_centroids[list_ids], np.float32)
-
-
-def _decoded(quantization: Quantization, codes: coding.Codes) -> Float32:
-    """(n, dim) the codewords alone, in the rotated space."""
-    codewords = quantization.codebook[np.arange(quantization.pq_dim), codes]
-    return np.asarray(codewords.reshape(len(codes), quantization.dim), np.float32)
 
 
 def _nearest(vectors: Float32, centroids: Float32) -> NDArray[np.int64]:

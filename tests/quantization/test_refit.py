@@ -1,5 +1,6 @@
 """refit: centroids and codewords at the means of what they stand for, the rotation between them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.index_factories import random_quantization
 
 
 def distortion(quantization: Quantization, vectors: np.ndarray, weights: Any = None) -> float:
+    quantization = replace(quantization, scale_range=None)
     x_rot = quantization.rotate(vectors)
     decoded = coding.decode_rotated(quantization, *coding.encode(quantization, vectors))
     return float(np.average(((x_rot - decoded) ** 2).sum(axis=1), weights=weights))
@@ -25,13 +27,18 @@ def vectors() -> np.ndarray:
 @pytest.mark.parametrize("rotation", [True, False])
 def test_distortion_falls(vectors: np.ndarray, rotation: bool, encodes_residual: bool) -> None:
     before = random_quantization(
-        np.random.default_rng(1), pq_bits=4, rotation=rotation, encodes_residual=encodes_residual
+        np.random.default_rng(1),
+        pq_bits=4,
+        rotation=rotation,
+        encodes_residual=encodes_residual,
+        scales=True,
     )
     once, often = refit(before, vectors, rounds=1), refit(before, vectors, rounds=9)
     errors = [distortion(each, vectors) for each in (before, once, often)]
     assert errors[0] > errors[1] > errors[2]
     assert often.encodes_residual is before.encodes_residual
     assert (often.rotation is None) is (before.rotation is None)
+    np.testing.assert_array_equal(often.scale_range, before.scale_range)
 
 
 def test_what_is_a_mean_is_the_mean_of_what_it_stands_for() -> None:
@@ -102,6 +109,46 @@ def test_weights_decide_what_is_near(vectors: np.ndarray) -> None:
     alike, weighted = refit(before, vectors), refit(before, vectors, weights=weights)
     assert distortion(weighted, vectors, weights) < distortion(alike, vectors, weights)
     assert distortion(weighted, vectors) > distortion(alike, vectors)
+
+
+@pytest.mark.parametrize("rotation", [True, "stretched"])
+def test_what_does_not_count_changes_nothing(vectors: np.ndarray, rotation: Any) -> None:
+    before = random_quantization(np.random.default_rng(1), pq_bits=4, rotation=rotation)
+    others = 3 * np.random.default_rng(3).standard_normal((500, 16)).astype(np.float32) + 1
+    alone = refit(before, vectors, rounds=2)
+    beside = refit(
+        before,
+        np.concatenate([others, vectors]),
+        weights=np.repeat([0, 1], [500, 2000]),
+        rounds=2,
+    )
+    for name in ("coarse_centroids", "codebook", "rotation", "query_rotation"):
+        values = getattr(alone, name), getattr(beside, name)
+        if rotation == "stretched" or name != "query_rotation":
+            np.testing.assert_allclose(*values, atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-310, 1e307])
+def test_weights_in_any_unit(vectors: np.ndarray, unit: float) -> None:
+    before = random_quantization(np.random.default_rng(1), pq_bits=4, rotation=True)
+    weights = np.random.default_rng(4).integers(1, 9, 2000).astype(np.float64)
+    plain = refit(before, vectors, weights=weights, rounds=2)
+    scaled = refit(before, vectors, weights=unit * weights, rounds=2)
+    np.testing.assert_allclose(scaled.codebook, plain.codebook, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [2.0**-40, 2.0**46])
+def test_vectors_in_any_unit(vectors: np.ndarray, size: float) -> None:
+    before = random_quantization(np.random.default_rng(1), pq_bits=4, rotation=True)
+    larger = replace(
+        before,
+        coarse_centroids=before.coarse_centroids * np.float32(size),
+        codebook=before.codebook * np.float32(size),
+    )
+    plain = refit(before, vectors, rounds=2)
+    scaled = refit(larger, vectors * np.float32(size), rounds=2)
+    np.testing.assert_allclose(scaled.codebook / size, plain.codebook, atol=1e-4)
+    np.testing.assert_allclose(scaled.rotation, plain.rotation, atol=1e-4)
 
 
 def test_what_faiss_has_fitted_is_near_the_end(vectors: np.ndarray) -> None:
