@@ -173,7 +173,7 @@ def methods_of(trial: Trial, plan: Plan) -> Iterator[Method]:
     if trial.name.variant != PLAIN:
         return
     if plan.at_all_probes:
-        yield kmeans_lists(trial)
+        yield from (kmeans_lists(trial, spherical=spherical) for spherical in (False, True))
     for way in plan.ways(trial):
         try:
             yield BUILDERS[way.family](trial, way)

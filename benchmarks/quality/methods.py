@@ -93,22 +93,21 @@ def learned_lists(trial: Trial, index: Index) -> Method:
     )
 
 
-def kmeans_lists(trial: Trial) -> Method:
-    """Faiss' clusters of the float vectors with the same vectors in them.
+def kmeans_lists(trial: Trial, *, spherical: bool) -> Method:
+    """Faiss' clusters of the float vectors, by distance or by direction, the same vectors in them.
 
-    Those for the inner product: without codes, they find more than clusters by distance do.
+    Which of both is better depends on the data, and on how much is to be found.
     """
     dim = trial.item_vectors.shape[1]
-    built = faiss.index_factory(
-        dim, f"IVF{trial.facts['n_lists']},Flat", faiss.METRIC_INNER_PRODUCT
-    )
-    faiss.downcast_index(built).cp.min_points_per_centroid = 1
+    metric = faiss.METRIC_INNER_PRODUCT if spherical else faiss.METRIC_L2
+    built = faiss.index_factory(dim, f"IVF{trial.facts['n_lists']},Flat", metric)
+    built.cp.min_points_per_centroid = 1
     start = time.perf_counter()
     built.train(trial.item_vectors)
     seconds = time.perf_counter() - start
     centroids = built.quantizer.reconstruct_n(0, built.nlist)
     list_ids = built.quantizer.search(trial.item_vectors, 1)[1][:, 0]
-    name = f"k-means lists {of_vectors(trial)}"
+    name = f"{'spherical ' if spherical else ''}k-means lists {of_vectors(trial)}"
     return _lists_only(name, trial, centroids, list_ids, seconds)
 
 

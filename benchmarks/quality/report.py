@@ -18,11 +18,13 @@ from benchmarks.quality.tables import (
     KEYS,
     NAMES,
     Table,
+    at_enough,
     at_probes,
     at_shares,
     cell,
     frame_of,
     grid,
+    in_items,
     in_percent,
     in_points,
     kept,
@@ -148,6 +150,10 @@ def _tables(frame: pd.DataFrame, metrics: tuple[str, ...]) -> Iterator[Table]:
     for metric in (chief, AGREEMENT):
         title = f"Lists only, float vectors in them: `{metric}` by n_probes"
         yield grid(title, lists, metric, in_points)
+    without_look = pd.concat([codes, frame[frame["family"] == LISTS]])
+    for metric in (chief, AGREEMENT):
+        title = f"Items scanned for a share of `{metric}` in all lists, no second look"
+        yield grid(title, at_enough(without_look, metric), "items", in_items)
 
 
 def chosen_table(frame: pd.DataFrame, metrics: tuple[str, ...], choices: list[Choice]) -> Table:

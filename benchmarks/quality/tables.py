@@ -13,6 +13,8 @@ from benchmarks.quality.judge import Row
 from benchmarks.quality.lists import SHARES
 from benchmarks.quality.methods import EXACT, OURS
 
+ENOUGH = (0.95, 0.99)
+"""Of what a method finds with all its lists."""
 KEYS = ["method", "form", "bytes_per_item", "refine"]
 Format = Callable[[float], str]
 
@@ -66,6 +68,23 @@ def at_probes(frame: pd.DataFrame) -> pd.DataFrame:
     return ladder.assign(at=ladder["n_probes"].astype(str))
 
 
+def at_enough(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Of each method and seed the items scanned for a share of ``metric`` with most probes.
+
+    Between the two rows where it comes to that share, linear; ``items`` are they, ``at`` the share.
+    """
+    lines = []
+    for key, rows in frame.groupby([*KEYS, "seed"], sort=False):
+        rows = rows.sort_values("n_probes")
+        found, items = rows[metric].to_numpy(), rows["items_scanned"].to_numpy()
+        for share in ENOUGH:
+            first = int(np.argmax(found >= share * found[-1]))
+            around = slice(max(0, first - 1), first + 1)
+            needed = float(np.interp(share * found[-1], found[around], items[around]))
+            lines.append([*key, f"{share:.0%}", needed])
+    return pd.DataFrame(lines, columns=[*KEYS, "seed", "at", "items"])
+
+
 def kept(frame: pd.DataFrame, metric: str, of: str | None = None) -> pd.Series:
     """``metric`` over that of exact search with the same seed: ``of`` a variant, None: its own."""
     best = frame[frame["family"] == EXACT].set_index(["variant", "seed"])[metric].to_dict()
@@ -110,6 +129,11 @@ def cell(values: pd.Series, n_seeds: int, form: Format) -> str:
 def in_points(value: float) -> str:
     """Four decimals."""
     return f"{value:.4f}"
+
+
+def in_items(value: float) -> str:
+    """A whole number."""
+    return f"{value:,.0f}"
 
 
 def in_percent(value: float) -> str:

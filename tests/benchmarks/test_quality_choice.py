@@ -187,6 +187,8 @@ def test_the_read_is_written_down_with_its_tables(results: Path) -> None:
         "| exact, plain | 9 | 4 | ndcg_at_20 | ",
         "| ours | 9 |  | ours-8 8x8 {} * | 0.",
         "| k-means lists of plain vectors |",
+        "Items scanned for a share of `recall_at_20` in all lists, no second look\n\n"
+        "| method | codes | bytes | refine | 95% | 99% |",
     ):
         assert line in text
     assert "| exact, plain | 9 | 4 | agreement_at_100 | " not in text

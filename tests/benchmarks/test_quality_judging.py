@@ -113,6 +113,7 @@ def test_only_plain_vectors_get_baselines() -> None:
     assert {row["method"] for row in rows} == {
         "exact of plain vectors",
         "k-means lists of plain vectors",
+        "spherical k-means lists of plain vectors",
         "Faiss + scales (opq=False) of plain vectors",
     }
 
@@ -222,6 +223,23 @@ def test_cells_are_mean_and_spread_and_empty_where_a_seed_is_missing() -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
         "| ours-8 | 8x8 | 9 |  | 0.6000 ± 0.2000 |  |\n"
     )
+
+
+def test_enough_is_where_a_share_of_all_lists_is_come_to_first() -> None:
+    rows = rows_of(
+        seed=[0, 0, 0, 0, 1, 1],
+        n_probes=[1, 2, 4, 64, 1, 64],
+        items_scanned=[10.0, 20.0, 40.0, 1000.0, 30.0, 1000.0],
+        recall_at_20=[0.2, 0.4, 0.6, 0.5, 0.5, 0.5],  # more than all lists find, on the way
+    )
+    enough = tables.at_enough(tables.frame_of(rows, "gowalla"), "recall_at_20")
+    got = {(row["seed"], row["at"]): row["items"] for _, row in enough.iterrows()}
+    assert got == {
+        (0, "95%"): pytest.approx(20 + 20 * (0.475 - 0.4) / 0.2),
+        (0, "99%"): pytest.approx(20 + 20 * (0.495 - 0.4) / 0.2),
+        (1, "95%"): 30,  # one probe is enough
+        (1, "99%"): 30,
+    }
 
 
 def test_kept_is_of_the_same_seed() -> None:

@@ -349,7 +349,7 @@ def test_without_scann_the_others_are_judged_and_it_says_so(
     monkeypatch.setitem(sys.modules, "scann", None)
     plan = judge.Plan(lambda _: [of_family(afterwards.SCANN)], at_all_probes=True, how={})
     names = {method.name for method in judge.methods_of(plain, plan)}
-    assert names == {"k-means lists of plain vectors"}
+    assert names == {"k-means lists of plain vectors", "spherical k-means lists of plain vectors"}
     assert "    ScaNN left out: " in capsys.readouterr().out
 
 
