@@ -69,9 +69,9 @@ def at_probes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_enough(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Of each method and seed the items scanned for a share of ``metric`` with most probes.
+    """The fewest ``items`` scanned for a share of ``metric`` in all lists, of each method and seed.
 
-    Between the two rows where it comes to that share, linear; ``items`` are they, ``at`` the share.
+    A column ``at`` names the share. Linear between the two numbers of probes around it.
     """
     lines = []
     for key, rows in frame.groupby([*KEYS, "seed"], sort=False):

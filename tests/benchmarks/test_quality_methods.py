@@ -333,6 +333,15 @@ def test_fit_is_told_of_training_queries(plain: Trial) -> None:
     assert errors[1] < 0.7 * errors[0]
 
 
+def test_kmeans_lists_are_by_distance_or_by_direction(plain: Trial) -> None:
+    longer = replace(plain, item_vectors=3 * plain.item_vectors)
+    by_distance, by_direction = (
+        methods.kmeans_lists(longer, spherical=spherical).lists.scores.max()
+        for spherical in (False, True)
+    )
+    assert by_direction <= 1.001 < by_distance  # queries are of unit length
+
+
 def test_scann_scans_the_items_that_its_row_says(plain: Trial) -> None:
     pytest.importorskip("scann")
     from benchmarks.quality.scann_method import built_by_scann
